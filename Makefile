@@ -1,0 +1,32 @@
+# Each target makes .venv from the pins first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+EXPERIMENT ?= xling
+
+.PHONY: demo test lint ui clean
+
+demo: .venv/ready
+	$(BIN)/mlflow run . -e main -P study=demo --experiment-name $(EXPERIMENT) --env-manager local
+	@echo "Look at the runs, adapters and figures:  make ui   (then http://127.0.0.1:5000)"
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: .venv/ready
+	$(BIN)/mlflow ui --port 5000
+
+clean:
+	rm -rf .venv
+
+.venv/ready: conda.yaml pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$$(sed -n 's/^ *- pip=\([0-9.]*\)$$/pip==\1/p' conda.yaml)"
+	sed -n 's/^ *- \(.*==.*\)$$/\1/p' conda.yaml > .venv/requirements.txt
+	$(BIN)/python -m pip install --quiet --requirement .venv/requirements.txt --group dev
+	touch .venv/ready

@@ -1,0 +1,205 @@
+"""Gains of an arm over the base model, one row per model, arm, seed and language.
+
+A cell compares the same held-out items before and after. Every step is vectorised over cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from analysis.estimates import OK
+from analysis.paired import mcnemar_exact, newcombe_interval
+from xling.records import FAMILIES, RUN_COLUMNS
+
+NOT_AVAILABLE = "not available"
+NO_DISCORDANT = "no discordant pairs"
+CONDITION = ("arm", "reasoning", "scoring")
+"""What a comparison with the base model is about; models, seeds and languages are its cells."""
+
+CELL_COLUMNS = (
+    *RUN_COLUMNS, "language", "family", "n_items", "n_passages", "accuracy_base", "accuracy",
+    "gain", "ci_low", "ci_high", "n_gained", "n_lost", "p", "p_bh", "status",
+)  # fmt: skip
+_ID = [*RUN_COLUMNS, "language"]
+Integers = npt.NDArray[np.int64]
+_COUNTS = ("both", "gained", "lost", "neither", "n_arm", "n_base", "n_passages", "gold_differs")
+
+
+def gain_cells(
+    records: pd.DataFrame, accuracies: pd.DataFrame, family: Mapping[str, str]
+) -> pd.DataFrame:
+    """Gain, interval and test for every model, arm, seed and language.
+
+    The base model is compared under the same reasoning and scoring: its run of the same seed,
+    else its run of the lowest seed (the base model has nothing to seed). Every model is expected
+    to have every arm that any model has, in every language that any run has.
+
+    Args:
+        records: Item records of all runs (xling.records), possibly none.
+        accuracies: Held-out accuracy by run and language, columns of
+            analysis.pull.ACCURACY_COLUMNS.
+        family: Language code to `related`, `control` or `source`.
+
+    Returns:
+        One row per cell with the columns CELL_COLUMNS, sorted. Accuracies, `gain` and its 95 %
+        Newcombe interval are proportions; `p` is McNemar's exact p and `p_bh` its
+        Benjamini-Hochberg form over the cells of one arm, reasoning and scoring. `status` is `ok`
+        or: `not available` (accuracies only, so a gain without interval and p), `no discordant
+        pairs` (p is 1 by definition), `missing cell …`, `item sets differ …`, `gold answers
+        differ …` (no gain).
+
+    Raises:
+        ValueError: If a language has no family.
+    """
+    unknown = sorted(set(accuracies["language"]) - {k for k, v in family.items() if v in FAMILIES})
+    if unknown:
+        raise ValueError(f"language {unknown[0]} of model "
+                         f"{accuracies.loc[accuracies['language'] == unknown[0], 'model'].iloc[0]}"
+                         f" has no family; give one of {', '.join(FAMILIES)}")
+    cells = _with_accuracies(_grid(accuracies), accuracies)
+    cells["family"] = cells["language"].map(dict(family))
+    cells = _with_counts(cells, records)
+    cells["status"] = _statuses(cells)
+    cells = _with_statistics(cells)
+    return cells.sort_values(_ID, ignore_index=True)[list(CELL_COLUMNS)]
+
+
+def _grid(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """Every cell that should be there: RUN_COLUMNS, language, base_seed."""
+    runs = accuracies[list(RUN_COLUMNS)].drop_duplicates()
+    arms = runs[runs["arm"] != "base"]
+    conditions = arms.groupby(list(CONDITION))["seed"].min().reset_index()
+    wanted = runs[["model"]].drop_duplicates().merge(conditions, how="cross")
+    there = arms[["model", *CONDITION]].drop_duplicates()
+    absent = wanted.merge(there, how="left", indicator=True)
+    absent = absent.loc[absent["_merge"] == "left_only"]
+    grid = pd.concat([arms, absent[list(RUN_COLUMNS)]], ignore_index=True)
+    base = runs[runs["arm"] == "base"].drop(columns="arm")
+    same = base.assign(same_seed=base["seed"])
+    lowest = base.groupby(["model", "reasoning", "scoring"])["seed"].min().reset_index()
+    grid = grid.merge(same, how="left", on=["model", "seed", "reasoning", "scoring"])
+    grid = grid.merge(lowest.rename(columns={"seed": "lowest_seed"}), how="left",
+                      on=["model", "reasoning", "scoring"])
+    seed = grid.pop("same_seed").fillna(grid.pop("lowest_seed"))
+    grid["base_seed"] = seed.astype("float64")  # NaN where the model has no base run
+    return grid.merge(accuracies[["language"]].drop_duplicates(), how="cross")
+
+
+def _with_accuracies(grid: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
+    """Add accuracy, has_records, accuracy_base, has_records_base (NaN where there is no run)."""
+    values = accuracies[[*_ID, "accuracy", "has_records"]]
+    base = values[values["arm"] == "base"].drop(columns=["arm"]).rename(
+        columns={"accuracy": "accuracy_base", "has_records": "has_records_base",
+                 "seed": "base_seed"})
+    keys = ["model", "base_seed", "reasoning", "scoring", "language"]
+    return grid.merge(values, how="left", on=_ID).merge(
+        base.astype({"base_seed": "float64"}), how="left", on=keys)
+
+
+def _with_counts(cells: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """Add the counts of item pairs (_COUNTS); 0 where a cell has no records."""
+    heldout = records[records["part"] == "heldout"]
+    groups = heldout.groupby(_ID, sort=False)
+    code: Integers = groups.ngroup().to_numpy().astype(np.int64)
+    first = ~pd.Series(code).duplicated().to_numpy()
+    known = heldout[first][_ID].assign(code=code[first])
+    base = known[known["arm"] == "base"].drop(columns=["arm"]).rename(
+        columns={"seed": "base_seed", "code": "base_code"})
+    keys = ["model", "base_seed", "reasoning", "scoring", "language"]
+    cells = cells.merge(known, how="left", on=_ID).merge(
+        base.astype({"base_seed": "float64"}), how="left", on=keys)
+    cells[["code", "base_code"]] = cells[["code", "base_code"]].fillna(-1).astype(np.int64)
+    counts = _pair_counts(code, heldout, cells["code"].to_numpy(np.int64),
+                          cells["base_code"].to_numpy(np.int64))
+    return cells.assign(**counts)
+
+
+def _pair_counts(
+    code: Integers,
+    heldout: pd.DataFrame,
+    arm_cells: Integers,
+    base_cells: Integers,
+) -> dict[str, Integers]:
+    """Counts of item pairs for each (arm cell, base cell); code -1 stands for no records."""
+    if len(code) == 0:
+        return {name: np.zeros(len(arm_cells), np.int64) for name in _COUNTS}
+    n_codes = int(code.max()) + 1
+    item, items = pd.factorize(heldout["item_id"])
+    passage, passages = pd.factorize(heldout["passage_id"])
+    correct, gold = heldout["correct"].to_numpy(), heldout["gold"].to_numpy()
+    base_of = np.full(n_codes, -1, np.int64)
+    base_of[arm_cells[arm_cells >= 0]] = base_cells[arm_cells >= 0]
+    # One integer names a cell and an item, so the partner in the base cell is a binary search.
+    key = code * len(items) + item
+    order = np.argsort(key)
+    wanted = base_of[code] * len(items) + item
+    place = order[np.minimum(np.searchsorted(key, wanted, sorter=order), len(key) - 1)]
+    paired = (base_of[code] >= 0) & (key[place] == wanted)
+    cell, before, after = code[paired], correct[place[paired]], correct[paired]
+    size = np.bincount(code, minlength=n_codes)
+
+    def count(marked: npt.NDArray[np.bool_]) -> Integers:
+        return np.bincount(cell[marked], minlength=n_codes).astype(np.int64)
+
+    pairs = np.unique(code * len(passages) + passage) // len(passages)
+    found = {
+        "both": count(before & after), "gained": count(~before & after),
+        "lost": count(before & ~after), "neither": count(~before & ~after),
+        "n_arm": size, "n_passages": np.bincount(pairs, minlength=n_codes),
+        "gold_differs": count(gold[paired] != gold[place[paired]]),
+    }  # fmt: skip
+    result = {name: np.where(arm_cells >= 0, values[arm_cells], 0)
+              for name, values in found.items()}
+    result["n_base"] = np.where(base_cells >= 0, size[base_cells], 0)
+    return result
+
+
+def _statuses(cells: pd.DataFrame) -> list[str]:
+    """The status of each cell, the gravest first."""
+    return [_status(row) for row in cells.to_dict("records")]
+
+
+def _status(row: Mapping[Any, Any]) -> str:
+    if pd.isna(row["accuracy"]) or pd.isna(row["accuracy_base"]):
+        lacking = [arm for arm, name in (("base", "accuracy_base"), (row["arm"], "accuracy"))
+                   if pd.isna(row[name])]
+        return f"missing cell {row['model']}/{row['language']} ({' and '.join(lacking)})"
+    if row["has_records"] is not True or row["has_records_base"] is not True:
+        return NOT_AVAILABLE
+    shared = row["both"] + row["gained"] + row["lost"] + row["neither"]
+    if shared < max(row["n_arm"], row["n_base"]):
+        return (f"item sets differ in {row['model']}/{row['language']}: {row['n_base']} in base, "
+                f"{row['n_arm']} in {row['arm']}, {shared} shared")
+    if row["gold_differs"]:
+        return (f"gold answers differ in {row['model']}/{row['language']}: "
+                f"{row['gold_differs']} items")
+    return NO_DISCORDANT if row["gained"] + row["lost"] == 0 else OK
+
+
+def _with_statistics(cells: pd.DataFrame) -> pd.DataFrame:
+    """Add gain, interval, p and p_bh; NaN where the status leaves no number."""
+    both, gained, lost, neither = (
+        cells[name].to_numpy(np.int64) for name in ("both", "gained", "lost", "neither"))
+    paired = cells["status"].isin([OK, NO_DISCORDANT])
+    known = paired | (cells["status"] == NOT_AVAILABLE)
+    interval = newcombe_interval(both, gained, lost, neither)
+    cells = cells.assign(
+        n_items=both + gained + lost + neither,
+        gain=(cells["accuracy"] - cells["accuracy_base"]).where(known),
+        ci_low=interval.low, ci_high=interval.high, n_gained=gained, n_lost=lost,
+        p=mcnemar_exact(gained, lost),
+    )  # fmt: skip
+    for name in ("n_items", "n_passages", "n_gained", "n_lost"):
+        cells[name] = cells[name].astype("Int64").where(paired)
+    for name in ("ci_low", "ci_high", "p"):
+        cells[name] = cells[name].where(paired)
+    cells["p_bh"] = np.nan
+    for rows in cells[paired].groupby(list(CONDITION)).groups.values():
+        cells.loc[rows, "p_bh"] = stats.false_discovery_control(cells.loc[rows, "p"], method="bh")
+    return cells

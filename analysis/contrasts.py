@@ -1,0 +1,283 @@
+"""The primary contrasts: D, related against control, and I, family by baseline group.
+
+D = mean gain of the related languages - mean gain of the controls; I = D of the weak models - D
+of the strong ones. Languages are the sampling unit. The source languages enter neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pingouin
+
+from analysis.baselines import BaselineGroups, baseline_groups
+from analysis.cells import CONDITION
+from analysis.estimates import OK, SCALE_DEPENDENT, Estimate
+from analysis.two_groups import Difference, equivalence, has_no_variance, interaction
+from analysis.two_groups import mean_difference as difference_of_means
+
+PRIMARY = ("finetuned", "direct", "answer-token")
+"""The arm, reasoning and scoring whose contrasts are called just D and I."""
+
+POINTS, LOGIT = "points", "logit"
+ZERO_VARIANCE = "zero variance"
+_CHANCE = 0.25
+_CLIP = 0.02
+_ALPHA = 0.05
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GainTable:
+    """Gains of one arm by model (rows) and target language (columns), averaged over seeds.
+
+    `gain` maps a scale to an array of shape (models, languages); `related` has shape
+    (languages,). `status` is `ok` or says what is missing. `shared` are the columns of an
+    estimate row that describe the data.
+    """
+
+    models: tuple[str, ...]
+    languages: tuple[str, ...]
+    related: npt.NDArray[np.bool_]
+    gain: dict[str, Floats]
+    status: str
+    n_clipped: int
+    shared: dict[str, Any]
+
+    def split(self, values: Floats) -> tuple[Floats, Floats]:
+        """The values of the related and of the control languages; `values` is (languages,)."""
+        return values[self.related], values[~self.related]
+
+
+def guess_corrected_logit(accuracy: Floats) -> Floats:
+    """Log-odds of knowing an answer when one in four guesses is right.
+
+    logit((p - 1/4) / (3/4)), the inner value clipped to 0.02 ... 0.98: a gain that looks smaller
+    near the floor or the ceiling in points may not be so here (Loftus 1978; Wagenmakers et al.
+    2012).
+
+    Args:
+        accuracy: Any shape, proportions.
+
+    Returns:
+        Logits of the same shape, NaN where the accuracy is NaN.
+    """
+    known = np.clip((np.asarray(accuracy, np.float64) - _CHANCE) / (1 - _CHANCE), _CLIP, 1 - _CLIP)
+    return np.asarray(np.log(known / (1 - known)), np.float64)
+
+
+def primary_contrasts(
+    cells: pd.DataFrame, records: pd.DataFrame, family: Mapping[str, str], bound: float
+) -> list[Estimate]:
+    """D and I on both scales, and the equivalence test of D, for every arm.
+
+    Args:
+        cells: As analysis.cells.gain_cells gives them.
+        records: Item records of all runs, for the training-split baseline and the counts.
+        family: Language code to `related`, `control` or `source`.
+        bound: Equivalence bound of D in proportion, above 0.
+
+    Returns:
+        Five rows per arm, reasoning and scoring: D by `ttest` and I by `mixed_anova` on each
+        scale, D by `tost` on points. The primary ones come first and are called `D` and `I`;
+        others carry arm, reasoning and scoring in brackets. Holm's correction is over {D, I} of
+        one scale. A row without a number has a status.
+
+    Raises:
+        ValueError: If the bound is not a positive number.
+    """
+    if not (np.isfinite(bound) and bound > 0):
+        raise ValueError(f"the equivalence bound is {bound}; give a number above 0 (0.05 is five "
+                         "points)")
+    found = [tuple(row) for row in cells[list(CONDITION)].drop_duplicates().to_numpy()]
+    others = sorted(condition for condition in found if condition != PRIMARY)
+    rows: list[Estimate] = []
+    for condition in (PRIMARY, *others):
+        label = "" if condition == PRIMARY else f" ({', '.join(condition)})"
+        table = gain_table(cells, records, family, condition)
+        groups = baseline_groups(records, models=table.models, languages=table.languages,
+                                 reasoning=condition[1], scoring=condition[2])
+        rows += _contrasts(table, groups, label, bound)
+    return rows
+
+
+def gain_table(
+    cells: pd.DataFrame,
+    records: pd.DataFrame,
+    family: Mapping[str, str],
+    condition: tuple[str, ...],
+) -> GainTable:
+    """Gains of one arm, reasoning and scoring by model and target language.
+
+    Args:
+        cells: As analysis.cells.gain_cells gives them.
+        records: Item records of all runs.
+        family: Language code to `related`, `control` or `source`.
+        condition: Arm, reasoning and scoring.
+
+    Returns:
+        The table; accuracies are averaged over seeds before they are put on a scale.
+    """
+    rows = cells[(cells[list(CONDITION)] == list(condition)).all(axis=1)
+                 & cells["family"].isin(["related", "control"])]
+    usable = rows.assign(**{name: rows[name].where(rows["gain"].notna())
+                            for name in ("accuracy", "accuracy_base")})
+    keys = ["model", "language"]
+    # A seed without a number leaves its cell without one: a mean over fewer seeds is another cell.
+    means = usable.groupby(keys)[["accuracy", "accuracy_base"]].mean(skipna=False)
+    after, before = (means[name].unstack("language").sort_index(axis=1)
+                     for name in ("accuracy", "accuracy_base"))
+    languages = tuple(str(code) for code in after.columns)
+    post, pre = after.to_numpy(np.float64), before.to_numpy(np.float64)
+    both = np.concatenate([post.ravel(), pre.ravel()])
+    inner = (both - _CHANCE) / (1 - _CHANCE)
+    related = np.array([family[code] == "related" for code in languages], np.bool_)
+    return GainTable(
+        models=tuple(str(model) for model in after.index),
+        languages=languages,
+        related=related,
+        gain={POINTS: post - pre,
+              LOGIT: guess_corrected_logit(post) - guess_corrected_logit(pre)},
+        status=_table_status(rows, condition, related),
+        n_clipped=int(((inner < _CLIP) | (inner > 1 - _CLIP)).sum()),
+        shared=_shared(rows, records, condition, related),
+    )  # fmt: skip
+
+
+def _table_status(
+    rows: pd.DataFrame, condition: tuple[str, ...], related: npt.NDArray[np.bool_]
+) -> str:
+    """`ok`, or what the table lacks."""
+    if rows.empty:
+        return f"no gains of {'/'.join(condition)}"
+    for name, count in (("related", int(related.sum())), ("control", int((~related).sum()))):
+        if count < 2:
+            return f"needs 2 {name} languages"
+    lacking = rows.loc[rows["gain"].isna(), "status"]
+    if lacking.empty:
+        return OK
+    more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    return f"{lacking.iloc[0]}{more}"
+
+
+def _shared(
+    rows: pd.DataFrame,
+    records: pd.DataFrame,
+    condition: tuple[str, ...],
+    related: npt.NDArray[np.bool_],
+) -> dict[str, Any]:
+    """The columns of an estimate row that describe the data."""
+    used = records[(records["part"] == "heldout") & records["language"].isin(rows["language"])
+                   & (records[list(CONDITION)] == list(condition)).all(axis=1)]
+    return {
+        "unit": "languages",
+        "n_models": int(rows["model"].nunique()),
+        "n_related": int(related.sum()),
+        "n_control": int((~related).sum()),
+        "n_items": None if used.empty else int(used["item_id"].nunique()),
+        "n_passages": None if used.empty else int(used["passage_id"].nunique()),
+        "n_seeds": int(rows["seed"].nunique()),
+    }
+
+
+def _contrasts(
+    table: GainTable, groups: BaselineGroups, label: str, bound: float
+) -> list[Estimate]:
+    """D and I on both scales and TOST of D, for one arm."""
+    pairs = [_holm(_family_row(table, scale, label), _interaction_row(table, groups, scale, label))
+             for scale in (POINTS, LOGIT)]
+    interactions = _mark_scale([pair[1] for pair in pairs])
+    d_rows = [pair[0] for pair in pairs]
+    return [d_rows[0], interactions[0], d_rows[1], interactions[1],
+            _equivalence_row(table, label, bound)]
+
+
+def _family_row(table: GainTable, scale: str, label: str) -> Estimate:
+    """D by pingouin.ttest on the languages' mean gains."""
+    row = Estimate(estimand=f"D{label}", scale=scale, estimator="ttest", status=table.status,
+                   note=_notes(table, scale), **table.shared)
+    if table.status != OK:
+        return row
+    related, control = table.split(table.gain[scale].mean(axis=0))
+    if has_no_variance(related, control):
+        return replace(row, estimate=float(related.mean() - control.mean()), status=ZERO_VARIANCE)
+    return _filled(row, difference_of_means(related, control))
+
+
+def _interaction_row(
+    table: GainTable, groups: BaselineGroups, scale: str, label: str
+) -> Estimate:
+    """I by pingouin.mixed_anova on the languages' mean gains in weak and strong models."""
+    status = table.status if table.status != OK else groups.status
+    row = Estimate(estimand=f"I{label}", scale=scale, estimator="mixed_anova", status=status,
+                   note=_notes(table, scale, groups.note), baseline_source=groups.source,
+                   **table.shared)
+    if status != OK:
+        return row
+    gain = table.gain[scale]
+    weak, strong = (
+        table.split(gain[[groups.group[model] == name for model in table.models]].mean(axis=0))
+        for name in ("weak", "strong"))
+    related, control = weak[0] - strong[0], weak[1] - strong[1]
+    if has_no_variance(related, control):
+        return replace(row, estimate=float(related.mean() - control.mean()), status=ZERO_VARIANCE)
+    return _filled(row, interaction(weak, strong))
+
+
+def _equivalence_row(table: GainTable, label: str, bound: float) -> Estimate:
+    """D by pingouin.tost on the languages' mean gains, in points."""
+    said = f"equivalence bound {bound:g}; the interval is the 90 % one that TOST goes with"
+    row = Estimate(estimand=f"D{label}", scale=POINTS, estimator="tost", status=table.status,
+                   note=said, **table.shared)
+    if table.status != OK:
+        return row
+    related, control = table.split(table.gain[POINTS].mean(axis=0))
+    if has_no_variance(related, control):
+        return replace(row, estimate=float(related.mean() - control.mean()), status=ZERO_VARIANCE)
+    result = equivalence(related, control, bound)
+    proved = f"{said}; smallest bound that can be proved {result.smallest_bound:.4f}"
+    return replace(_filled(row, result.difference), p=result.p, note=proved)
+
+
+def _filled(row: Estimate, found: Difference) -> Estimate:
+    return replace(row, estimate=found.estimate, se=found.se, df=found.df, ci_low=found.low,
+                   ci_high=found.high, p=found.p)
+
+
+def _notes(table: GainTable, scale: str, *more: str) -> str:
+    """What a reader should know of a row."""
+    notes = [text for text in more if text]
+    if len(table.models) == 1:
+        notes.append("one model: the interval says nothing of other models")
+    if scale == LOGIT and table.n_clipped:
+        notes.append(f"{table.n_clipped} of {2 * table.gain[scale].size} accuracies clipped at "
+                     f"{_CLIP}")
+    return "; ".join(notes)
+
+
+def _holm(*rows: Estimate) -> list[Estimate]:
+    """Add Holm's p over the rows that have a p."""
+    with_p = [row.p for row in rows if row.p is not None]
+    if not with_p:
+        return list(rows)
+    adjusted = iter(pingouin.multicomp(with_p, method="holm")[1])
+    return [row if row.p is None else replace(row, p_holm=float(next(adjusted))) for row in rows]
+
+
+def _mark_scale(rows: Sequence[Estimate]) -> list[Estimate]:
+    """Mark an interaction that holds (Holm's p below 0.05) on one scale only, or with two signs."""
+    if any(row.estimate is None or row.p_holm is None for row in rows):
+        return list(rows)
+    holds = [np.sign(row.estimate or 0) if (row.p_holm or 0) < _ALPHA else 0 for row in rows]
+    if len(set(holds)) == 1:
+        return list(rows)
+    where = ", ".join(f"{row.scale}: Holm's p {row.p_holm:.3f}" for row in rows)
+    return [replace(row, status=SCALE_DEPENDENT,
+                    note="; ".join(filter(None, [row.note, f"differs by scale ({where})"])))
+            for row in rows]

@@ -1,0 +1,107 @@
+"""The row of an estimate, and the file estimates.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+OK = "ok"
+SCALE_DEPENDENT = "scale_dependent"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One estimate, or the reason why there is none.
+
+    `estimate`, `se` and the interval are proportions on the scale `points` (0.05 is five points)
+    and logits on the scale `logit`. `unit` is the sampling unit, what the interval generalises
+    over. `status` is `ok`, `scale_dependent`, or says why a number is missing; missing numbers
+    are None, never NaN.
+    """
+
+    estimand: str
+    scale: str
+    estimator: str
+    unit: str
+    estimate: float | None = None
+    se: float | None = None
+    df: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    n_models: int = 0
+    n_related: int = 0
+    n_control: int = 0
+    n_items: int | None = None
+    n_passages: int | None = None
+    n_seeds: int = 0
+    baseline_source: str = "none"
+    status: str = OK
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are not finite.
+
+        Raises:
+            ValueError: If a number is NaN or infinite; leave it None and give a status.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"estimate {self.estimand} ({self.scale}, {self.estimator}): "
+                                 f"{field.name} is {value}; leave it out and give a status")
+
+    @property
+    def has_number(self) -> bool:
+        """Whether estimate, interval and p are there."""
+        return None not in (self.estimate, self.ci_low, self.ci_high, self.p)
+
+
+COLUMNS = tuple(field.name for field in fields(Estimate))
+
+
+def write_estimates(estimates: Sequence[Estimate], path: Path) -> None:
+    """Write estimates as a JSON list of rows, whole or not at all.
+
+    Args:
+        estimates: The rows, in the order to be shown.
+        path: The file to write; its folder is made if need be.
+
+    Raises:
+        OSError: If the file cannot be written; an older file stays as it was.
+    """
+    text = json.dumps([asdict(row) for row in estimates], indent=1, ensure_ascii=False,
+                      allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_estimates(path: Path) -> list[Estimate]:
+    """Read estimates.json.
+
+    Args:
+        path: A file as write_estimates makes it.
+
+    Returns:
+        Its rows, in order.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no JSON list of estimate rows; the message names the file.
+    """
+    try:
+        return [Estimate(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not a list of estimates ({error}); write it anew with the "
+                         "analyze entry point") from error

@@ -1,0 +1,278 @@
+"""The two figures of an analysis: gains by model and language, and gain against baseline.
+
+Figures are drawn without pyplot, so drawing changes no global state and works in threads.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from analysis.labels import place_labels
+
+FAMILY_ORDER = ("source", "related", "control")
+# Okabe & Ito's palette, told apart by readers with any common form of colour blindness.
+FAMILY_COLOURS = {"source": "#000000", "related": "#0072B2", "control": "#D55E00"}
+_MARKERS = "osD^vP*X<>hp"
+_GREY = "#666666"
+_LABEL_SIZE = 7.0
+
+
+def figure_gains(cells: pd.DataFrame, condition: tuple[str, ...]) -> pd.DataFrame:
+    """Gains to be drawn: one row per model and language, averaged over seeds.
+
+    Args:
+        cells: As analysis.cells.gain_cells gives them.
+        condition: Arm, reasoning and scoring.
+
+    Returns:
+        Columns model, language, family, accuracy_base, gain, low, high, n_seeds; proportions.
+        `low` and `high` are the Newcombe limits of a single seed, else the lowest and highest
+        gain of the seeds; NaN where there are none.
+    """
+    rows = cells[(cells[["arm", "reasoning", "scoring"]] == list(condition)).all(axis=1)]
+    groups = rows.groupby(["model", "language", "family"], sort=True)
+    table = groups[["accuracy_base", "gain", "ci_low", "ci_high"]].mean(skipna=False)
+    gain = groups["gain"]
+    table["n_seeds"] = gain.size()
+    many = table["n_seeds"] > 1
+    table["low"] = table.pop("ci_low").mask(many, gain.min())
+    table["high"] = table.pop("ci_high").mask(many, gain.max())
+    return table.reset_index()
+
+
+def language_order(gains: pd.DataFrame, distance: Mapping[str, int] | None) -> list[str]:
+    """Languages by family (source, related, control), then by distance if known, then by code.
+
+    Args:
+        gains: As figure_gains gives them.
+        distance: Language code to steps from the source in the family tree, or None.
+
+    Returns:
+        The codes, each once.
+    """
+    family = gains.drop_duplicates("language").set_index("language")["family"]
+    steps = distance or {}
+    far = max(steps.values(), default=0) + 1
+    return sorted((str(code) for code in family.index),
+                  key=lambda c: (FAMILY_ORDER.index(family[c]), steps.get(c, far), c))
+
+
+def gain_heatmap(
+    gains: pd.DataFrame,
+    *,
+    title: str,
+    distance: Mapping[str, int] | None = None,
+    names: Mapping[str, str] | None = None,
+    note: str = "",
+) -> Figure:
+    """Heatmap of gains in points, models by languages, languages grouped by family.
+
+    Args:
+        gains: As figure_gains gives them, at least one row.
+        title: What the figure shows.
+        distance: Language code to steps from the source, to order languages within a family.
+        names: Language code to English name; the code stands alone where there is none.
+        note: Small print below, such as that of the mini set.
+
+    Returns:
+        The figure; colours are centred at 0, cells without a number are hatched.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    if gains.empty:
+        raise ValueError("heatmap: there are no gains to draw; run a fine-tuned arm first")
+    codes = language_order(gains, distance)
+    points = 100 * gains.pivot(index="model", columns="language", values="gain")[codes]
+    family = gains.drop_duplicates("language").set_index("language")["family"]
+    values = points.to_numpy(np.float64)
+    left = _column_places([str(family[code]) for code in codes])
+    figure = Figure(figsize=(3.4 + 0.68 * (left[-1] + 1), 2.6 + 0.5 * len(points)),
+                    layout="constrained", dpi=150)
+    axes = figure.add_subplot()
+    limit = max(5.0, float(np.nanmax(np.abs(values), initial=0.0)))
+    norm, colours = Normalize(-limit, limit), colormaps["RdBu"]
+    for row in range(len(points)):
+        for column, place in enumerate(left):
+            _heatmap_cell(axes, place, row, values[row, column], norm)
+    _heatmap_axes(axes, list(points.index), codes, left, names or {})
+    for name in FAMILY_ORDER:
+        places = [x for x, code in zip(left, codes, strict=True) if family[code] == name]
+        if places:
+            axes.text(float(np.mean(places)) + 0.5, -0.12, name, ha="center", va="bottom",
+                      color=FAMILY_COLOURS[name], fontweight="bold", fontsize=9)
+            axes.plot([places[0] + 0.04, places[-1] + 0.96], [-0.07, -0.07], lw=2,
+                      color=FAMILY_COLOURS[name], clip_on=False, solid_capstyle="butt")
+    from_map = axes.scatter([], [], c=[], cmap=colours, norm=norm)
+    bar = figure.colorbar(from_map, ax=axes, pad=0.015, fraction=0.04, aspect=max(8, 3 * len(points)))
+    bar.set_label("gain (points)", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    _finish(figure, axes, title, note)
+    return figure
+
+
+def _column_places(families: Sequence[str]) -> list[float]:
+    """Left edge of each column, with a gap where the family changes."""
+    gaps = np.cumsum([0.0] + [0.3 * (a != b) for a, b in zip(families, families[1:], strict=False)])
+    return [float(i + gap) for i, gap in enumerate(gaps)]
+
+
+def _heatmap_cell(axes: Axes, x: float, y: int, value: float, norm: Normalize) -> None:
+    """One square with its number, or hatched if there is none."""
+    if not np.isfinite(value):
+        axes.add_patch(_square(x, y, facecolor="white", hatch="////", edgecolor="#bbbbbb"))
+        return
+    colour = colormaps["RdBu"](norm(value))
+    axes.add_patch(_square(x, y, facecolor=colour, edgecolor="white"))
+    light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 0.55
+    text = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=9,
+              color="black" if light else "white")
+
+
+def _square(x: float, y: float, **style: object) -> Rectangle:
+    return Rectangle((x, y), 1, 1, linewidth=1, **style)
+
+
+def _heatmap_axes(
+    axes: Axes, models: Sequence[str], codes: Sequence[str], left: Sequence[float],
+    names: Mapping[str, str],
+) -> None:
+    """Limits and tick labels."""
+    axes.set_xlim(0, left[-1] + 1)
+    axes.set_ylim(len(models), -0.5)
+    axes.set_xticks([x + 0.5 for x in left],
+                    [f"{names[c]} ({c})" if names.get(c) else c for c in codes],
+                    rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks([y + 0.5 for y in range(len(models))],
+                    ["\n".join(textwrap.wrap(m, 24)) for m in models], fontsize=9)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def baseline_plot(
+    gains: pd.DataFrame,
+    *,
+    title: str,
+    baseline: pd.DataFrame | None = None,
+    note: str = "",
+) -> Figure:
+    """Gain against baseline: colour tells the family, marker the model, label the language.
+
+    Args:
+        gains: As figure_gains gives them, at least one row with a gain.
+        title: What the figure shows.
+        baseline: Training-split accuracy, models by languages (proportions). Without it the
+            held-out accuracy is drawn, and the axis says that gain and baseline share items.
+        note: Small print below.
+
+    Returns:
+        The figure, in points and per cent.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    drawn = _with_baseline(gains, baseline).dropna(subset=["gain", "baseline"])
+    if drawn.empty:
+        raise ValueError("baseline plot: there are no gains to draw; run a fine-tuned arm first")
+    models = sorted(drawn["model"].unique())
+    marker = {model: _MARKERS[i % len(_MARKERS)] for i, model in enumerate(models)}
+    figure = Figure(figsize=(10.5, 6.5), layout="constrained", dpi=150)
+    axes = figure.add_subplot()
+    axes.axhline(0, color=_GREY, lw=1, zorder=1)
+    x, y = (100 * drawn[name].to_numpy(np.float64) for name in ("baseline", "gain"))
+    colours = [FAMILY_COLOURS[name] for name in drawn["family"]]
+    axes.vlines(x, 100 * drawn["low"], 100 * drawn["high"], colors=colours, lw=0.9, alpha=0.35,
+                zorder=2)
+    for point, (px, py) in enumerate(zip(x, y, strict=True)):
+        axes.scatter(px, py, s=38, marker=marker[drawn["model"].iloc[point]], zorder=3,
+                     color=colours[point], edgecolors="white", linewidths=0.6)
+    shared = baseline is None
+    axes.set_xlabel("base-model accuracy on the held-out items (%); it shares items with the gain, "
+                    "\nso chance alone makes the points fall to the right" if shared else
+                    "base-model accuracy on training-split questions (%)", fontsize=9)
+    seeds = int(drawn["n_seeds"].max())
+    whiskers = "95 % Newcombe interval" if seeds == 1 else f"lowest to highest of {seeds} seeds"
+    axes.set_ylabel(f"gain (points); whiskers: {whiskers}", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(0.06)
+    _legends(axes, drawn, marker)
+    _finish(figure, axes, title, note)
+    place_labels(figure, axes, x, y, short_codes(drawn["language"].tolist()), colours, _LABEL_SIZE)
+    return figure
+
+
+def _with_baseline(gains: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.DataFrame:
+    """Add the column `baseline`."""
+    if baseline is None:
+        return gains.assign(baseline=gains["accuracy_base"])
+    values = baseline.rename_axis(index="model", columns="language").stack().rename("baseline")
+    return gains.merge(values.reset_index(), how="left", on=["model", "language"])
+
+
+def short_codes(codes: Sequence[str]) -> list[str]:
+    """The part of each code before the script, where that still tells the languages apart.
+
+    Args:
+        codes: Belebele's codes, such as `heb_Hebr`; repeats are one language.
+
+    Returns:
+        One label per code, such as `heb`.
+    """
+    start: dict[str, set[str]] = {}
+    for code in codes:
+        start.setdefault(code.split("_")[0], set()).add(code)
+    return [code.split("_")[0] if len(start[code.split("_")[0]]) == 1 else code for code in codes]
+
+
+def _legends(axes: Axes, drawn: pd.DataFrame, marker: Mapping[str, str]) -> None:
+    """One legend for families and one for models, beside the axes."""
+    present = [name for name in FAMILY_ORDER if (drawn["family"] == name).any()]
+    family = [Line2D([], [], ls="", marker="o", color=FAMILY_COLOURS[n], label=n) for n in present]
+    model = [Line2D([], [], ls="", marker=shape, color=_GREY,
+                    label="\n".join(textwrap.wrap(name, 24))) for name, shape in marker.items()]
+    first = axes.legend(handles=family, title="language family", loc="upper left", fontsize=8,
+                        bbox_to_anchor=(1.01, 1), frameon=False, title_fontsize=8,
+                        alignment="left")
+    axes.add_artist(first)
+    axes.legend(handles=model, title="model", loc="upper left", frameon=False, fontsize=8,
+                bbox_to_anchor=(1.01, 0.84), title_fontsize=8, alignment="left")
+
+
+def _finish(figure: Figure, axes: Axes, title: str, note: str) -> None:
+    """Title and small print."""
+    axes.set_title(title, loc="left", fontsize=11, pad=10)
+    if note:
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=_GREY, style="italic")
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as SVG and PNG.
+
+    Args:
+        figure: What to write.
+        stem: The path without its ending; the folder is made if need be.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("svg", "png")]
+    figure.savefig(paths[0], metadata={"Date": None})
+    figure.savefig(paths[1])
+    return paths

@@ -1,0 +1,204 @@
+"""Brings the finished evaluate runs of a study together: records where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pandas as pd
+from tqdm import tqdm
+
+from xling.records import (
+    ARMS,
+    REASONINGS,
+    RECORD_SCHEMA,
+    RUN_COLUMNS,
+    SCORINGS,
+    check_records,
+    read_records,
+)
+
+if TYPE_CHECKING:
+    from xling.tracking import LoggedRun
+
+RECORDS_FILE = "records.parquet"
+ACCURACY_COLUMNS = (*RUN_COLUMNS, "language", "accuracy", "has_records", "run_id")
+_ALLOWED = {"arm": ARMS, "reasoning": REASONINGS, "scoring": SCORINGS}
+# Metrics pass through stores that keep fewer digits than a float64 has.
+_ACCURACY_SLACK = 1e-6
+
+
+class RunStore(Protocol):
+    """Where runs are found; the module xling.tracking is one."""
+
+    def find_runs(self, *, kind: str, study: str, experiment: str) -> list[LoggedRun]:
+        """Finished runs of one kind and study, newest first."""
+
+    def download_artifact(self, run_id: str, path: str, folder: Path) -> Path:
+        """Fetch one artifact; FileNotFoundError if the run has none of that name."""
+
+
+@dataclass(frozen=True)
+class PulledRuns:
+    """What the evaluate runs of a study say.
+
+    `records` holds item records (columns of RECORD_SCHEMA) of all runs that have them, and may be
+    empty. `accuracies` holds one row per run and language (columns of ACCURACY_COLUMNS; held-out
+    accuracy in proportion, from the records where `has_records`). `run_ids` are the runs used,
+    `notes` what a reader should know of them.
+    """
+
+    study: str
+    records: pd.DataFrame
+    accuracies: pd.DataFrame
+    run_ids: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def pull_records(
+    store: RunStore,
+    *,
+    study: str,
+    experiment: str,
+    folder: Path,
+    workers: int = 8,
+    progress: bool = True,
+) -> PulledRuns:
+    """Find a study's finished evaluate runs and fetch their records in parallel.
+
+    Where several runs exist for one cell the newest is used, and a note says so. A run without
+    records contributes its accuracies only, and a note says so.
+
+    Args:
+        store: The tracking store, `xling.tracking` itself.
+        study: The study's name, as in the tag `xling.study`.
+        experiment: The experiment's name.
+        folder: Where to put the downloads, one folder per run id.
+        workers: Downloads at a time.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Records, accuracies and notes; the order of rows does not depend on the downloads' timing.
+
+    Raises:
+        ValueError: If there are no runs, or if a run lacks a parameter, has a parameter or an
+            accuracy out of range, or has records that are corrupt or of another run.
+    """
+    found = store.find_runs(kind="evaluate", study=study, experiment=experiment)
+    if not found:
+        raise ValueError(f"study {study!r} has no finished evaluate run in experiment "
+                         f"{experiment!r}; run the study first, or name another experiment")
+    runs, notes = newest_runs(found)
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        parts = list(tqdm(pool.map(lambda run: _fetch(store, run, folder), runs), total=len(runs),
+                          desc="records", unit="run", disable=not progress))
+    accuracies: list[pd.DataFrame] = []
+    for run, part in zip(runs, parts, strict=True):
+        rows, more = _accuracies(run, part)
+        accuracies.append(rows)
+        notes.extend(more)
+    return PulledRuns(study, _concatenate(parts), pd.concat(accuracies, ignore_index=True),
+                      tuple(run.run_id for run in runs), tuple(notes))
+
+
+def newest_runs(runs: Sequence[LoggedRun]) -> tuple[list[LoggedRun], list[str]]:
+    """The newest run of each cell (model, arm, seed, reasoning, scoring).
+
+    Args:
+        runs: Finished evaluate runs in any order.
+
+    Returns:
+        One run per cell, sorted by cell, and a note for each cell that had more than one.
+
+    Raises:
+        ValueError: If a run's parameters are missing or out of range; it names run and model.
+    """
+    cells: dict[tuple[str | int, ...], list[LoggedRun]] = {}
+    for run in sorted(runs, key=lambda run: (-run.start_time, run.run_id)):
+        cells.setdefault(_cell(run), []).append(run)
+    notes = [f"{len(found)} finished runs for {'/'.join(map(str, cell))}: the newest is used "
+             f"({found[0].name}, {found[0].run_id}), not "
+             f"{', '.join(run.run_id for run in found[1:])}"
+             for cell, found in sorted(cells.items()) if len(found) > 1]
+    return [found[0] for _, found in sorted(cells.items())], notes
+
+
+def _cell(run: LoggedRun) -> tuple[str | int, ...]:
+    """A run's values of RUN_COLUMNS, checked."""
+    values: list[str | int] = []
+    where = f"run {run.name} ({run.run_id}), model {run.params.get('cfg.model', 'unknown')}"
+    remedy = "log the run again in the contract's form, or delete it"
+    for name in RUN_COLUMNS:
+        value = run.params.get(f"cfg.{name}", "")
+        if not value:
+            raise ValueError(f"{where}: parameter cfg.{name} is missing; {remedy}")
+        if value not in _ALLOWED.get(name, (value,)):
+            raise ValueError(f"{where}: parameter cfg.{name} is {value!r}, but must be one of "
+                             f"{', '.join(_ALLOWED[name])}; {remedy}")
+        if name == "seed" and not value.removeprefix("-").isdecimal():
+            raise ValueError(f"{where}: parameter cfg.seed is {value!r}, but must be a whole "
+                             f"number; {remedy}")
+        values.append(int(value) if name == "seed" else value)
+    return tuple(values)
+
+
+def _fetch(store: RunStore, run: LoggedRun, folder: Path) -> pd.DataFrame | None:
+    """A run's records; None if it has none. ValueError if they are not this run's."""
+    target = folder / run.run_id
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        path = store.download_artifact(run.run_id, RECORDS_FILE, target)
+    except FileNotFoundError:
+        return None  # accuracies only: a form the contract allows, noted by the caller
+    where = f"run {run.name} ({run.run_id}), model {run.params['cfg.model']}"
+    try:
+        records = read_records(path)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    expected = _cell(run)
+    for row in records[list(RUN_COLUMNS)].drop_duplicates().itertuples(index=False):
+        if tuple(row) != expected:
+            raise ValueError(f"{where}: its records are of {'/'.join(map(str, row))}, but its "
+                             f"parameters say {'/'.join(map(str, expected))}; log the run again")
+    return records
+
+
+def _accuracies(run: LoggedRun, records: pd.DataFrame | None) -> tuple[pd.DataFrame, list[str]]:
+    """Held-out accuracy by language of one run, and notes; columns ACCURACY_COLUMNS."""
+    logged = {key.removeprefix("accuracy/"): value for key, value in run.metrics.items()
+              if key.startswith("accuracy/")}
+    where = f"run {run.name} ({run.run_id}), model {run.params['cfg.model']}"
+    for language, value in logged.items():
+        if not 0 <= value <= 1:  # NaN fails this too
+            raise ValueError(f"{where}, language {language}: accuracy {value} lies outside 0 to "
+                             "1; log proportions, not per cent")
+    notes = []
+    if records is None:
+        notes.append(f"{where}: no {RECORDS_FILE}, accuracies only; item-level outputs are not "
+                     "available")
+        values = logged
+    else:
+        heldout = records[records["part"] == "heldout"]
+        means = heldout.groupby("language")["correct"].mean()
+        values = {str(code): float(value) for code, value in means.items()}
+        notes += [f"{where}, language {code}: the metric says accuracy {logged[code]:.6f}, the "
+                  f"records {value:.6f}; the records are used" for code, value in values.items()
+                  if code in logged and abs(logged[code] - value) > _ACCURACY_SLACK]
+    if not values:
+        raise ValueError(f"{where}: it has neither held-out records nor an accuracy/<code> metric; "
+                         "log the run again, or delete it")
+    cell = dict(zip(RUN_COLUMNS, _cell(run), strict=True))
+    rows = [{**cell, "language": code, "accuracy": value, "has_records": records is not None,
+             "run_id": run.run_id} for code, value in sorted(values.items())]
+    return pd.DataFrame(rows, columns=list(ACCURACY_COLUMNS)), notes
+
+
+def _concatenate(parts: Sequence[pd.DataFrame | None]) -> pd.DataFrame:
+    """All records in one frame, with the schema's columns even if there are none."""
+    frames = [part for part in parts if part is not None]
+    if frames:
+        return pd.concat(frames, ignore_index=True)
+    return check_records(RECORD_SCHEMA.empty_table().to_pandas())

@@ -1,0 +1,149 @@
+"""Two groups of languages compared: pingouin's tests, with guards before and an interval after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pingouin
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+
+# Gains are multiples of 1 / n, so anything smaller is rounding.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two group means; `low` and `high` are its limits at `confidence`."""
+
+    estimate: float
+    se: float
+    df: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """TOST: `p` against a difference beyond the bound; the smallest bound that has p = 0.05."""
+
+    difference: Difference
+    p: float
+    smallest_bound: float
+
+
+def has_no_variance(related: Floats, control: Floats) -> bool:
+    """Whether neither group varies, so that no test of their difference means anything.
+
+    Args:
+        related: Shape (languages,).
+        control: Shape (languages,).
+
+    Returns:
+        True if all values within each group are equal but for rounding.
+    """
+    return bool(max(np.ptp(related), np.ptp(control)) < _ROUNDING)
+
+
+def mean_difference(related: Floats, control: Floats, confidence: float = 0.95) -> Difference:
+    """Mean of one group minus mean of the other, equal variances assumed, df = n - 2.
+
+    T, df and p are those of `pingouin.ttest(correction=False)`. The interval is scipy's for the
+    same test: pingouin rounds its own to two decimals unless a global option is changed, and
+    changing that is not safe where several analyses run in threads.
+
+    Args:
+        related: Shape (n1,), n1 >= 2, finite.
+        control: Shape (n2,), n2 >= 2, finite.
+        confidence: Coverage of the interval.
+
+    Returns:
+        The difference on the values' own scale.
+
+    Raises:
+        ValueError: If a group has fewer than two values, a value is not finite, or no group
+            varies; the caller turns these into a status.
+    """
+    related, control = _checked(related, control)
+    tested = pingouin.ttest(related, control, correction=False).iloc[0]
+    df = float(tested["dof"])
+    limits = stats.ttest_ind(related, control).confidence_interval(confidence)
+    low, high = float(limits.low), float(limits.high)
+    se = (high - low) / 2 / float(stats.t.ppf((1 + confidence) / 2, df))
+    estimate = float(related.mean() - control.mean())
+    return Difference(estimate, se, df, low, high, float(tested["p_val"]))
+
+
+def interaction(weak: tuple[Floats, Floats], strong: tuple[Floats, Floats]) -> Difference:
+    """Difference between weak and strong models in what the families differ by.
+
+    p is that of the Interaction row of `pingouin.mixed_anova` (between: family, within: baseline
+    group, subject: language). With two levels within, its F is the square of the t of the
+    languages' differences weak minus strong, from which the interval comes.
+
+    Args:
+        weak: Mean gain by language, (related of shape (n1,), control of shape (n2,)).
+        strong: The same languages in the same order.
+
+    Returns:
+        I = (related - control in weak) - (related - control in strong), 95 % interval.
+
+    Raises:
+        ValueError: As mean_difference, of the differences by language.
+    """
+    differences = [w - s for w, s in zip(weak, strong, strict=True)]
+    result = mean_difference(differences[0], differences[1])
+    frame = pd.DataFrame(
+        [(f"{family}{i}", family, group, float(value))
+         for group, values in (("weak", weak), ("strong", strong))
+         for family, gains in zip(("related", "control"), values, strict=True)
+         for i, value in enumerate(gains)],
+        columns=["language", "family", "baseline_group", "gain"])  # fmt: skip
+    table = pingouin.mixed_anova(frame, dv="gain", within="baseline_group", between="family",
+                                 subject="language").set_index("Source")
+    p = float(table.loc["Interaction", "p_unc"])
+    return Difference(result.estimate, result.se, result.df, result.low, result.high, p)
+
+
+def equivalence(related: Floats, control: Floats, bound: float) -> Equivalence:
+    """Two one-sided tests that the groups differ by less than the bound (`pingouin.tost`).
+
+    Args:
+        related: Shape (n1,), n1 >= 2, finite.
+        control: Shape (n2,), n2 >= 2, finite.
+        bound: The largest difference that counts as none, on the values' scale, above 0.
+
+    Returns:
+        p, the difference with its 90 % interval (the one that TOST at 5 % goes with), and the
+        smallest bound that could be proved at 5 % (Lakens 2017).
+
+    Raises:
+        ValueError: As mean_difference, and if the bound is not a positive number.
+    """
+    if not (np.isfinite(bound) and bound > 0):
+        raise ValueError(f"the equivalence bound is {bound}; give a number above 0 (0.05 is five "
+                         "points)")
+    difference = mean_difference(related, control, confidence=0.90)
+    # float(): pingouin asserts on numpy scalars.
+    tested = pingouin.tost(related, control, bound=float(bound), correction=False)
+    smallest = max(abs(difference.low), abs(difference.high))
+    return Equivalence(difference, float(tested["pval"].iloc[0]), smallest)
+
+
+def _checked(related: Floats, control: Floats) -> tuple[Floats, Floats]:
+    """Both groups as float64 arrays, fit for a test."""
+    related, control = np.asarray(related, np.float64), np.asarray(control, np.float64)
+    for name, values in (("related", related), ("control", control)):
+        if values.ndim != 1 or len(values) < 2:
+            raise ValueError(f"{name}: needs 2 languages, has {len(values)}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: every mean gain must be finite, for pingouin drops NaN "
+                             "without a word")
+    if has_no_variance(related, control):
+        raise ValueError("zero variance in both groups: no test of their difference means anything")
+    return related, control

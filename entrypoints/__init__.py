@@ -1,0 +1,1 @@
+"""Entry points: one click command a file; options, validation, one call."""

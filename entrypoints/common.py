@@ -1,0 +1,117 @@
+"""What every entry point shares: its options, its log, and how it ends."""
+
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from xling.study import ARMS, REASONING, SCORING, Study, load_study
+from xling.tracking import Terminated
+
+Command = Callable[..., Any]
+
+
+class StudyFile(click.ParamType):
+    """A study's name or the path of a study file, read and validated."""
+
+    name = "study"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Study:
+        """Reads the study; a wrong one is a usage error."""
+        if isinstance(value, Study):
+            return value
+        try:
+            return load_study(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def study_option(default: str = "demo") -> Callable[[Command], Command]:
+    """``--study``."""
+    return click.option(
+        "--study",
+        type=StudyFile(),
+        default=default,
+        show_default=True,
+        help="Name of a study in xling/studies, or path of a study file.",
+    )
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(),
+    default="",
+    help="Folder of <code>.jsonl files to use instead of the study's data.",
+)
+model_option = click.option(
+    "--model", default="", help="Model of the study; empty: its first."
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True
+)
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Training and held-out questions at most, each; 0: all.",
+)
+force_option = click.option(
+    "--force",
+    type=bool,
+    default=False,
+    show_default=True,
+    help="Repeat what a finished run has already.",
+)
+reasoning_option = click.option(
+    "--reasoning", type=click.Choice(REASONING), default="direct", show_default=True
+)
+scoring_option = click.option(
+    "--scoring", type=click.Choice(SCORING), default="answer-token", show_default=True
+)
+
+
+def arm_option(default: str) -> Callable[[Command], Command]:
+    """``--arm``."""
+    return click.option("--arm", type=click.Choice(ARMS), default=default, show_default=True)
+
+
+def entry_point(command: Command) -> Command:
+    """Sets up the log and the end of a process around a command.
+
+    Wrong input, missing files and a store that does not answer end with one message and exit
+    code 1 (click's own usage errors: 2); SIGTERM and Ctrl-C end the run as KILLED. Any other
+    error keeps its traceback, for a report.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        _prepare_process()
+        try:
+            return command(*arguments, **options)
+        except (ValueError, OSError, RuntimeError) as error:
+            if os.environ.get("XLING_DEBUG"):
+                raise
+            raise click.ClickException(str(error)) from error
+
+    return wrapped
+
+
+def _prepare_process() -> None:
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    for room in ("xling", "analysis"):
+        logging.getLogger(room).setLevel(logging.INFO)
+    # Bars of single weight tensors say nothing to a user of this package.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0")
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated(128 + number)

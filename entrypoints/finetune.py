@@ -1,0 +1,42 @@
+"""Trains one adapter."""
+
+import click
+
+from entrypoints.common import (
+    arm_option,
+    data_option,
+    entry_point,
+    force_option,
+    limit_option,
+    model_option,
+    seed_option,
+    study_option,
+)
+from xling import tracking
+from xling.execution import prepare_study, run_finetune
+from xling.models import BaseShelf
+from xling.study import Arm, Cell, Study
+
+
+@click.command()
+@study_option()
+@data_option
+@model_option
+@arm_option("finetuned")
+@seed_option
+@limit_option
+@force_option
+@entry_point
+def main(
+    study: Study, data: str, model: str, arm: Arm, seed: int, limit: int, force: bool
+) -> None:
+    """Fine-tune one model of a study on its source languages."""
+    cell = Cell(study.find_model(model), arm, seed)
+    prepared = prepare_study(study, data=data, limit=limit)
+    tracking.open_store()
+    run_id = run_finetune(prepared, cell, BaseShelf(), force=force)
+    click.echo(f"{cell.name}: run {run_id}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Picks the best adapter of each model, registers it and gives it an alias."""
+
+import click
+
+from entrypoints.common import data_option, entry_point, limit_option, study_option
+from xling import tracking
+from xling.execution import register_best, resolve_study
+from xling.study import Study
+
+
+@click.command()
+@study_option()
+@data_option
+@limit_option
+@click.option("--model", default="", help="Model of the study; empty: each of them.")
+@click.option("--alias", default="champion", show_default=True)
+@click.option("--metric", default="accuracy_family/related", show_default=True)
+@entry_point
+def main(study: Study, data: str, limit: int, model: str, alias: str, metric: str) -> None:
+    """Register the adapter of each model that has the best metric."""
+    name = resolve_study(study, data=data, limit=limit).name
+    label = study.find_model(model).label if model else ""
+    tracking.open_store()
+    for adapter in register_best(name, alias=alias, metric=metric, model=label):
+        click.echo(f"{adapter.uri} is version {adapter.version}")
+
+
+if __name__ == "__main__":
+    main()

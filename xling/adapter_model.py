@@ -1,0 +1,91 @@
+"""The pyfunc model that the registry holds: a LoRA adapter that brings its own base.
+
+MLflow logs this file as the model's code; `model_config` says which base it needs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from xling.prompts import ITEM_FIELDS, PromptFormat, render_prompts
+from xling.records import LOGPROB_COLUMNS
+
+
+
+class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-ignore]
+    """Answers four-option questions.
+
+    In: a data frame with the column ``prompt`` (the exact text), or with the columns
+    `ITEM_FIELDS`. Out: ``logprob_1`` … ``logprob_4`` (natural logs over the whole
+    vocabulary), ``prediction`` (1–4) and ``answer_mass`` (0–1).
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Loads the base in the precision it was trained on, and the adapter onto it.
+
+        Raises:
+            ValueError: the base's weights are not those that the adapter was trained on.
+        """
+        from xling.models import locate_model
+
+        settings = context.model_config
+        self._layout = PromptFormat(**settings["prompt"])
+        located = locate_model(
+            settings["model"],
+            revision=settings["revision"],
+            chat=self._layout.chat,
+            quantise=settings["quantise"],
+            expected_identity=settings["weights"],
+        )
+        self._opened = located.open().with_adapter(Path(context.artifacts["adapter"]))
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Scores each row's four options.
+
+        Raises:
+            ValueError: a row has neither a prompt nor all item fields.
+        """
+        from xling.scoring import InProcessEngine
+
+        engine = InProcessEngine(
+            self._opened.model,
+            self._opened.tokenizer,
+            add_special_tokens=not self._layout.chat,
+        )
+        scores = engine.score(self._prompts(model_input))
+        answers = pd.DataFrame(scores.logprobs, columns=list(LOGPROB_COLUMNS))
+        answers["prediction"] = scores.predictions.astype("int64")
+        answers["answer_mass"] = scores.answer_mass
+        return answers
+
+    def _prompts(self, rows: pd.DataFrame) -> list[str]:
+        from xling.data import Item
+
+        if "prompt" in rows and rows["prompt"].notna().all():
+            return [str(text) for text in rows["prompt"]]
+        missing = [
+            name for name in ITEM_FIELDS if name not in rows or not rows[name].notna().all()
+        ]
+        if missing:
+            raise ValueError(
+                f"each row needs `prompt`, or all of {', '.join(ITEM_FIELDS)}; "
+                f"missing or empty: {', '.join(missing)}"
+            )
+        items = [
+            Item(
+                link="",
+                question_number=0,
+                correct_answer_num=1,
+                dialect="",
+                **{name: str(row[name]) for name in ITEM_FIELDS},
+            )
+            for row in rows[list(ITEM_FIELDS)].to_dict("records")
+        ]
+        return render_prompts(items, self._layout, self._opened.tokenizer)
+
+
+mlflow.models.set_model(AdapterModel())

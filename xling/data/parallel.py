@@ -1,0 +1,110 @@
+"""Making a data set of several languages' items, which must be parallel."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+from xling.data.schema import DataSet, Item
+
+
+def make_data_set(
+    items: Mapping[str, Sequence[Item]], *, name: str, source: str, revision: str
+) -> DataSet:
+    """Check that languages are parallel, bring them into one order and make a data set.
+
+    Args:
+        items: Items by language code, in file order. The first language sets the order.
+        name: Short name.
+        source: Where the items came from.
+        revision: What identifies them.
+
+    Raises:
+        ValueError: No languages, no items, an item twice, or languages that are not parallel.
+
+    Warns:
+        UserWarning: Items whose options are not all different (Belebele has two).
+    """
+    check_parallel(items, source=source)
+    order = [item.item_id for item in next(iter(items.values()))]
+    ordered = {}
+    for code, rows in items.items():
+        by_id = {item.item_id: item for item in rows}
+        ordered[code] = tuple(by_id[item_id] for item_id in order)
+    _warn_of_equal_options(ordered, source=source)
+    return DataSet(name=name, source=source, revision=revision, items=ordered)
+
+
+def check_parallel(items: Mapping[str, Sequence[Item]], *, source: str) -> None:
+    """Check that every language has the same items with the same gold answers and parts.
+
+    Args:
+        items: Items by language code, in any order.
+        source: Where they came from, for the messages.
+
+    Raises:
+        ValueError: No languages, no items, an item twice, or two languages that differ; the
+            message names the languages and the first ids.
+    """
+    if not items:
+        raise ValueError(f"{source}: no languages were asked for. Name at least one.")
+    first, *others = items
+    reference = _facts(items[first], first, source)
+    if not reference:
+        raise ValueError(f"{source}: {first} has no items.")
+    for code in others:
+        facts = _facts(items[code], code, source)
+        for has, lacks, left, right in (
+            (first, code, reference, facts),
+            (code, first, facts, reference),
+        ):
+            extra = [item_id for item_id in left if item_id not in right]
+            if extra:
+                raise ValueError(
+                    f"{source}: {has} and {lacks} are not parallel: {len(extra)} items of {has} "
+                    f"are not in {lacks}, first {', '.join(extra[:3])}. Each language needs the "
+                    "same links and question numbers."
+                )
+        unlike = [item_id for item_id in reference if reference[item_id] != facts[item_id]]
+        if unlike:
+            item_id = unlike[0]
+            raise ValueError(
+                f"{source}: {first} and {code} are not parallel: {len(unlike)} items differ in "
+                f"the gold answer or the split, first {', '.join(unlike[:3])} ({item_id} has "
+                f"{_say(reference[item_id])} in {first}, {_say(facts[item_id])} in {code})."
+            )
+
+
+def _facts(rows: Sequence[Item], code: str, source: str) -> dict[str, tuple[int, str]]:
+    """Return gold and part by item id; raise on an item that stands twice."""
+    facts: dict[str, tuple[int, str]] = {}
+    for item in rows:
+        if item.item_id in facts:
+            raise ValueError(
+                f"{source}: item {item.item_id} stands twice in {code}. Link and question_number "
+                "together must name one item; remove or renumber one of the two."
+            )
+        facts[item.item_id] = (item.correct_answer_num, item.part)
+    return facts
+
+
+def _say(facts: tuple[int, str]) -> str:
+    gold, part = facts
+    return f"gold {gold}" + (f" in {part}" if part else "")
+
+
+def _warn_of_equal_options(items: Mapping[str, Sequence[Item]], *, source: str) -> None:
+    """Warn once of all items with equal options, with the languages they stand in."""
+    found: dict[str, list[str]] = {}
+    for code, rows in items.items():
+        for item in rows:
+            if len(set(item.answers)) < 4:
+                found.setdefault(item.item_id, []).append(code)
+    if found:
+        named = "; ".join(f"{item_id} ({', '.join(codes)})" for item_id, codes in found.items())
+        warnings.warn(
+            f"{source}: {len(found)} items have options that are not all different: {named}. "
+            "They are kept.",
+            UserWarning,
+            stacklevel=3,
+        )

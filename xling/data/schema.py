@@ -1,0 +1,197 @@
+"""What a reading-comprehension item is, and the checks that each row of data must pass.
+
+The fields are Belebele's (Bandarkar et al. 2023, arXiv 2308.16884).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+TRAINING = "training"
+HELDOUT = "heldout"
+ANSWERS = ("mc_answer1", "mc_answer2", "mc_answer3", "mc_answer4")
+
+_TEXTS = ("link", "flores_passage", "question", *ANSWERS)
+_REQUIRED = (*_TEXTS, "question_number", "correct_answer_num", "dialect")
+_PARTS = {"train": TRAINING, "dev": TRAINING, "validation": TRAINING, "test": HELDOUT}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question on one passage in one language.
+
+    Attributes:
+        link: Names the passage; parallel across languages.
+        question_number: Number of the question on its passage.
+        flores_passage: The passage.
+        question: The question.
+        mc_answer1: First option.
+        mc_answer2: Second option.
+        mc_answer3: Third option.
+        mc_answer4: Fourth option.
+        correct_answer_num: The gold option, 1-4.
+        dialect: Language code, such as ``arb_Arab``.
+        part: The data's own split: ``training``, ``heldout``, or empty if it has none.
+    """
+
+    link: str
+    question_number: int
+    flores_passage: str
+    question: str
+    mc_answer1: str
+    mc_answer2: str
+    mc_answer3: str
+    mc_answer4: str
+    correct_answer_num: int
+    dialect: str
+    part: str = ""
+
+    @property
+    def item_id(self) -> str:
+        """``link#question_number``: the same in every language."""
+        return f"{self.link}#{self.question_number}"
+
+    @property
+    def passage_id(self) -> str:
+        """The passage's name, which is the link."""
+        return self.link
+
+    @property
+    def answers(self) -> tuple[str, str, str, str]:
+        """The four options, first to fourth."""
+        return self.mc_answer1, self.mc_answer2, self.mc_answer3, self.mc_answer4
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Parallel items in one or more languages.
+
+    Attributes:
+        name: Short name, such as ``belebele``.
+        source: Where the items came from: ``mini``, ``hub`` or ``folder``, and which.
+        revision: Commit, version or content hash that identifies the items.
+        items: Items by language code; the same item ids in the same order in each language.
+    """
+
+    name: str
+    source: str
+    revision: str
+    items: Mapping[str, tuple[Item, ...]]
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Language codes, in the order in which they were asked for."""
+        return tuple(self.items)
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """Ids of the items, in the order that all languages share."""
+        return tuple(item.item_id for item in next(iter(self.items.values())))
+
+    def select(self, language: str, item_ids: Iterable[str]) -> tuple[Item, ...]:
+        """Return some items in one language, in the data's order.
+
+        Raises:
+            ValueError: The data set has no such language.
+        """
+        if language not in self.items:
+            raise ValueError(
+                f"the data set {self.name} has no {language}; it has {', '.join(self.items)}."
+            )
+        wanted = set(item_ids)
+        return tuple(item for item in self.items[language] if item.item_id in wanted)
+
+    def sha256_by_language(self) -> dict[str, str]:
+        """Return the SHA-256 (hex) of each language's items as canonical JSONL.
+
+        Canonical is one item a line, all fields, keys sorted, no spaces, UTF-8.
+        """
+        return {code: sha256_of_items(items) for code, items in self.items.items()}
+
+
+def sha256_of_items(items: Iterable[Item]) -> str:
+    """Return the SHA-256 (hex) of items as canonical JSONL."""
+    digest = hashlib.sha256()
+    for item in items:
+        line = json.dumps(vars(item), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def parse_row(row: Mapping[str, object], *, where: str, language: str = "") -> Item:
+    """Check one row of data and make an item of it.
+
+    Text is kept exactly as it stands: neither stripped nor normalised.
+
+    Args:
+        row: The row's fields. ``split`` is optional (train, dev, validation or test); other
+            fields are ignored.
+        where: File and line, for the messages.
+        language: Code that ``dialect`` must equal; empty to accept any.
+
+    Raises:
+        ValueError: A field is missing, empty, of the wrong kind or out of range.
+    """
+    missing = [field for field in _REQUIRED if field not in row]
+    if missing:
+        raise ValueError(
+            f"{where}: missing field {', '.join(missing)}. Each row needs {', '.join(_REQUIRED)}; "
+            f"this one has {', '.join(map(str, row)) or 'none'}."
+        )
+    texts = {field: _text(row[field], field, where) for field in (*_TEXTS, "dialect")}
+    if language and texts["dialect"] != language:
+        raise ValueError(
+            f"{where}: dialect is {texts['dialect']!r}, but the data of {language!r} was asked "
+            "for. Put each language's rows under its own code."
+        )
+    gold = _whole(row["correct_answer_num"], "correct_answer_num", where)
+    if gold not in (1, 2, 3, 4):
+        raise ValueError(
+            f"{where}: correct_answer_num is {gold}; it must be 1, 2, 3 or 4 (the first option "
+            "is 1, not 0)."
+        )
+    return Item(
+        link=texts["link"],
+        question_number=_whole(row["question_number"], "question_number", where),
+        flores_passage=texts["flores_passage"],
+        question=texts["question"],
+        mc_answer1=texts["mc_answer1"],
+        mc_answer2=texts["mc_answer2"],
+        mc_answer3=texts["mc_answer3"],
+        mc_answer4=texts["mc_answer4"],
+        correct_answer_num=gold,
+        dialect=texts["dialect"],
+        part=_part(row.get("split"), where),
+    )
+
+
+def _text(value: object, field: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {field} is {value!r}; it must be text.")
+    if "\0" in value:
+        raise ValueError(f"{where}: {field} holds a null character; remove it.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{where}: {field} holds half a surrogate pair; write whole characters.")
+    if not value.strip():
+        raise ValueError(f"{where}: {field} is empty; fill it in or remove the row everywhere.")
+    return value
+
+
+def _whole(value: object, field: str, where: str) -> int:
+    """Return a whole number that is stored as one or as text, as Belebele does."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.isascii() and value.strip().isdigit():
+        return int(value)
+    raise ValueError(f"{where}: {field} is {value!r}; it must be a whole number.")
+
+
+def _part(value: object, where: str) -> str:
+    if value is None or value == "":
+        return ""
+    if isinstance(value, str) and value in _PARTS:
+        return _PARTS[value]
+    raise ValueError(f"{where}: split is {value!r}; it must be {', '.join(_PARTS)}, or left out.")

@@ -1,0 +1,21 @@
+"""Runs a study's cells in this process."""
+
+from xling.execution.evaluate import accuracy_lines, run_evaluate
+from xling.execution.finetune import run_finetune
+from xling.execution.prepare import run_prepare
+from xling.execution.prepared import Prepared, prepare_study, resolve_study
+from xling.execution.register import register_best
+from xling.execution.study import StudyOutcome, run_cells
+
+__all__ = [
+    "Prepared",
+    "StudyOutcome",
+    "accuracy_lines",
+    "prepare_study",
+    "register_best",
+    "resolve_study",
+    "run_cells",
+    "run_evaluate",
+    "run_finetune",
+    "run_prepare",
+]

@@ -1,0 +1,107 @@
+"""What the finetune and the evaluate cells share."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xling import tracking
+from xling.execution.prepared import Prepared
+from xling.models import LocatedModel, locate_model
+from xling.models.catalog import Recipe
+from xling.models.cache import state_folder
+from xling.models.loading import compute_dtype, device_name
+from xling.prompts import PromptFormat
+from xling.study import Cell, ModelSettings
+
+
+def locate(model: ModelSettings) -> LocatedModel:
+    """Brings a study's model to this machine; see `xling.models.locate_model`."""
+    return locate_model(
+        model.id,
+        revision=model.revision,
+        chat=model.chat,
+        lora_modules=model.lora_modules,
+        quantise=model.quantise,
+    )
+
+
+def prompt_format(prepared: Prepared, recipe: Recipe) -> PromptFormat:
+    """How the study's items are put to a model."""
+    prompt = prepared.study.prompt
+    return PromptFormat(prompt.template, prompt.answer_prefix, recipe.chat)
+
+
+def cell_identity(prepared: Prepared, cell: Cell, located: LocatedModel) -> dict[str, Any]:
+    """What decides any cell's result: data, prompt, weights, precision, seed."""
+    return {
+        "data": prepared.data_identity,
+        "prompt": prompt_format(prepared, located.recipe).sha256,
+        "weights": located.weights.identity,
+        "quantise": located.quantise,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "device": [device_name(), str(compute_dtype())],
+    }
+
+
+def cell_params(prepared: Prepared, cell: Cell, located: LocatedModel) -> dict[str, Any]:
+    """Parameters that every cell's run logs under ``cfg.``."""
+    study = prepared.study
+    return {
+        "model": cell.model.label,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "base_model": cell.model.id,
+        "revision": located.weights.revision or cell.model.revision,
+        "weights": located.weights.identity,
+        "quantise": located.quantise,
+        "chat": located.recipe.chat,
+        "dtype": str(compute_dtype()).removeprefix("torch."),
+        "device": device_name(),
+        "prompt_sha256": prompt_format(prepared, located.recipe).sha256,
+        "data.source": study.data.source,
+        "data.revision": prepared.data.revision,
+        "data.split": study.data.split,
+        "source_languages": " ".join(study.languages.source),
+    }
+
+
+def cell_command(entry_point: str, prepared: Prepared, cell: Cell, **more: Any) -> str:
+    """The ``mlflow run`` line that repeats a cell alone."""
+    return tracking.run_command(
+        entry_point,
+        {
+            **prepared.parameters,
+            "model": cell.model.label,
+            "arm": cell.arm,
+            "seed": cell.seed,
+            **more,
+        },
+    )
+
+
+def log_part(prepared: Prepared, part: str, languages: tuple[str, ...]) -> None:
+    """Logs, by digest, which items the active run used."""
+    tracking.log_data_set(
+        name=f"{prepared.data.name}-{part}",
+        sha256=prepared.part_sha256(part, languages),
+        source={"source": prepared.data.source, "revision": prepared.data.revision},
+        context=part,
+        languages=" ".join(languages),
+    )
+    tracking.log_json(prepared.manifest(), "data/manifest.json")
+
+
+def work_folder(fingerprint: str, *, fresh: bool) -> Path:
+    """Folder in which a cell's work lies until it is logged; emptied if `fresh`."""
+    folder = state_folder() / fingerprint[:32]
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def scoring_params(cell: Cell) -> Mapping[str, str]:
+    """The two parameters that only evaluate runs have."""
+    return {"reasoning": cell.reasoning, "scoring": cell.scoring}

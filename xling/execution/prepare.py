@@ -1,0 +1,95 @@
+"""The prepare run: the study's data, checked, counted and logged."""
+
+import json
+import logging
+from collections.abc import Mapping
+
+from xling import tracking
+from xling.execution.cells import locate, prompt_format
+from xling.execution.prepared import Prepared
+from xling.fingerprint import fingerprint
+from xling.prompts import render_prompts
+
+logger = logging.getLogger(__name__)
+
+
+def run_prepare(prepared: Prepared, *, force: bool = False) -> str:
+    """Logs a study's data: digests, manifest, items and tokens by language.
+
+    Tokens are those of the exact prompts of all items, with each model's own tokenizer.
+
+    Returns:
+        Id of the prepare run.
+
+    Raises:
+        ValueError: a model's weights cannot be found.
+    """
+    study = prepared.study
+    digest = fingerprint(
+        {
+            "kind": "prepare",
+            "data": prepared.data_identity,
+            "models": [model.model_dump() for model in study.models],
+            "prompt": study.prompt.model_dump(),
+        }
+    )
+    finished = None if force else tracking.find_finished(digest, kind="prepare")
+    if finished is not None:
+        logger.info("prepare %s: run %s has it already", study.name, finished.run_id)
+        tracking.note_reuse(finished.run_id)
+        return finished.run_id
+    command = tracking.run_command("prepare", prepared.parameters)
+    with tracking.tracked_run(
+        "prepare",
+        name=f"prepare {study.name}",
+        study=study.name,
+        params={
+            "data.source": study.data.source,
+            "data.revision": prepared.data.revision,
+            "data.split": study.data.split,
+            "data.seed": study.data.seed,
+            "data.held_out": len(prepared.split.heldout_ids),
+            "data.training": len(prepared.split.training_ids),
+        },
+        tags={"fingerprint": digest, "command": command},
+    ) as run_id:
+        counts = {model.label: _token_counts(prepared, index)
+                  for index, model in enumerate(study.models)}
+        _log(prepared, counts)
+        return run_id
+
+
+def _token_counts(prepared: Prepared, index: int) -> dict[str, int]:
+    """Prompt tokens of all items by language, with one model's tokenizer."""
+    located = locate(prepared.study.models[index])
+    tokenizer = located.tokenizer()
+    layout = prompt_format(prepared, located.recipe)
+    counts = {}
+    for code, items in prepared.data.items.items():
+        prompts = render_prompts(items, layout, tokenizer)
+        rows = tokenizer(prompts, add_special_tokens=not layout.chat)["input_ids"]
+        counts[code] = sum(len(row) for row in rows)
+    return counts
+
+
+def _log(prepared: Prepared, counts: Mapping[str, Mapping[str, int]]) -> None:
+    hashes = prepared.data.sha256_by_language()
+    for code in prepared.data.languages:
+        tracking.log_data_set(
+            name=f"{prepared.data.name}-{code}",
+            sha256=hashes[code],
+            source={"source": prepared.data.source, "revision": prepared.data.revision},
+            context="all",
+            languages=code,
+        )
+    tracking.log_metrics(
+        {f"items/{code}": len(items) for code, items in prepared.data.items.items()}
+        | {
+            f"tokens/{model}/{code}": count
+            for model, by_language in counts.items()
+            for code, count in by_language.items()
+        }
+    )
+    manifest = prepared.manifest() | {"tokens_by_model": counts}
+    tracking.log_json(json.loads(json.dumps(manifest)), "data/manifest.json")
+    tracking.log_text(prepared.study.to_yaml(), "study.yaml")

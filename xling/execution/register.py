@@ -1,0 +1,104 @@
+"""Puts finished adapters into the model registry."""
+
+from dataclasses import dataclass
+
+from xling import tracking
+
+GAIN_FAMILIES = ("related", "control")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An adapter that could be registered.
+
+    Attributes:
+        run: the evaluate run of the adapter.
+        base: the base model's evaluate run; None if there is none.
+        model_id: the adapter's logged model.
+        value: of the metric that decides.
+    """
+
+    run: tracking.LoggedRun
+    base: tracking.LoggedRun | None
+    model_id: str
+    value: float
+
+
+def register_best(
+    study: str, *, alias: str, metric: str, model: str = ""
+) -> list[tracking.RegisteredAdapter]:
+    """Registers, for each model of a study, its best finished adapter.
+
+    Adapters have been loaded back and compared with the live model when they were logged; a run
+    whose comparison failed is not finished, and so is no candidate.
+
+    Args:
+        study: name in the runs' tags.
+        alias: that the chosen version gets.
+        metric: of the evaluate runs, the higher the better.
+        model: name of the only model to register; empty: all.
+
+    Raises:
+        ValueError: no evaluated adapter, or no run has the metric; lists the metrics there are.
+    """
+    candidates = _candidates(study, metric)
+    models = sorted({candidate.run.params["cfg.model"] for candidate in candidates})
+    if model and model not in models:
+        raise ValueError(f"no adapter of model {model!r} in {study!r}; valid: {', '.join(models)}")
+    registered = []
+    for name in [model] if model else models:
+        best = max(
+            (each for each in candidates if each.run.params["cfg.model"] == name),
+            key=lambda candidate: candidate.value,
+        )
+        registered.append(
+            tracking.register_adapter(
+                best.model_id, name=f"{study}-{name}", alias=alias, tags=_version_tags(best)
+            )
+        )
+    return registered
+
+
+def _candidates(study: str, metric: str) -> list[Candidate]:
+    runs = tracking.find_runs(kind="evaluate", study=study)
+    tuned = [run for run in runs if run.params.get("cfg.arm") not in ("base", None)]
+    if not tuned:
+        raise ValueError(
+            f"no finished evaluate run of an adapter in study {study!r} at "
+            f"{tracking.tracking_uri()}; run the study first: "
+            + tracking.run_command("main", {"study": study})
+        )
+    with_metric = [run for run in tuned if metric in run.metrics]
+    if not with_metric:
+        there = ", ".join(sorted({name for run in tuned for name in run.metrics}))
+        raise ValueError(f"no run of study {study!r} has metric {metric!r}; there are: {there}")
+    bases = {run.params["cfg.model"]: run for run in reversed(runs)
+             if run.params.get("cfg.arm") == "base"}
+    return [
+        Candidate(
+            run=run,
+            base=bases.get(run.params["cfg.model"]),
+            model_id=run.tags["xling.logged_model"],
+            value=run.metrics[metric],
+        )
+        for run in with_metric
+        if "xling.logged_model" in run.tags
+    ]
+
+
+def _version_tags(candidate: Candidate) -> dict[str, str]:
+    run = candidate.run
+    tags = {
+        "source_languages": run.params.get("cfg.source_languages", ""),
+        "data": run.params.get("cfg.data.revision", ""),
+        "base_model": run.params.get("cfg.base_model", ""),
+        "evaluate_run": run.run_id,
+    }
+    for family in GAIN_FAMILIES:
+        name = f"accuracy_family/{family}"
+        if candidate.base is not None and name in run.metrics and name in candidate.base.metrics:
+            gain = run.metrics[name] - candidate.base.metrics[name]
+            tags[f"mean_gain_{family}"] = f"{gain:+.4f}"
+    return tags
+
+

@@ -1,0 +1,57 @@
+"""Runs every cell of a study; a cell that fails is recorded, and the others go on."""
+
+import logging
+from dataclasses import dataclass
+
+from xling import tracking
+from xling.execution.evaluate import run_evaluate
+from xling.execution.finetune import run_finetune
+from xling.execution.prepare import run_prepare
+from xling.execution.prepared import Prepared
+from xling.models import BaseShelf
+from xling.study import Cell
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """What became of a study's cells.
+
+    Attributes:
+        evaluated: evaluate run id by cell.
+        trained: finetune run id by cell.
+        failures: reason by cell name, one line each.
+    """
+
+    evaluated: dict[Cell, str]
+    trained: dict[Cell, str]
+    failures: dict[str, str]
+
+
+def run_cells(prepared: Prepared, *, force: bool = False) -> StudyOutcome:
+    """Prepares, trains and evaluates every cell, one base model in memory at a time.
+
+    Raises:
+        ValueError: the data or a model's files cannot be found; raised before any cell runs.
+    """
+    run_prepare(prepared, force=force)
+    shelf = BaseShelf()
+    evaluated: dict[Cell, str] = {}
+    trained: dict[Cell, str] = {}
+    failures: dict[str, str] = {}
+    cells = prepared.study.cells()
+    for number, cell in enumerate(cells, start=1):
+        logger.info("cell %d of %d: %s", number, len(cells), cell.name)
+        try:
+            if cell.arm != "base":
+                trained[cell] = run_finetune(prepared, cell, shelf, force=force)
+            evaluated[cell] = run_evaluate(prepared, cell, shelf, force=force)
+        except Exception as error:
+            # The run has the reason too (tag xling.error); the study ends non-zero.
+            logger.exception("cell %s failed", cell.name)
+            failures[cell.name] = f"{type(error).__name__}: {error}"
+    tracking.log_metrics(
+        {"cells_finished": len(evaluated), "cells_failed": len(failures)}
+    )
+    return StudyOutcome(evaluated, trained, failures)

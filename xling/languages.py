@@ -1,0 +1,205 @@
+"""Belebele's 122 languages: code to name, script and genealogy.
+
+Names and family trees come from qwanqwa (Glottolog's classification), by the ISO 639-3 part of
+the code; the script is the code's second part.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import qq
+
+Family = Literal["source", "related", "control"]
+
+_CODES = """
+acm_Arab afr_Latn als_Latn amh_Ethi apc_Arab arb_Arab arb_Latn ars_Arab ary_Arab arz_Arab asm_Beng
+azj_Latn bam_Latn ben_Beng ben_Latn bod_Tibt bul_Cyrl cat_Latn ceb_Latn ces_Latn ckb_Arab dan_Latn
+deu_Latn ell_Grek eng_Latn est_Latn eus_Latn fin_Latn fra_Latn fuv_Latn gaz_Latn grn_Latn guj_Gujr
+hat_Latn hau_Latn heb_Hebr hin_Deva hin_Latn hrv_Latn hun_Latn hye_Armn ibo_Latn ilo_Latn ind_Latn
+isl_Latn ita_Latn jav_Latn jpn_Jpan kac_Latn kan_Knda kat_Geor kaz_Cyrl kea_Latn khk_Cyrl khm_Khmr
+kin_Latn kir_Cyrl kor_Hang lao_Laoo lin_Latn lit_Latn lug_Latn luo_Latn lvs_Latn mal_Mlym mar_Deva
+mkd_Cyrl mlt_Latn mri_Latn mya_Mymr nld_Latn nob_Latn npi_Deva npi_Latn nso_Latn nya_Latn ory_Orya
+pan_Guru pbt_Arab pes_Arab plt_Latn pol_Latn por_Latn ron_Latn rus_Cyrl shn_Mymr sin_Latn sin_Sinh
+slk_Latn slv_Latn sna_Latn snd_Arab som_Latn sot_Latn spa_Latn srp_Cyrl ssw_Latn sun_Latn swe_Latn
+swh_Latn tam_Taml tel_Telu tgk_Cyrl tgl_Latn tha_Thai tir_Ethi tsn_Latn tso_Latn tur_Latn ukr_Cyrl
+urd_Arab urd_Latn uzn_Latn vie_Latn war_Latn wol_Latn xho_Latn yor_Latn zho_Hans zho_Hant zsm_Latn
+zul_Latn
+"""
+
+# These three are macrolanguages of ISO 639-3, which have no place in Glottolog's tree; the
+# member that Belebele's text is in has one.
+_MEMBERS = {"est": "ekk", "grn": "gug", "zho": "cmn"}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One node of the family tree above a language: its name and Glottolog's code."""
+
+    name: str
+    glottocode: str
+
+
+@dataclass(frozen=True)
+class Language:
+    """One language variety in one script.
+
+    Attributes:
+        code: Belebele's code, such as ``arb_Arab``.
+        name: English name of the variety, without the script.
+        iso639_3: ISO 639-3 code, which is the code's first part.
+        script: ISO 15924 code, which is the code's second part.
+        lineage: Branches from the nearest to the root; empty for an isolate (Basque).
+    """
+
+    code: str
+    name: str
+    iso639_3: str
+    script: str
+    lineage: tuple[Branch, ...]
+
+
+@cache
+def belebele_codes() -> tuple[str, ...]:
+    """Return Belebele's 122 codes, in alphabetical order."""
+    return tuple(_CODES.split())
+
+
+@cache
+def get_language(code: str) -> Language:
+    """Return what is known of a language.
+
+    The first call in a process loads qwanqwa's database, which takes seconds; an unknown code
+    raises before that.
+
+    Raises:
+        ValueError: The code is not one of Belebele's.
+    """
+    if code not in belebele_codes():
+        raise ValueError(_unknown(code))
+    iso639_3, script = code.split("_")
+    languoid = _languoid(iso639_3)
+    placed = _languoid(_MEMBERS.get(iso639_3, iso639_3))
+    return Language(
+        code=code,
+        name=languoid.name or iso639_3,
+        iso639_3=iso639_3,
+        script=script,
+        lineage=tuple(
+            Branch(name=node.name or "", glottocode=node.glottocode or "")
+            for node in placed.family_tree
+        ),
+    )
+
+
+def family_of(code: str, *, source_languages: Sequence[str], branch: str) -> Family:
+    """Say whether a target language is a source, related to the sources, or a control.
+
+    Args:
+        code: The target's code.
+        source_languages: Codes of the languages trained on; each must belong to the branch.
+        branch: Name or glottocode of the level at which related is meant, such as ``Semitic``
+            or ``semi1276``.
+
+    Returns:
+        ``source`` for a code among the sources, ``related`` for another one in the branch,
+        ``control`` for one outside it.
+
+    Raises:
+        ValueError: An unknown code, no sources, or a source outside the branch.
+    """
+    if not source_languages:
+        raise ValueError("source_languages: none given. Name at least one language code.")
+    target = get_language(code)
+    glottocodes = [_branch_of(get_language(source), branch) for source in source_languages]
+    if len(set(glottocodes)) > 1:
+        raise ValueError(
+            f"branch: {branch!r} names different branches of {', '.join(source_languages)}: "
+            f"{', '.join(sorted(set(glottocodes)))}. Give the glottocode of one they share."
+        )
+    if code in source_languages:
+        return "source"
+    related = any(node.glottocode == glottocodes[0] for node in target.lineage)
+    return "related" if related else "control"
+
+
+def tree_distance(a: str, b: str) -> int:
+    """Return the number of edges between two languages in the family tree.
+
+    The same variety in two scripts is at 0, two daughters of one branch at 2. Languages of
+    different families are joined by a virtual root above all families, so their distance is
+    the sum of their depths below it. Glottolog divides some branches more finely than others,
+    so edges measure how finely, too: from Standard Arabic, Maltese is as far as Tigrinya.
+    :func:`shared_branches` does not depend on how finely the target's own branch is divided.
+
+    Args:
+        a: One language's code.
+        b: The other's.
+
+    Raises:
+        ValueError: An unknown code.
+    """
+    path_a, path_b = _path(get_language(a)), _path(get_language(b))
+    shared = set(path_a) & set(path_b)
+    up_a = next(k for k, node in enumerate(path_a) if node in shared)
+    up_b = next(k for k, node in enumerate(path_b) if node in shared)
+    return up_a + up_b
+
+
+def shared_branches(a: str, b: str) -> int:
+    """Return how many branches two languages share, counted from the root of their family.
+
+    More is nearer: from Standard Arabic, Maltese shares 6, Hebrew 4, Amharic 3, French 0.
+
+    Args:
+        a: One language's code.
+        b: The other's.
+
+    Raises:
+        ValueError: An unknown code.
+    """
+    return len(set(get_language(a).lineage) & set(get_language(b).lineage))
+
+
+def _path(language: Language) -> list[str]:
+    """Return the nodes from the language itself to the virtual root."""
+    return [language.iso639_3, *(node.glottocode for node in language.lineage), "root"]
+
+
+def _branch_of(source: Language, branch: str) -> str:
+    """Return the glottocode of the source's branch of that name or glottocode."""
+    for node in source.lineage:
+        if branch in (node.glottocode, node.name) or branch.casefold() == node.name.casefold():
+            return node.glottocode
+    valid = ", ".join(f"{node.name} ({node.glottocode})" for node in source.lineage)
+    raise ValueError(
+        f"branch: the source language {source.code} ({source.name}) does not belong to "
+        f"{branch!r}. Its branches are {valid or 'none: it is an isolate'}."
+    )
+
+
+def _unknown(code: str) -> str:
+    close = difflib.get_close_matches(code, belebele_codes(), n=5, cutoff=0.5)
+    hint = f" Close to it: {', '.join(close)}." if close else ""
+    return (
+        f"unknown language code {code!r}.{hint} Codes are Belebele's, such as arb_Arab; "
+        "xling.languages.belebele_codes() lists all 122."
+    )
+
+
+@cache
+def _database() -> qq.Database:
+    import qq
+
+    return qq.Database.load()
+
+
+def _languoid(iso639_3: str) -> qq.Languoid:
+    import qq
+
+    return _database().get(iso639_3, id_type=qq.IdType.ISO_639_3)

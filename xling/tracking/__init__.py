@@ -1,0 +1,62 @@
+"""The only room that talks to MLflow, but for the model that the registry holds."""
+
+from xling.tracking.adapters import (
+    FetchedAdapter,
+    RegisteredAdapter,
+    fetch_adapter,
+    log_adapter,
+    register_adapter,
+    score_logged_adapter,
+)
+from xling.tracking.runs import (
+    Terminated,
+    log_curve,
+    log_data_set,
+    log_file,
+    log_json,
+    log_metrics,
+    log_params,
+    log_text,
+    note_reuse,
+    run_command,
+    set_tags,
+    tracked_run,
+)
+from xling.tracking.search import (
+    LoggedRun,
+    download_artifact,
+    find_finished,
+    find_runs,
+    get_run,
+    temporary_folder,
+)
+from xling.tracking.store import open_store, tracking_uri
+
+__all__ = [
+    "FetchedAdapter",
+    "LoggedRun",
+    "RegisteredAdapter",
+    "Terminated",
+    "download_artifact",
+    "fetch_adapter",
+    "find_finished",
+    "find_runs",
+    "get_run",
+    "log_adapter",
+    "log_curve",
+    "log_data_set",
+    "log_file",
+    "log_json",
+    "log_metrics",
+    "log_params",
+    "log_text",
+    "note_reuse",
+    "open_store",
+    "register_adapter",
+    "run_command",
+    "score_logged_adapter",
+    "set_tags",
+    "temporary_folder",
+    "tracked_run",
+    "tracking_uri",
+]

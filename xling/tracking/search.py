@@ -1,0 +1,154 @@
+"""Finds runs and fetches what they logged."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from xling.tracking.store import open_store, tracking_uri
+
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A run as the tracking store has it.
+
+    Attributes:
+        run_id: 32 hexadecimal digits.
+        name: run name.
+        params: every parameter, ``cfg.`` prefix included.
+        metrics: last value of every metric.
+        tags: every tag.
+        start_time: milliseconds since 1970.
+        status: ``FINISHED``, ``FAILED``, ``KILLED`` or ``RUNNING``.
+    """
+
+    run_id: str
+    name: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    start_time: int
+    status: str
+
+
+def find_finished(fingerprint: str, *, kind: str) -> LoggedRun | None:
+    """The newest finished run of that fingerprint in the experiment, or None."""
+    runs = _search(
+        f"tags.`xling.fingerprint` = '{fingerprint}' and tags.`xling.kind` = '{kind}' "
+        "and attributes.status = 'FINISHED'",
+        [_current_experiment_id()],
+        most=1,
+    )
+    return runs[0] if runs else None
+
+
+def find_runs(*, kind: str, study: str, experiment: str = "") -> list[LoggedRun]:
+    """Finished runs of a kind and study, newest first; filtered and paged by the server.
+
+    Args:
+        kind: tag ``xling.kind``.
+        study: tag ``xling.study``.
+        experiment: name; empty: the selected one.
+
+    Raises:
+        ValueError: no such experiment; the message lists those there are.
+    """
+    return _search(
+        f"tags.`xling.kind` = '{_quotable(kind)}' and tags.`xling.study` = '{_quotable(study)}' "
+        "and attributes.status = 'FINISHED'",
+        [_experiment_id(experiment)],
+    )
+
+
+def get_run(run_id: str) -> LoggedRun:
+    """One run.
+
+    Raises:
+        ValueError: no such run.
+    """
+    try:
+        return _logged(MlflowClient().get_run(run_id))
+    except MlflowException as error:
+        raise ValueError(f"no run {run_id!r} in {tracking_uri()}: {error.message}") from error
+
+
+def download_artifact(run_id: str, path: str, folder: Path) -> Path:
+    """Downloads one artifact of a run into `folder`.
+
+    Raises:
+        FileNotFoundError: the run has no such artifact.
+    """
+    parent = path.rpartition("/")[0]
+    client = MlflowClient()
+    if path not in {entry.path for entry in client.list_artifacts(run_id, parent or None)}:
+        raise FileNotFoundError(f"run {run_id} has no artifact {path}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(client.download_artifacts(run_id, path, str(folder)))
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for downloads, gone after the block."""
+    with tempfile.TemporaryDirectory(prefix="xling-") as folder:
+        yield Path(folder)
+
+
+def _current_experiment_id() -> str:
+    run = mlflow.active_run()
+    if run is not None:
+        return str(run.info.experiment_id)
+    return _experiment_id("")
+
+
+def _experiment_id(name: str) -> str:
+    if not name:
+        name = open_store()
+    experiment = mlflow.get_experiment_by_name(name)
+    if experiment is None:
+        there = ", ".join(sorted(each.name for each in mlflow.search_experiments()))
+        raise ValueError(f"no experiment {name!r} in {tracking_uri()}; there are: {there}")
+    return str(experiment.experiment_id)
+
+
+def _quotable(value: str) -> str:
+    if "'" in value or "\\" in value:
+        raise ValueError(f"{value!r} may not hold quotes or backslashes")
+    return value
+
+
+def _search(query: str, experiment_ids: list[str], *, most: int = 0) -> list[LoggedRun]:
+    client = MlflowClient()
+    found: list[LoggedRun] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            experiment_ids,
+            query,
+            max_results=most or PAGE,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        found += [_logged(run) for run in page]
+        token = page.token
+        if not token or most:
+            return found
+
+
+def _logged(run: Run) -> LoggedRun:
+    return LoggedRun(
+        run_id=run.info.run_id,
+        name=run.info.run_name or "",
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(run.data.tags),
+        start_time=run.info.start_time,
+        status=run.info.status,
+    )
