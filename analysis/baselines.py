@@ -44,11 +44,19 @@ def training_baselines(
         A frame of models (rows) by languages (columns), proportions, NaN where there is none.
         Answers of several seeds are pooled.
     """
-    chosen = records[(records["part"] == "training") & (records["arm"] == "base")
-                     & (records["reasoning"] == reasoning) & (records["scoring"] == scoring)
-                     & records["language"].isin(list(languages))]
-    return chosen.groupby(["model", "language"])["correct"].mean().unstack("language").astype(
-        "float64")
+    chosen = records[
+        (records["part"] == "training")
+        & (records["arm"] == "base")
+        & (records["reasoning"] == reasoning)
+        & (records["scoring"] == scoring)
+        & records["language"].isin(list(languages))
+    ]
+    return (
+        chosen.groupby(["model", "language"])["correct"]
+        .mean()
+        .unstack("language")
+        .astype("float64")
+    )
 
 
 def baseline_groups(
@@ -80,17 +88,22 @@ def baseline_groups(
     lacking = table.isna()
     if lacking.to_numpy().any() or table.empty:
         names = [f"{m}/{c}" for m in table.index for c in table.columns if lacking.loc[m, c]]
-        note = (f"no base-model answers to training-split questions for {', '.join(names[:3])}"
-                f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}")
+        note = (
+            f"no base-model answers to training-split questions for {', '.join(names[:3])}"
+            f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        )
         return BaselineGroups({}, {}, "none", NEEDS_BASELINE, note)
     means = table.mean(axis=1)
     accuracy = {str(model): float(value) for model, value in means.items()}
     middle = float(np.median(means))
     # The margin keeps rounding from telling equal models apart.
-    group = {model: "strong" if value > middle + 1e-9 else "weak"
-             for model, value in accuracy.items()}
-    listed = [f"{name}: " + ", ".join(m for m in sorted(group) if group[m] == name)
-              for name in ("weak", "strong")]
+    group = {
+        model: "strong" if value > middle + 1e-9 else "weak" for model, value in accuracy.items()
+    }
+    listed = [
+        f"{name}: " + ", ".join(m for m in sorted(group) if group[m] == name)
+        for name in ("weak", "strong")
+    ]
     note = f"split at the median training-split accuracy {middle:.3f}; {'; '.join(listed)}"
     if len(set(group.values())) < 2:
         return BaselineGroups(accuracy, {}, "training split", NEEDS_MODELS, note)

@@ -59,9 +59,11 @@ def gain_cells(
     """
     unknown = sorted(set(accuracies["language"]) - {k for k, v in family.items() if v in FAMILIES})
     if unknown:
-        raise ValueError(f"language {unknown[0]} of model "
-                         f"{accuracies.loc[accuracies['language'] == unknown[0], 'model'].iloc[0]}"
-                         f" has no family; give one of {', '.join(FAMILIES)}")
+        raise ValueError(
+            f"language {unknown[0]} of model "
+            f"{accuracies.loc[accuracies['language'] == unknown[0], 'model'].iloc[0]}"
+            f" has no family; give one of {', '.join(FAMILIES)}"
+        )
     cells = _with_accuracies(_grid(accuracies), accuracies)
     cells["family"] = cells["language"].map(dict(family))
     cells = _with_counts(cells, records)
@@ -84,8 +86,11 @@ def _grid(accuracies: pd.DataFrame) -> pd.DataFrame:
     same = base.assign(same_seed=base["seed"])
     lowest = base.groupby(["model", "reasoning", "scoring"])["seed"].min().reset_index()
     grid = grid.merge(same, how="left", on=["model", "seed", "reasoning", "scoring"])
-    grid = grid.merge(lowest.rename(columns={"seed": "lowest_seed"}), how="left",
-                      on=["model", "reasoning", "scoring"])
+    grid = grid.merge(
+        lowest.rename(columns={"seed": "lowest_seed"}),
+        how="left",
+        on=["model", "reasoning", "scoring"],
+    )
     seed = grid.pop("same_seed").fillna(grid.pop("lowest_seed"))
     grid["base_seed"] = seed.astype("float64")  # NaN where the model has no base run
     return grid.merge(accuracies[["language"]].drop_duplicates(), how="cross")
@@ -94,12 +99,21 @@ def _grid(accuracies: pd.DataFrame) -> pd.DataFrame:
 def _with_accuracies(grid: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
     """Add accuracy, has_records, accuracy_base, has_records_base (NaN where there is no run)."""
     values = accuracies[[*_ID, "accuracy", "has_records"]]
-    base = values[values["arm"] == "base"].drop(columns=["arm"]).rename(
-        columns={"accuracy": "accuracy_base", "has_records": "has_records_base",
-                 "seed": "base_seed"})
+    base = (
+        values[values["arm"] == "base"]
+        .drop(columns=["arm"])
+        .rename(
+            columns={
+                "accuracy": "accuracy_base",
+                "has_records": "has_records_base",
+                "seed": "base_seed",
+            }
+        )
+    )
     keys = ["model", "base_seed", "reasoning", "scoring", "language"]
     return grid.merge(values, how="left", on=_ID).merge(
-        base.astype({"base_seed": "float64"}), how="left", on=keys)
+        base.astype({"base_seed": "float64"}), how="left", on=keys
+    )
 
 
 def _with_counts(cells: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
@@ -109,14 +123,19 @@ def _with_counts(cells: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     code: Integers = groups.ngroup().to_numpy().astype(np.int64)
     first = ~pd.Series(code).duplicated().to_numpy()
     known = heldout[first][_ID].assign(code=code[first])
-    base = known[known["arm"] == "base"].drop(columns=["arm"]).rename(
-        columns={"seed": "base_seed", "code": "base_code"})
+    base = (
+        known[known["arm"] == "base"]
+        .drop(columns=["arm"])
+        .rename(columns={"seed": "base_seed", "code": "base_code"})
+    )
     keys = ["model", "base_seed", "reasoning", "scoring", "language"]
     cells = cells.merge(known, how="left", on=_ID).merge(
-        base.astype({"base_seed": "float64"}), how="left", on=keys)
+        base.astype({"base_seed": "float64"}), how="left", on=keys
+    )
     cells[["code", "base_code"]] = cells[["code", "base_code"]].fillna(-1).astype(np.int64)
-    counts = _pair_counts(code, heldout, cells["code"].to_numpy(np.int64),
-                          cells["base_code"].to_numpy(np.int64))
+    counts = _pair_counts(
+        code, heldout, cells["code"].to_numpy(np.int64), cells["base_code"].to_numpy(np.int64)
+    )
     return cells.assign(**counts)
 
 
@@ -154,8 +173,9 @@ def _pair_counts(
         "n_arm": size, "n_passages": np.bincount(pairs, minlength=n_codes),
         "gold_differs": count(gold[paired] != gold[place[paired]]),
     }  # fmt: skip
-    result = {name: np.where(arm_cells >= 0, values[arm_cells], 0)
-              for name, values in found.items()}
+    result = {
+        name: np.where(arm_cells >= 0, values[arm_cells], 0) for name, values in found.items()
+    }
     result["n_base"] = np.where(base_cells >= 0, size[base_cells], 0)
     return result
 
@@ -167,25 +187,32 @@ def _statuses(cells: pd.DataFrame) -> list[str]:
 
 def _status(row: Mapping[Any, Any]) -> str:
     if pd.isna(row["accuracy"]) or pd.isna(row["accuracy_base"]):
-        lacking = [arm for arm, name in (("base", "accuracy_base"), (row["arm"], "accuracy"))
-                   if pd.isna(row[name])]
+        lacking = [
+            arm
+            for arm, name in (("base", "accuracy_base"), (row["arm"], "accuracy"))
+            if pd.isna(row[name])
+        ]
         return f"missing cell {row['model']}/{row['language']} ({' and '.join(lacking)})"
     if row["has_records"] is not True or row["has_records_base"] is not True:
         return NOT_AVAILABLE
     shared = row["both"] + row["gained"] + row["lost"] + row["neither"]
     if shared < max(row["n_arm"], row["n_base"]):
-        return (f"item sets differ in {row['model']}/{row['language']}: {row['n_base']} in base, "
-                f"{row['n_arm']} in {row['arm']}, {shared} shared")
+        return (
+            f"item sets differ in {row['model']}/{row['language']}: {row['n_base']} in base, "
+            f"{row['n_arm']} in {row['arm']}, {shared} shared"
+        )
     if row["gold_differs"]:
-        return (f"gold answers differ in {row['model']}/{row['language']}: "
-                f"{row['gold_differs']} items")
+        return (
+            f"gold answers differ in {row['model']}/{row['language']}: {row['gold_differs']} items"
+        )
     return NO_DISCORDANT if row["gained"] + row["lost"] == 0 else OK
 
 
 def _with_statistics(cells: pd.DataFrame) -> pd.DataFrame:
     """Add gain, interval, p and p_bh; NaN where the status leaves no number."""
     both, gained, lost, neither = (
-        cells[name].to_numpy(np.int64) for name in ("both", "gained", "lost", "neither"))
+        cells[name].to_numpy(np.int64) for name in ("both", "gained", "lost", "neither")
+    )
     paired = cells["status"].isin([OK, NO_DISCORDANT])
     known = paired | (cells["status"] == NOT_AVAILABLE)
     interval = newcombe_interval(both, gained, lost, neither)

@@ -93,16 +93,22 @@ def primary_contrasts(
         ValueError: If the bound is not a positive number.
     """
     if not (np.isfinite(bound) and bound > 0):
-        raise ValueError(f"the equivalence bound is {bound}; give a number above 0 (0.05 is five "
-                         "points)")
+        raise ValueError(
+            f"the equivalence bound is {bound}; give a number above 0 (0.05 is five points)"
+        )
     found = [tuple(row) for row in cells[list(CONDITION)].drop_duplicates().to_numpy()]
     others = sorted(condition for condition in found if condition != PRIMARY)
     rows: list[Estimate] = []
     for condition in (PRIMARY, *others):
         label = "" if condition == PRIMARY else f" ({', '.join(condition)})"
         table = gain_table(cells, records, family, condition)
-        groups = baseline_groups(records, models=table.models, languages=table.languages,
-                                 reasoning=condition[1], scoring=condition[2])
+        groups = baseline_groups(
+            records,
+            models=table.models,
+            languages=table.languages,
+            reasoning=condition[1],
+            scoring=condition[2],
+        )
         rows += _contrasts(table, groups, label, bound)
     return rows
 
@@ -124,15 +130,19 @@ def gain_table(
     Returns:
         The table; accuracies are averaged over seeds before they are put on a scale.
     """
-    rows = cells[(cells[list(CONDITION)] == list(condition)).all(axis=1)
-                 & cells["family"].isin(["related", "control"])]
-    usable = rows.assign(**{name: rows[name].where(rows["gain"].notna())
-                            for name in ("accuracy", "accuracy_base")})
+    rows = cells[
+        (cells[list(CONDITION)] == list(condition)).all(axis=1)
+        & cells["family"].isin(["related", "control"])
+    ]
+    usable = rows.assign(
+        **{name: rows[name].where(rows["gain"].notna()) for name in ("accuracy", "accuracy_base")}
+    )
     keys = ["model", "language"]
     # A seed without a number leaves its cell without one: a mean over fewer seeds is another cell.
     means = usable.groupby(keys)[["accuracy", "accuracy_base"]].mean(skipna=False)
-    after, before = (means[name].unstack("language").sort_index(axis=1)
-                     for name in ("accuracy", "accuracy_base"))
+    after, before = (
+        means[name].unstack("language").sort_index(axis=1) for name in ("accuracy", "accuracy_base")
+    )
     languages = tuple(str(code) for code in after.columns)
     post, pre = after.to_numpy(np.float64), before.to_numpy(np.float64)
     both = np.concatenate([post.ravel(), pre.ravel()])
@@ -173,8 +183,11 @@ def _shared(
     related: npt.NDArray[np.bool_],
 ) -> dict[str, Any]:
     """The columns of an estimate row that describe the data."""
-    used = records[(records["part"] == "heldout") & records["language"].isin(rows["language"])
-                   & (records[list(CONDITION)] == list(condition)).all(axis=1)]
+    used = records[
+        (records["part"] == "heldout")
+        & records["language"].isin(rows["language"])
+        & (records[list(CONDITION)] == list(condition)).all(axis=1)
+    ]
     return {
         "unit": "languages",
         "n_models": int(rows["model"].nunique()),
@@ -190,18 +203,31 @@ def _contrasts(
     table: GainTable, groups: BaselineGroups, label: str, bound: float
 ) -> list[Estimate]:
     """D and I on both scales and TOST of D, for one arm."""
-    pairs = [_holm(_family_row(table, scale, label), _interaction_row(table, groups, scale, label))
-             for scale in (POINTS, LOGIT)]
+    pairs = [
+        _holm(_family_row(table, scale, label), _interaction_row(table, groups, scale, label))
+        for scale in (POINTS, LOGIT)
+    ]
     interactions = _mark_scale([pair[1] for pair in pairs])
     d_rows = [pair[0] for pair in pairs]
-    return [d_rows[0], interactions[0], d_rows[1], interactions[1],
-            _equivalence_row(table, label, bound)]
+    return [
+        d_rows[0],
+        interactions[0],
+        d_rows[1],
+        interactions[1],
+        _equivalence_row(table, label, bound),
+    ]
 
 
 def _family_row(table: GainTable, scale: str, label: str) -> Estimate:
     """D by pingouin.ttest on the languages' mean gains."""
-    row = Estimate(estimand=f"D{label}", scale=scale, estimator="ttest", status=table.status,
-                   note=_notes(table, scale), **table.shared)
+    row = Estimate(
+        estimand=f"D{label}",
+        scale=scale,
+        estimator="ttest",
+        status=table.status,
+        note=_notes(table, scale),
+        **table.shared,
+    )
     if table.status != OK:
         return row
     related, control = table.split(table.gain[scale].mean(axis=0))
@@ -210,20 +236,25 @@ def _family_row(table: GainTable, scale: str, label: str) -> Estimate:
     return _filled(row, difference_of_means(related, control))
 
 
-def _interaction_row(
-    table: GainTable, groups: BaselineGroups, scale: str, label: str
-) -> Estimate:
+def _interaction_row(table: GainTable, groups: BaselineGroups, scale: str, label: str) -> Estimate:
     """I by pingouin.mixed_anova on the languages' mean gains in weak and strong models."""
     status = table.status if table.status != OK else groups.status
-    row = Estimate(estimand=f"I{label}", scale=scale, estimator="mixed_anova", status=status,
-                   note=_notes(table, scale, groups.note), baseline_source=groups.source,
-                   **table.shared)
+    row = Estimate(
+        estimand=f"I{label}",
+        scale=scale,
+        estimator="mixed_anova",
+        status=status,
+        note=_notes(table, scale, groups.note),
+        baseline_source=groups.source,
+        **table.shared,
+    )
     if status != OK:
         return row
     gain = table.gain[scale]
     weak, strong = (
         table.split(gain[[groups.group[model] == name for model in table.models]].mean(axis=0))
-        for name in ("weak", "strong"))
+        for name in ("weak", "strong")
+    )
     related, control = weak[0] - strong[0], weak[1] - strong[1]
     if has_no_variance(related, control):
         return replace(row, estimate=float(related.mean() - control.mean()), status=ZERO_VARIANCE)
@@ -233,8 +264,14 @@ def _interaction_row(
 def _equivalence_row(table: GainTable, label: str, bound: float) -> Estimate:
     """D by pingouin.tost on the languages' mean gains, in points."""
     said = f"equivalence bound {bound:g}; the interval is the 90 % one that TOST goes with"
-    row = Estimate(estimand=f"D{label}", scale=POINTS, estimator="tost", status=table.status,
-                   note=said, **table.shared)
+    row = Estimate(
+        estimand=f"D{label}",
+        scale=POINTS,
+        estimator="tost",
+        status=table.status,
+        note=said,
+        **table.shared,
+    )
     if table.status != OK:
         return row
     related, control = table.split(table.gain[POINTS].mean(axis=0))
@@ -246,8 +283,15 @@ def _equivalence_row(table: GainTable, label: str, bound: float) -> Estimate:
 
 
 def _filled(row: Estimate, found: Difference) -> Estimate:
-    return replace(row, estimate=found.estimate, se=found.se, df=found.df, ci_low=found.low,
-                   ci_high=found.high, p=found.p)
+    return replace(
+        row,
+        estimate=found.estimate,
+        se=found.se,
+        df=found.df,
+        ci_low=found.low,
+        ci_high=found.high,
+        p=found.p,
+    )
 
 
 def _notes(table: GainTable, scale: str, *more: str) -> str:
@@ -256,8 +300,9 @@ def _notes(table: GainTable, scale: str, *more: str) -> str:
     if len(table.models) == 1:
         notes.append("one model: the interval says nothing of other models")
     if scale == LOGIT and table.n_clipped:
-        notes.append(f"{table.n_clipped} of {2 * table.gain[scale].size} accuracies clipped at "
-                     f"{_CLIP}")
+        notes.append(
+            f"{table.n_clipped} of {2 * table.gain[scale].size} accuracies clipped at {_CLIP}"
+        )
     return "; ".join(notes)
 
 
@@ -278,6 +323,11 @@ def _mark_scale(rows: Sequence[Estimate]) -> list[Estimate]:
     if len(set(holds)) == 1:
         return list(rows)
     where = ", ".join(f"{row.scale}: Holm's p {row.p_holm:.3f}" for row in rows)
-    return [replace(row, status=SCALE_DEPENDENT,
-                    note="; ".join(filter(None, [row.note, f"differs by scale ({where})"])))
-            for row in rows]
+    return [
+        replace(
+            row,
+            status=SCALE_DEPENDENT,
+            note="; ".join(filter(None, [row.note, f"differs by scale ({where})"])),
+        )
+        for row in rows
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -54,8 +53,10 @@ class Estimate:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"estimate {self.estimand} ({self.scale}, {self.estimator}): "
-                                 f"{field.name} is {value}; leave it out and give a status")
+                raise ValueError(
+                    f"estimate {self.estimand} ({self.scale}, {self.estimator}): "
+                    f"{field.name} is {value}; leave it out and give a status"
+                )
 
     @property
     def has_number(self) -> bool:
@@ -76,13 +77,14 @@ def write_estimates(estimates: Sequence[Estimate], path: Path) -> None:
     Raises:
         OSError: If the file cannot be written; an older file stays as it was.
     """
-    text = json.dumps([asdict(row) for row in estimates], indent=1, ensure_ascii=False,
-                      allow_nan=False)
+    text = json.dumps(
+        [asdict(row) for row in estimates], indent=1, ensure_ascii=False, allow_nan=False
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -103,5 +105,6 @@ def read_estimates(path: Path) -> list[Estimate]:
     try:
         return [Estimate(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not a list of estimates ({error}); write it anew with the "
-                         "analyze entry point") from error
+        raise ValueError(
+            f"{path}: not a list of estimates ({error}); write it anew with the analyze entry point"
+        ) from error

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +25,7 @@ from analysis.labels import place_labels
 FAMILY_ORDER = ("source", "related", "control")
 # Okabe & Ito's palette, told apart by readers with any common form of colour blindness.
 FAMILY_COLOURS = {"source": "#000000", "related": "#0072B2", "control": "#D55E00"}
-_MARKERS = "osD^vP*X<>hp"
+_MARKERS = "osD^vPX<>hp8"
 _GREY = "#666666"
 _LABEL_SIZE = 7.0
 
@@ -64,8 +66,10 @@ def language_order(gains: pd.DataFrame, distance: Mapping[str, int] | None) -> l
     family = gains.drop_duplicates("language").set_index("language")["family"]
     steps = distance or {}
     far = max(steps.values(), default=0) + 1
-    return sorted((str(code) for code in family.index),
-                  key=lambda c: (FAMILY_ORDER.index(family[c]), steps.get(c, far), c))
+    return sorted(
+        (str(code) for code in family.index),
+        key=lambda c: (FAMILY_ORDER.index(family[c]), steps.get(c, far), c),
+    )
 
 
 def gain_heatmap(
@@ -98,8 +102,11 @@ def gain_heatmap(
     family = gains.drop_duplicates("language").set_index("language")["family"]
     values = points.to_numpy(np.float64)
     left = _column_places([str(family[code]) for code in codes])
-    figure = Figure(figsize=(3.4 + 0.68 * (left[-1] + 1), 2.6 + 0.5 * len(points)),
-                    layout="constrained", dpi=150)
+    figure = Figure(
+        figsize=(max(7.0, 3.4 + 0.68 * (left[-1] + 1)), 2.6 + 0.5 * len(points)),
+        layout="constrained",
+        dpi=150,
+    )
     axes = figure.add_subplot()
     limit = max(5.0, float(np.nanmax(np.abs(values), initial=0.0)))
     norm, colours = Normalize(-limit, limit), colormaps["RdBu"]
@@ -110,21 +117,38 @@ def gain_heatmap(
     for name in FAMILY_ORDER:
         places = [x for x, code in zip(left, codes, strict=True) if family[code] == name]
         if places:
-            axes.text(float(np.mean(places)) + 0.5, -0.12, name, ha="center", va="bottom",
-                      color=FAMILY_COLOURS[name], fontweight="bold", fontsize=9)
-            axes.plot([places[0] + 0.04, places[-1] + 0.96], [-0.07, -0.07], lw=2,
-                      color=FAMILY_COLOURS[name], clip_on=False, solid_capstyle="butt")
+            axes.text(
+                float(np.mean(places)) + 0.5,
+                -0.12,
+                name,
+                ha="center",
+                va="bottom",
+                color=FAMILY_COLOURS[name],
+                fontweight="bold",
+                fontsize=9,
+            )
+            axes.plot(
+                [places[0] + 0.04, places[-1] + 0.96],
+                [-0.07, -0.07],
+                lw=2,
+                color=FAMILY_COLOURS[name],
+                clip_on=False,
+                solid_capstyle="butt",
+            )
     from_map = axes.scatter([], [], c=[], cmap=colours, norm=norm)
-    bar = figure.colorbar(from_map, ax=axes, pad=0.015, fraction=0.04, aspect=max(8, 3 * len(points)))
+    bar = figure.colorbar(
+        from_map, ax=axes, pad=0.015, fraction=0.04, aspect=max(8, 3 * len(points))
+    )
     bar.set_label("gain (points)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    _finish(figure, axes, title, note)
+    hatched = "hatched: no number, see the cells table" if np.isnan(values).any() else ""
+    _finish(figure, axes, title, ". ".join(filter(None, [note, hatched])))
     return figure
 
 
 def _column_places(families: Sequence[str]) -> list[float]:
     """Left edge of each column, with a gap where the family changes."""
-    gaps = np.cumsum([0.0] + [0.3 * (a != b) for a, b in zip(families, families[1:], strict=False)])
+    gaps = np.cumsum([0.0] + [0.3 * (a != b) for a, b in pairwise(families)])
     return [float(i + gap) for i, gap in enumerate(gaps)]
 
 
@@ -136,27 +160,45 @@ def _heatmap_cell(axes: Axes, x: float, y: int, value: float, norm: Normalize) -
     colour = colormaps["RdBu"](norm(value))
     axes.add_patch(_square(x, y, facecolor=colour, edgecolor="white"))
     light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 0.55
-    text = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
-    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=9,
-              color="black" if light else "white")
+    text = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if abs(value) >= 0.05 else "0.0"
+    axes.text(
+        x + 0.5,
+        y + 0.5,
+        text,
+        ha="center",
+        va="center",
+        fontsize=9,
+        color="black" if light else "white",
+    )
 
 
-def _square(x: float, y: float, **style: object) -> Rectangle:
+def _square(x: float, y: float, **style: Any) -> Rectangle:
     return Rectangle((x, y), 1, 1, linewidth=1, **style)
 
 
 def _heatmap_axes(
-    axes: Axes, models: Sequence[str], codes: Sequence[str], left: Sequence[float],
+    axes: Axes,
+    models: Sequence[str],
+    codes: Sequence[str],
+    left: Sequence[float],
     names: Mapping[str, str],
 ) -> None:
     """Limits and tick labels."""
     axes.set_xlim(0, left[-1] + 1)
     axes.set_ylim(len(models), -0.5)
-    axes.set_xticks([x + 0.5 for x in left],
-                    [f"{names[c]} ({c})" if names.get(c) else c for c in codes],
-                    rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks([y + 0.5 for y in range(len(models))],
-                    ["\n".join(textwrap.wrap(m, 24)) for m in models], fontsize=9)
+    axes.set_xticks(
+        [x + 0.5 for x in left],
+        [f"{names[c]} ({c})" if names.get(c) else c for c in codes],
+        rotation=45,
+        ha="right",
+        rotation_mode="anchor",
+        fontsize=8,
+    )
+    axes.set_yticks(
+        [y + 0.5 for y in range(len(models))],
+        ["\n".join(textwrap.wrap(m, 24)) for m in models],
+        fontsize=9,
+    )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
@@ -173,8 +215,9 @@ def baseline_plot(
     Args:
         gains: As figure_gains gives them, at least one row with a gain.
         title: What the figure shows.
-        baseline: Training-split accuracy, models by languages (proportions). Without it the
-            held-out accuracy is drawn, and the axis says that gain and baseline share items.
+        baseline: Training-split accuracy, models by languages (proportions); a language without
+            one is left out. Without any, the held-out accuracy is drawn, and the axis says that
+            gain and baseline share items.
         note: Small print below.
 
     Returns:
@@ -193,15 +236,28 @@ def baseline_plot(
     axes.axhline(0, color=_GREY, lw=1, zorder=1)
     x, y = (100 * drawn[name].to_numpy(np.float64) for name in ("baseline", "gain"))
     colours = [FAMILY_COLOURS[name] for name in drawn["family"]]
-    axes.vlines(x, 100 * drawn["low"], 100 * drawn["high"], colors=colours, lw=0.9, alpha=0.35,
-                zorder=2)
+    axes.vlines(
+        x, 100 * drawn["low"], 100 * drawn["high"], colors=colours, lw=0.9, alpha=0.35, zorder=2
+    )
     for point, (px, py) in enumerate(zip(x, y, strict=True)):
-        axes.scatter(px, py, s=38, marker=marker[drawn["model"].iloc[point]], zorder=3,
-                     color=colours[point], edgecolors="white", linewidths=0.6)
+        axes.scatter(
+            px,
+            py,
+            s=38,
+            marker=marker[drawn["model"].iloc[point]],
+            zorder=3,
+            color=colours[point],
+            edgecolors="white",
+            linewidths=0.6,
+        )
     shared = baseline is None
-    axes.set_xlabel("base-model accuracy on the held-out items (%); it shares items with the gain, "
-                    "\nso chance alone makes the points fall to the right" if shared else
-                    "base-model accuracy on training-split questions (%)", fontsize=9)
+    axes.set_xlabel(
+        "base-model accuracy on the held-out items (%); it shares items with the gain, "
+        "\nso chance alone makes the points fall to the right"
+        if shared
+        else "base-model accuracy on training-split questions (%)",
+        fontsize=9,
+    )
     seeds = int(drawn["n_seeds"].max())
     whiskers = "95 % Newcombe interval" if seeds == 1 else f"lowest to highest of {seeds} seeds"
     axes.set_ylabel(f"gain (points); whiskers: {whiskers}", fontsize=9)
@@ -218,8 +274,12 @@ def _with_baseline(gains: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.Dat
     """Add the column `baseline`."""
     if baseline is None:
         return gains.assign(baseline=gains["accuracy_base"])
-    values = baseline.rename_axis(index="model", columns="language").stack().rename("baseline")
-    return gains.merge(values.reset_index(), how="left", on=["model", "language"])
+    values = (
+        baseline.rename_axis(index="model")
+        .reset_index()
+        .melt(id_vars="model", var_name="language", value_name="baseline")
+    )
+    return gains.merge(values, how="left", on=["model", "language"])
 
 
 def short_codes(codes: Sequence[str]) -> list[str]:
@@ -241,19 +301,37 @@ def _legends(axes: Axes, drawn: pd.DataFrame, marker: Mapping[str, str]) -> None
     """One legend for families and one for models, beside the axes."""
     present = [name for name in FAMILY_ORDER if (drawn["family"] == name).any()]
     family = [Line2D([], [], ls="", marker="o", color=FAMILY_COLOURS[n], label=n) for n in present]
-    model = [Line2D([], [], ls="", marker=shape, color=_GREY,
-                    label="\n".join(textwrap.wrap(name, 24))) for name, shape in marker.items()]
-    first = axes.legend(handles=family, title="language family", loc="upper left", fontsize=8,
-                        bbox_to_anchor=(1.01, 1), frameon=False, title_fontsize=8,
-                        alignment="left")
+    model = [
+        Line2D([], [], ls="", marker=shape, color=_GREY, label="\n".join(textwrap.wrap(name, 24)))
+        for name, shape in marker.items()
+    ]
+    first = axes.legend(
+        handles=family,
+        title="language family",
+        loc="upper left",
+        fontsize=8,
+        bbox_to_anchor=(1.01, 1),
+        frameon=False,
+        title_fontsize=8,
+        alignment="left",
+    )
     axes.add_artist(first)
-    axes.legend(handles=model, title="model", loc="upper left", frameon=False, fontsize=8,
-                bbox_to_anchor=(1.01, 0.84), title_fontsize=8, alignment="left")
+    axes.legend(
+        handles=model,
+        title="model",
+        loc="upper left",
+        frameon=False,
+        fontsize=8,
+        bbox_to_anchor=(1.01, 0.93 - 0.03 * len(present)),
+        title_fontsize=8,
+        alignment="left",
+    )
 
 
 def _finish(figure: Figure, axes: Axes, title: str, note: str) -> None:
     """Title and small print."""
-    axes.set_title(title, loc="left", fontsize=11, pad=10)
+    width = int(figure.get_figwidth() * 10)  # about ten letters an inch at this size
+    axes.set_title("\n".join(textwrap.wrap(title, width)), loc="left", fontsize=11, pad=10)
     if note:
         figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=_GREY, style="italic")
 

@@ -1,4 +1,4 @@
-"""Puts short labels beside the points of a plot so that they cover each other as little as can be."""
+"""Puts short labels beside the points of a plot, covering each other as little as can be."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,30 +41,50 @@ def place_labels(
         colours: n colours.
         size: Font size in typographic points.
     """
-    FigureCanvasAgg(figure).draw()  # fixes the layout, so that data coordinates have a place
+    figure.draw_without_rendering()  # fixes the layout, so that data coordinates have a place
     scale = 72 / figure.dpi
     points = axes.transData.transform(np.column_stack([x, y])) * scale
     frame = axes.get_window_extent()
     inside = np.array([frame.x0, frame.y0, frame.x1, frame.y1]) * scale
-    taken = [np.array([px - _MARKER_RADIUS, py - _MARKER_RADIUS,
-                       px + _MARKER_RADIUS, py + _MARKER_RADIUS]) for px, py in points]
+    taken = [
+        np.array(
+            [px - _MARKER_RADIUS, py - _MARKER_RADIUS, px + _MARKER_RADIUS, py + _MARKER_RADIUS]
+        )
+        for px, py in points
+    ]
     for index, text in enumerate(labels):
         half = np.array([0.32 * size * len(text), 0.5 * size])
         offset, box = _best_place(points[index], half, np.array(taken), inside)
         taken.append(box)
         far = np.hypot(*offset) > _RADII[1] + half[0]
-        axes.annotate(text, (x[index], y[index]), xytext=tuple(offset),
-                      textcoords="offset points", fontsize=size, color=colours[index],
-                      ha="center", va="center", zorder=4,
-                      arrowprops={"arrowstyle": "-", "lw": 0.4, "color": colours[index],
-                                  "shrinkA": 0, "shrinkB": 3} if far else None)
+        axes.annotate(
+            text,
+            (x[index], y[index]),
+            xytext=tuple(offset),
+            textcoords="offset points",
+            fontsize=size,
+            color=colours[index],
+            ha="center",
+            va="center",
+            zorder=4,
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
+            arrowprops={
+                "arrowstyle": "-",
+                "lw": 0.4,
+                "color": colours[index],
+                "shrinkA": 0,
+                "shrinkB": 3,
+            }
+            if far
+            else None,
+        )
 
 
 def _best_place(
     point: Floats, half: Floats, taken: Floats, inside: Floats
 ) -> tuple[Floats, Floats]:
     """Offset of the label's centre from its point, and its box (x0, y0, x1, y1)."""
-    best: tuple[float, Floats, Floats] | None = None
+    places: list[tuple[float, Floats, Floats]] = []
     for radius in _RADII:
         for angle in _ANGLES:
             way = np.array([np.cos(angle), np.sin(angle)])
@@ -78,7 +98,6 @@ def _best_place(
             cost = cover + 1000.0 * outside
             if cost == 0:
                 return offset, box
-            if best is None or cost < best[0]:
-                best = (cost, offset, box)
-    assert best is not None  # noqa: S101 - there are always places to try
+            places.append((cost, offset, box))
+    best = min(places, key=lambda place: place[0])
     return best[1], best[2]

@@ -75,7 +75,7 @@ def pull_records(
     Args:
         store: The tracking store, `xling.tracking` itself.
         study: The study's name, as in the tag `xling.study`.
-        experiment: The experiment's name.
+        experiment: The experiment's name; empty for the one selected.
         folder: Where to put the downloads, one folder per run id.
         workers: Downloads at a time.
         progress: Whether to show a progress bar.
@@ -89,19 +89,34 @@ def pull_records(
     """
     found = store.find_runs(kind="evaluate", study=study, experiment=experiment)
     if not found:
-        raise ValueError(f"study {study!r} has no finished evaluate run in experiment "
-                         f"{experiment!r}; run the study first, or name another experiment")
+        raise ValueError(
+            f"study {study!r} has no finished evaluate run in "
+            f"{f'experiment {experiment!r}' if experiment else 'this experiment'}; "
+            "run the study first, or name the experiment that holds its runs"
+        )
     runs, notes = newest_runs(found)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        parts = list(tqdm(pool.map(lambda run: _fetch(store, run, folder), runs), total=len(runs),
-                          desc="records", unit="run", disable=not progress))
+        parts = list(
+            tqdm(
+                pool.map(lambda run: _fetch(store, run, folder), runs),
+                total=len(runs),
+                desc="records",
+                unit="run",
+                disable=not progress,
+            )
+        )
     accuracies: list[pd.DataFrame] = []
     for run, part in zip(runs, parts, strict=True):
         rows, more = _accuracies(run, part)
         accuracies.append(rows)
         notes.extend(more)
-    return PulledRuns(study, _concatenate(parts), pd.concat(accuracies, ignore_index=True),
-                      tuple(run.run_id for run in runs), tuple(notes))
+    return PulledRuns(
+        study,
+        _concatenate(parts),
+        pd.concat(accuracies, ignore_index=True),
+        tuple(run.run_id for run in runs),
+        tuple(notes),
+    )
 
 
 def newest_runs(runs: Sequence[LoggedRun]) -> tuple[list[LoggedRun], list[str]]:
@@ -119,10 +134,13 @@ def newest_runs(runs: Sequence[LoggedRun]) -> tuple[list[LoggedRun], list[str]]:
     cells: dict[tuple[str | int, ...], list[LoggedRun]] = {}
     for run in sorted(runs, key=lambda run: (-run.start_time, run.run_id)):
         cells.setdefault(_cell(run), []).append(run)
-    notes = [f"{len(found)} finished runs for {'/'.join(map(str, cell))}: the newest is used "
-             f"({found[0].name}, {found[0].run_id}), not "
-             f"{', '.join(run.run_id for run in found[1:])}"
-             for cell, found in sorted(cells.items()) if len(found) > 1]
+    notes = [
+        f"{len(found)} finished runs for {'/'.join(map(str, cell))}: the newest is used "
+        f"({found[0].name}, {found[0].run_id}), not "
+        f"{', '.join(run.run_id for run in found[1:])}"
+        for cell, found in sorted(cells.items())
+        if len(found) > 1
+    ]
     return [found[0] for _, found in sorted(cells.items())], notes
 
 
@@ -136,11 +154,14 @@ def _cell(run: LoggedRun) -> tuple[str | int, ...]:
         if not value:
             raise ValueError(f"{where}: parameter cfg.{name} is missing; {remedy}")
         if value not in _ALLOWED.get(name, (value,)):
-            raise ValueError(f"{where}: parameter cfg.{name} is {value!r}, but must be one of "
-                             f"{', '.join(_ALLOWED[name])}; {remedy}")
+            raise ValueError(
+                f"{where}: parameter cfg.{name} is {value!r}, but must be one of "
+                f"{', '.join(_ALLOWED[name])}; {remedy}"
+            )
         if name == "seed" and not value.removeprefix("-").isdecimal():
-            raise ValueError(f"{where}: parameter cfg.seed is {value!r}, but must be a whole "
-                             f"number; {remedy}")
+            raise ValueError(
+                f"{where}: parameter cfg.seed is {value!r}, but must be a whole number; {remedy}"
+            )
         values.append(int(value) if name == "seed" else value)
     return tuple(values)
 
@@ -161,38 +182,59 @@ def _fetch(store: RunStore, run: LoggedRun, folder: Path) -> pd.DataFrame | None
     expected = _cell(run)
     for row in records[list(RUN_COLUMNS)].drop_duplicates().itertuples(index=False):
         if tuple(row) != expected:
-            raise ValueError(f"{where}: its records are of {'/'.join(map(str, row))}, but its "
-                             f"parameters say {'/'.join(map(str, expected))}; log the run again")
+            raise ValueError(
+                f"{where}: its records are of {'/'.join(map(str, row))}, but its "
+                f"parameters say {'/'.join(map(str, expected))}; log the run again"
+            )
     return records
 
 
 def _accuracies(run: LoggedRun, records: pd.DataFrame | None) -> tuple[pd.DataFrame, list[str]]:
     """Held-out accuracy by language of one run, and notes; columns ACCURACY_COLUMNS."""
-    logged = {key.removeprefix("accuracy/"): value for key, value in run.metrics.items()
-              if key.startswith("accuracy/")}
+    logged = {
+        key.removeprefix("accuracy/"): value
+        for key, value in run.metrics.items()
+        if key.startswith("accuracy/")
+    }
     where = f"run {run.name} ({run.run_id}), model {run.params['cfg.model']}"
     for language, value in logged.items():
         if not 0 <= value <= 1:  # NaN fails this too
-            raise ValueError(f"{where}, language {language}: accuracy {value} lies outside 0 to "
-                             "1; log proportions, not per cent")
+            raise ValueError(
+                f"{where}, language {language}: accuracy {value} lies outside 0 to "
+                "1; log proportions, not per cent"
+            )
     notes = []
     if records is None:
-        notes.append(f"{where}: no {RECORDS_FILE}, accuracies only; item-level outputs are not "
-                     "available")
+        notes.append(
+            f"{where}: no {RECORDS_FILE}, accuracies only; item-level outputs are not available"
+        )
         values = logged
     else:
         heldout = records[records["part"] == "heldout"]
         means = heldout.groupby("language")["correct"].mean()
         values = {str(code): float(value) for code, value in means.items()}
-        notes += [f"{where}, language {code}: the metric says accuracy {logged[code]:.6f}, the "
-                  f"records {value:.6f}; the records are used" for code, value in values.items()
-                  if code in logged and abs(logged[code] - value) > _ACCURACY_SLACK]
+        notes += [
+            f"{where}, language {code}: the metric says accuracy {logged[code]:.6f}, the "
+            f"records {value:.6f}; the records are used"
+            for code, value in values.items()
+            if code in logged and abs(logged[code] - value) > _ACCURACY_SLACK
+        ]
     if not values:
-        raise ValueError(f"{where}: it has neither held-out records nor an accuracy/<code> metric; "
-                         "log the run again, or delete it")
+        raise ValueError(
+            f"{where}: it has neither held-out records nor an accuracy/<code> metric; "
+            "log the run again, or delete it"
+        )
     cell = dict(zip(RUN_COLUMNS, _cell(run), strict=True))
-    rows = [{**cell, "language": code, "accuracy": value, "has_records": records is not None,
-             "run_id": run.run_id} for code, value in sorted(values.items())]
+    rows = [
+        {
+            **cell,
+            "language": code,
+            "accuracy": value,
+            "has_records": records is not None,
+            "run_id": run.run_id,
+        }
+        for code, value in sorted(values.items())
+    ]
     return pd.DataFrame(rows, columns=list(ACCURACY_COLUMNS)), notes
 
 

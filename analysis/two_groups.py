@@ -104,8 +104,9 @@ def interaction(weak: tuple[Floats, Floats], strong: tuple[Floats, Floats]) -> D
          for family, gains in zip(("related", "control"), values, strict=True)
          for i, value in enumerate(gains)],
         columns=["language", "family", "baseline_group", "gain"])  # fmt: skip
-    table = pingouin.mixed_anova(frame, dv="gain", within="baseline_group", between="family",
-                                 subject="language").set_index("Source")
+    table = pingouin.mixed_anova(
+        frame, dv="gain", within="baseline_group", between="family", subject="language"
+    ).set_index("Source")
     p = float(table.loc["Interaction", "p_unc"])
     return Difference(result.estimate, result.se, result.df, result.low, result.high, p)
 
@@ -126,8 +127,9 @@ def equivalence(related: Floats, control: Floats, bound: float) -> Equivalence:
         ValueError: As mean_difference, and if the bound is not a positive number.
     """
     if not (np.isfinite(bound) and bound > 0):
-        raise ValueError(f"the equivalence bound is {bound}; give a number above 0 (0.05 is five "
-                         "points)")
+        raise ValueError(
+            f"the equivalence bound is {bound}; give a number above 0 (0.05 is five points)"
+        )
     difference = mean_difference(related, control, confidence=0.90)
     # float(): pingouin asserts on numpy scalars.
     tested = pingouin.tost(related, control, bound=float(bound), correction=False)
@@ -142,8 +144,9 @@ def _checked(related: Floats, control: Floats) -> tuple[Floats, Floats]:
         if values.ndim != 1 or len(values) < 2:
             raise ValueError(f"{name}: needs 2 languages, has {len(values)}")
         if not np.isfinite(values).all():
-            raise ValueError(f"{name}: every mean gain must be finite, for pingouin drops NaN "
-                             "without a word")
+            raise ValueError(
+                f"{name}: every mean gain must be finite, for pingouin drops NaN without a word"
+            )
     if has_no_variance(related, control):
         raise ValueError("zero variance in both groups: no test of their difference means anything")
     return related, control

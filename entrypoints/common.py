@@ -50,9 +50,7 @@ data_option = click.option(
     default="",
     help="Folder of <code>.jsonl files to use instead of the study's data.",
 )
-model_option = click.option(
-    "--model", default="", help="Model of the study; empty: its first."
-)
+model_option = click.option("--model", default="", help="Model of the study; empty: its first.")
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True
 )
@@ -76,6 +74,11 @@ reasoning_option = click.option(
 scoring_option = click.option(
     "--scoring", type=click.Choice(SCORING), default="answer-token", show_default=True
 )
+
+
+def split_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Names separated by commas, as a tuple."""
+    return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
 def arm_option(default: str) -> Callable[[Command], Command]:
@@ -108,8 +111,6 @@ def _prepare_process() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     for room in ("xling", "analysis"):
         logging.getLogger(room).setLevel(logging.INFO)
-    # Bars of single weight tensors say nothing to a user of this package.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0")
     signal.signal(signal.SIGTERM, _terminate)
 
 

@@ -27,9 +27,7 @@ from xling.study import Arm, Cell, Study
 @limit_option
 @force_option
 @entry_point
-def main(
-    study: Study, data: str, model: str, arm: Arm, seed: int, limit: int, force: bool
-) -> None:
+def main(study: Study, data: str, model: str, arm: Arm, seed: int, limit: int, force: bool) -> None:
     """Fine-tune one model of a study on its source languages."""
     cell = Cell(study.find_model(model), arm, seed)
     prepared = prepare_study(study, data=data, limit=limit)

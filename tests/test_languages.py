@@ -1,16 +1,23 @@
-"""Codes, names, scripts and genealogy. Loading qwanqwa takes seconds, once for the file."""
+"""Codes, names, scripts and genealogy, and that they are those of the pinned qwanqwa."""
 
 from __future__ import annotations
+
+import json
+import subprocess
+import sys
 
 import pytest
 
 from xling.languages import (
+    SNAPSHOT,
     belebele_codes,
     family_of,
     get_language,
     shared_branches,
     tree_distance,
 )
+from xling.languages_source import format_snapshot, main
+from xling.requirements import pinned_packages
 
 SEMITIC = ("semi1276", "afro1255")
 ARABIC = ("arab1395", "arab1394", "cent2236", "west2786", *SEMITIC)
@@ -150,3 +157,44 @@ def test_tree_distance(a: str, b: str, edges: int) -> None:
 def test_shared_branches_put_maltese_nearer_than_hebrew_and_amharic() -> None:
     targets = ("mlt_Latn", "heb_Hebr", "amh_Ethi", "tir_Ethi", "fra_Latn")
     assert [shared_branches("arb_Arab", code) for code in targets] == [6, 4, 3, 3, 0]
+
+
+@pytest.fixture(scope="module")
+def generated() -> str:
+    """What the generator writes now; qwanqwa takes seconds to load."""
+    return format_snapshot()
+
+
+def test_the_snapshot_is_what_the_pinned_qwanqwa_gives(generated: str) -> None:
+    assert json.loads(generated)["qwanqwa"] == pinned_packages()["qwanqwa"]
+    assert SNAPSHOT.read_text(encoding="utf-8") == generated, (
+        "languages.json is out of date; run: python -m xling.languages_source"
+    )
+
+
+def test_the_generator_rewrites_the_snapshot(
+    generated: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    target = tmp_path_factory.mktemp("snapshot") / "languages.json"
+    monkeypatch.setattr("xling.languages_source.SNAPSHOT", target)
+    monkeypatch.setattr("xling.languages_source.format_snapshot", lambda: generated)
+    main()
+    assert target.read_bytes() == SNAPSHOT.read_bytes()
+
+
+def test_the_snapshot_has_one_language_a_line_in_alphabetical_order() -> None:
+    lines = SNAPSHOT.read_text(encoding="utf-8").splitlines()
+    codes = [line[1:9] for line in lines if '"lineage"' in line]
+    assert codes == sorted(codes) == list(belebele_codes())
+
+
+def test_languages_are_known_without_qwanqwa_in_milliseconds() -> None:
+    script = (
+        "import sys, time; from xling.languages import get_language; start = time.perf_counter(); "
+        "get_language('arb_Arab'); print('qq' in sys.modules, time.perf_counter() - start)"
+    )
+    # A fresh process: this one has loaded qwanqwa already.
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    loaded, seconds = done.stdout.split()
+    assert loaded == "False"
+    assert float(seconds) < 0.1

@@ -13,7 +13,6 @@ from xling.prompts import ITEM_FIELDS, PromptFormat, render_prompts
 from xling.records import LOGPROB_COLUMNS
 
 
-
 class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-ignore]
     """Answers four-option questions.
 
@@ -67,9 +66,7 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
 
         if "prompt" in rows and rows["prompt"].notna().all():
             return [str(text) for text in rows["prompt"]]
-        missing = [
-            name for name in ITEM_FIELDS if name not in rows or not rows[name].notna().all()
-        ]
+        missing = [name for name in ITEM_FIELDS if name not in rows or not rows[name].notna().all()]
         if missing:
             raise ValueError(
                 f"each row needs `prompt`, or all of {', '.join(ITEM_FIELDS)}; "

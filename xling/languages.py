@@ -1,40 +1,23 @@
 """Belebele's 122 languages: code to name, script and genealogy.
 
 Names and family trees come from qwanqwa (Glottolog's classification), by the ISO 639-3 part of
-the code; the script is the code's second part.
+the code; the script is the code's second part. `xling.languages_source` writes them down in
+languages.json, which is all that this module reads.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    import qq
+from pathlib import Path
+from typing import Literal
 
 Family = Literal["source", "related", "control"]
 
-_CODES = """
-acm_Arab afr_Latn als_Latn amh_Ethi apc_Arab arb_Arab arb_Latn ars_Arab ary_Arab arz_Arab asm_Beng
-azj_Latn bam_Latn ben_Beng ben_Latn bod_Tibt bul_Cyrl cat_Latn ceb_Latn ces_Latn ckb_Arab dan_Latn
-deu_Latn ell_Grek eng_Latn est_Latn eus_Latn fin_Latn fra_Latn fuv_Latn gaz_Latn grn_Latn guj_Gujr
-hat_Latn hau_Latn heb_Hebr hin_Deva hin_Latn hrv_Latn hun_Latn hye_Armn ibo_Latn ilo_Latn ind_Latn
-isl_Latn ita_Latn jav_Latn jpn_Jpan kac_Latn kan_Knda kat_Geor kaz_Cyrl kea_Latn khk_Cyrl khm_Khmr
-kin_Latn kir_Cyrl kor_Hang lao_Laoo lin_Latn lit_Latn lug_Latn luo_Latn lvs_Latn mal_Mlym mar_Deva
-mkd_Cyrl mlt_Latn mri_Latn mya_Mymr nld_Latn nob_Latn npi_Deva npi_Latn nso_Latn nya_Latn ory_Orya
-pan_Guru pbt_Arab pes_Arab plt_Latn pol_Latn por_Latn ron_Latn rus_Cyrl shn_Mymr sin_Latn sin_Sinh
-slk_Latn slv_Latn sna_Latn snd_Arab som_Latn sot_Latn spa_Latn srp_Cyrl ssw_Latn sun_Latn swe_Latn
-swh_Latn tam_Taml tel_Telu tgk_Cyrl tgl_Latn tha_Thai tir_Ethi tsn_Latn tso_Latn tur_Latn ukr_Cyrl
-urd_Arab urd_Latn uzn_Latn vie_Latn war_Latn wol_Latn xho_Latn yor_Latn zho_Hans zho_Hant zsm_Latn
-zul_Latn
-"""
-
-# These three are macrolanguages of ISO 639-3, which have no place in Glottolog's tree; the
-# member that Belebele's text is in has one.
-_MEMBERS = {"est": "ekk", "grn": "gug", "zho": "cmn"}
+SNAPSHOT = Path(__file__).resolve().parent / "languages.json"
 
 
 @dataclass(frozen=True)
@@ -67,34 +50,19 @@ class Language:
 @cache
 def belebele_codes() -> tuple[str, ...]:
     """Return Belebele's 122 codes, in alphabetical order."""
-    return tuple(_CODES.split())
+    return tuple(_languages())
 
 
-@cache
 def get_language(code: str) -> Language:
     """Return what is known of a language.
-
-    The first call in a process loads qwanqwa's database, which takes seconds; an unknown code
-    raises before that.
 
     Raises:
         ValueError: The code is not one of Belebele's.
     """
-    if code not in belebele_codes():
-        raise ValueError(_unknown(code))
-    iso639_3, script = code.split("_")
-    languoid = _languoid(iso639_3)
-    placed = _languoid(_MEMBERS.get(iso639_3, iso639_3))
-    return Language(
-        code=code,
-        name=languoid.name or iso639_3,
-        iso639_3=iso639_3,
-        script=script,
-        lineage=tuple(
-            Branch(name=node.name or "", glottocode=node.glottocode or "")
-            for node in placed.family_tree
-        ),
-    )
+    try:
+        return _languages()[code]
+    except KeyError:
+        raise ValueError(_unknown(code)) from None
 
 
 def family_of(code: str, *, source_languages: Sequence[str], branch: str) -> Family:
@@ -193,13 +161,16 @@ def _unknown(code: str) -> str:
 
 
 @cache
-def _database() -> qq.Database:
-    import qq
-
-    return qq.Database.load()
-
-
-def _languoid(iso639_3: str) -> qq.Languoid:
-    import qq
-
-    return _database().get(iso639_3, id_type=qq.IdType.ISO_639_3)
+def _languages() -> dict[str, Language]:
+    """Return every language of the snapshot by its code, in alphabetical order."""
+    described = json.loads(SNAPSHOT.read_text(encoding="utf-8"))["languages"]
+    return {
+        code: Language(
+            code=code,
+            name=language["name"],
+            iso639_3=language["iso639_3"],
+            script=language["script"],
+            lineage=tuple(Branch(name, glottocode) for name, glottocode in language["lineage"]),
+        )
+        for code, language in described.items()
+    }

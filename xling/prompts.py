@@ -59,7 +59,9 @@ class PromptFormat:
     @property
     def sha256(self) -> str:
         """Hexadecimal sha256 of all three attributes."""
-        return hashlib.sha256(repr((self.template, self.answer_prefix, self.chat)).encode()).hexdigest()
+        return hashlib.sha256(
+            repr((self.template, self.answer_prefix, self.chat)).encode()
+        ).hexdigest()
 
 
 def check_template(template: str) -> str:
@@ -74,8 +76,8 @@ def check_template(template: str) -> str:
         raise ValueError(f"prompt template is not a format string: {error}") from error
     if sorted(found) != sorted(FIELDS):
         raise ValueError(
-            f"prompt template must hold each of {', '.join('{%s}' % name for name in FIELDS)} "
-            f"once; it holds {', '.join('{%s}' % name for name in found) or 'none'}"
+            f"prompt template must hold each of {', '.join(f'{{{name}}}' for name in FIELDS)} "
+            f"once; it holds {', '.join(f'{{{name}}}' for name in found) or 'none'}"
         )
     return template
 

@@ -7,9 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 
 
-def clustered_stderr(
-    correct: npt.NDArray[np.bool_], clusters: npt.NDArray[np.generic]
-) -> float:
+def clustered_stderr(correct: npt.NDArray[np.bool_], clusters: npt.NDArray[np.generic]) -> float:
     """Standard error of an accuracy whose items come in clusters (here: passages).
 
     With s the 0/1 scores of n items, Miller 2024 ("Adding Error Bars to Evals") gives
@@ -27,8 +25,10 @@ def clustered_stderr(
         ValueError: If the shapes differ.
     """
     if correct.shape != clusters.shape:
-        raise ValueError(f"correct has shape {correct.shape} and clusters {clusters.shape}; "
-                         "give one cluster per item")
+        raise ValueError(
+            f"correct has shape {correct.shape} and clusters {clusters.shape}; "
+            "give one cluster per item"
+        )
     n = len(correct)
     codes, names = pd.factorize(clusters)
     if len(names) < 2:

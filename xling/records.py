@@ -28,7 +28,6 @@ FAMILIES = ("related", "control", "source")
 
 RUN_COLUMNS = ("model", "arm", "seed", "reasoning", "scoring")
 """The columns that name one evaluate run."""
-
 KEY_COLUMNS = (*RUN_COLUMNS, "language", "item_id")
 """The columns that together name one row."""
 
@@ -80,12 +79,16 @@ def check_records(frame: pd.DataFrame) -> pd.DataFrame:
     """
     missing = [name for name in RECORD_SCHEMA.names if name not in frame.columns]
     if missing:
-        raise ValueError(f"records: column {missing[0]!r} is missing; the columns needed are "
-                         f"{', '.join(RECORD_SCHEMA.names)}")
+        raise ValueError(
+            f"records: column {missing[0]!r} is missing; the columns needed are "
+            f"{', '.join(RECORD_SCHEMA.names)}"
+        )
     unknown = [str(name) for name in frame.columns if name not in RECORD_SCHEMA.names]
     if unknown:
-        raise ValueError(f"records: column {unknown[0]!r} is not part of a record; drop it (the "
-                         f"columns are {', '.join(RECORD_SCHEMA.names)})")
+        raise ValueError(
+            f"records: column {unknown[0]!r} is not part of a record; drop it (the "
+            f"columns are {', '.join(RECORD_SCHEMA.names)})"
+        )
     if frame.columns.has_duplicates:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise ValueError(f"records: column {twice!r} appears twice; keep one")
@@ -94,8 +97,13 @@ def check_records(frame: pd.DataFrame) -> pd.DataFrame:
     checked = pd.DataFrame(columns)
     _check_ranges(checked)
     duplicate = checked.duplicated(list(KEY_COLUMNS)).to_numpy()
-    _refuse(checked, "item_id", duplicate, "the cell has this item already; keep one row per item "
-            "(and never the same item in both parts)")
+    _refuse(
+        checked,
+        "item_id",
+        duplicate,
+        "the cell has this item already; keep one row per item "
+        "(and never the same item in both parts)",
+    )
     return checked
 
 
@@ -108,12 +116,21 @@ def _checked_column(frame: pd.DataFrame, field: pa.Field) -> pd.Series:
             bad = np.fromiter((not isinstance(v, str) for v in values), np.bool_, len(values))
             _refuse(frame, name, bad, "must be text")
             values = values.astype("str")
-        _refuse(frame, name, (values.isna() | (values == "")).to_numpy(np.bool_),
-                "must be text that is not empty")
+        _refuse(
+            frame,
+            name,
+            (values.isna() | (values == "")).to_numpy(np.bool_),
+            "must be text that is not empty",
+        )
         return values.astype("str")
     if pa.types.is_boolean(field.type):
-        bad = np.fromiter((not isinstance(v, (bool, np.bool_)) for v in values), np.bool_,
-                          len(values)) if values.dtype != np.bool_ else np.zeros(len(values), bool)
+        bad = (
+            np.fromiter(
+                (not isinstance(v, (bool, np.bool_)) for v in values), np.bool_, len(values)
+            )
+            if values.dtype != np.bool_
+            else np.zeros(len(values), bool)
+        )
         _refuse(frame, name, bad, "must be true or false")
         return values.astype("bool")
     is_bool = pd.api.types.is_bool_dtype(values.dtype)
@@ -130,27 +147,47 @@ def _checked_column(frame: pd.DataFrame, field: pa.Field) -> pd.Series:
         _refuse(frame, name, (numbers != np.floor(numbers)).to_numpy(), "must be a whole number")
         exact = numbers.to_numpy(np.int64)
     limits = np.iinfo(_INTEGERS[name])
-    _refuse(frame, name, (exact < limits.min) | (exact > limits.max),
-            f"must lie in {limits.min} to {limits.max}")
+    _refuse(
+        frame,
+        name,
+        (exact < limits.min) | (exact > limits.max),
+        f"must lie in {limits.min} to {limits.max}",
+    )
     return pd.Series(exact.astype(limits.dtype))
 
 
 def _check_ranges(frame: pd.DataFrame) -> None:
     """Check what the values of a typed frame may be; ValueError at the first bad row."""
     for name, allowed in _VALUES.items():
-        _refuse(frame, name, ~frame[name].isin(allowed).to_numpy(np.bool_),
-                f"must be one of {', '.join(allowed)}")
+        _refuse(
+            frame,
+            name,
+            ~frame[name].isin(allowed).to_numpy(np.bool_),
+            f"must be one of {', '.join(allowed)}",
+        )
     for name in ("gold", "prediction"):
         _refuse(frame, name, ~frame[name].between(1, 4).to_numpy(), "must be 1, 2, 3 or 4")
-    _refuse(frame, "correct", (frame["correct"] != (frame["gold"] == frame["prediction"]))
-            .to_numpy(), "must equal gold == prediction")
+    _refuse(
+        frame,
+        "correct",
+        (frame["correct"] != (frame["gold"] == frame["prediction"])).to_numpy(),
+        "must equal gold == prediction",
+    )
     for name in LOGPROB_COLUMNS:
         _refuse(frame, name, (frame[name] > 1e-6).to_numpy(), "a log-probability is at most 0")
     mass = frame["answer_mass"]
-    _refuse(frame, "answer_mass", (mass.isna() & (frame["scoring"] != "cloze")).to_numpy(np.bool_),
-            "may be empty only where scoring is cloze")
-    _refuse(frame, "answer_mass", ((mass < 0) | (mass > 1 + _MASS_SLACK)).to_numpy(),
-            "must lie in 0 to 1")
+    _refuse(
+        frame,
+        "answer_mass",
+        (mass.isna() & (frame["scoring"] != "cloze")).to_numpy(np.bool_),
+        "may be empty only where scoring is cloze",
+    )
+    _refuse(
+        frame,
+        "answer_mass",
+        ((mass < 0) | (mass > 1 + _MASS_SLACK)).to_numpy(),
+        "must lie in 0 to 1",
+    )
     _refuse(frame, "n_tokens", (frame["n_tokens"] < 0).to_numpy(), "must not be negative")
 
 
@@ -159,10 +196,12 @@ def _refuse(frame: pd.DataFrame, column: str, bad: Mask, rule: str) -> None:
     if not bad.any():
         return
     row = int(np.argmax(bad))
-    where = ", ".join(f"{name} {frame[name].iloc[row]}"
-                      for name in ("model", "arm", "language", "item_id"))
-    raise ValueError(f"records: column {column!r}, row {row} ({where}): "
-                     f"value {frame[column].iloc[row]!r} {rule}")
+    where = ", ".join(
+        f"{name} {frame[name].iloc[row]}" for name in ("model", "arm", "language", "item_id")
+    )
+    raise ValueError(
+        f"records: column {column!r}, row {row} ({where}): value {frame[column].iloc[row]!r} {rule}"
+    )
 
 
 def write_records(frame: pd.DataFrame, path: Path) -> None:
@@ -178,14 +217,14 @@ def write_records(frame: pd.DataFrame, path: Path) -> None:
     """
     table = pa.Table.from_pandas(check_records(frame), schema=RECORD_SCHEMA, preserve_index=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The temporary file lies beside its target: os.replace is atomic within one file system only.
+    # The temporary file lies beside its target: a rename is atomic within one file system only.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as sink:
-            pq.write_table(table, sink, compression="zstd")
+            pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
             sink.flush()
             os.fsync(sink.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -208,11 +247,13 @@ def read_records(path: Path) -> pd.DataFrame:
         raise FileNotFoundError(f"{path}: there is no such records file")
     try:
         # ParquetFile and not read_table: the latter makes columns of folder names like `a=b`.
-        with pq.ParquetFile(path) as source:
+        with pq.ParquetFile(path, page_checksum_verification=True) as source:
             frame = source.read().to_pandas()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: the parquet file is truncated or corrupt ({error}); fetch it "
-                         "again, or repeat the run that wrote it") from error
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise ValueError(
+            f"{path}: the parquet file is truncated or corrupt ({error}); fetch it "
+            "again, or repeat the run that wrote it"
+        ) from error
     try:
         return check_records(frame)
     except ValueError as error:
@@ -281,8 +322,9 @@ def summarize_records(frame: pd.DataFrame, family: Mapping[str, str]) -> dict[st
     for code, rows in heldout.groupby("language", sort=True):
         language = str(code)
         if family.get(language) not in FAMILIES:
-            raise ValueError(f"language {language} has no family; give one of "
-                             f"{', '.join(FAMILIES)}")
+            raise ValueError(
+                f"language {language} has no family; give one of {', '.join(FAMILIES)}"
+            )
         correct = rows["correct"].to_numpy()
         accuracy[language] = float(correct.mean())
         metrics[f"accuracy/{language}"] = accuracy[language]

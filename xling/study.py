@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from xling.data import BELEBELE
 from xling.languages import belebele_codes, family_of, get_language
 from xling.prompts import DEFAULT_ANSWER_PREFIX, DEFAULT_TEMPLATE, check_template
 
@@ -27,7 +28,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class Strict(BaseModel):
     """A section of a study file: no unknown keys, no silent conversions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelSettings(Strict):
@@ -69,10 +70,10 @@ class DataSettings(Strict):
     """The questions, and how they are split.
 
     Attributes:
-        source: ``belebele`` (from the hub), ``folder`` (of ``<code>.jsonl``) or ``mini``.
+        source: ``hub`` (a Hugging Face data set), ``folder`` (of ``<code>.jsonl``) or ``mini``.
         path: the folder.
         repository: the hub's data set.
-        revision: commit of the repository; needed for ``belebele``.
+        revision: commit of the repository; empty: the pinned one of Belebele.
         difficulties: of the mini set.
         split: by ``question`` (as published), by ``passage``, or as ``given`` in the rows.
         held_out: questions held out in each language.
@@ -81,9 +82,9 @@ class DataSettings(Strict):
             language, for a baseline that shares no item with the gains.
     """
 
-    source: Literal["belebele", "folder", "mini"]
+    source: Literal["hub", "folder", "mini"]
     path: str = ""
-    repository: str = "facebook/belebele"
+    repository: str = BELEBELE
     revision: str = ""
     difficulties: tuple[Annotated[int, Field(ge=1, le=3)], ...] = (1, 2, 3)
     split: Literal["question", "passage", "given"] = "question"
@@ -112,6 +113,16 @@ class LanguageSettings(Strict):
     target: tuple[str, ...] | Literal["all"]
     branch: str = Field(min_length=1)
 
+    @field_validator("target", mode="before")
+    @classmethod
+    def _all_or_codes(cls, value: object) -> object:
+        # Else pydantic reports one problem once for each type that the value could have had.
+        if value == "all" or (
+            isinstance(value, tuple) and all(isinstance(code, str) for code in value)
+        ):
+            return value
+        raise ValueError(f"must be 'all' or a list of language codes (got {value!r:.80})")
+
     @field_validator("source", "target")
     @classmethod
     def _known(cls, codes: tuple[str, ...] | str) -> tuple[str, ...] | str:
@@ -135,13 +146,14 @@ class LanguageSettings(Strict):
         targets = belebele_codes() if self.target == "all" else self.target
         return self.source + tuple(code for code in targets if code not in self.source)
 
+    def family(self, code: str) -> str:
+        """``source``, ``related`` or ``control``, for any Belebele language."""
+        return family_of(code, source_languages=self.source, branch=self.branch)
+
     @property
     def families(self) -> dict[str, str]:
         """``source``, ``related`` or ``control`` for each evaluated language."""
-        return {
-            code: family_of(code, source_languages=self.source, branch=self.branch)
-            for code in self.evaluated
-        }
+        return {code: self.family(code) for code in self.evaluated}
 
 
 class LoraSettings(Strict):
@@ -262,6 +274,10 @@ class Study(Strict):
         repeated = sorted({label for label in labels if labels.count(label) > 1})
         if repeated:
             raise ValueError(f"models share the name {', '.join(repeated)}; give each a `name`")
+        for key in ("arms", "reasoning", "scoring_modes", "seeds"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} repeats a value: {', '.join(map(str, values))}")
         if "base" not in self.arms:
             raise ValueError("arms must hold 'base': every gain is measured from it")
         return self
@@ -319,8 +335,11 @@ def study_names() -> tuple[str, ...]:
     """Names of the studies that come with the package."""
     folder = files("xling").joinpath("studies")
     return tuple(
-        sorted(path.name.removesuffix(".yaml") for path in folder.iterdir()
-               if path.name.endswith(".yaml"))
+        sorted(
+            path.name.removesuffix(".yaml")
+            for path in folder.iterdir()
+            if path.name.endswith(".yaml")
+        )
     )
 
 
@@ -335,7 +354,10 @@ def load_study(study: str) -> Study:
     if study in study_names():
         text = files("xling").joinpath("studies", f"{study}.yaml").read_text(encoding="utf-8")
     elif path.suffix in (".yaml", ".yml") and path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{study} is not UTF-8 text ({error}); save it as UTF-8") from error
     else:
         close = difflib.get_close_matches(study, study_names(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -376,20 +398,38 @@ def _tuples(value: Any) -> Any:
 
 
 def _explain(error: ValidationError) -> str:
+    """One line for each problem: the key, what is wrong and what is valid."""
     lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or "study"
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            message = f"unknown key; valid: {', '.join(_valid_keys(problem['loc'][:-1]))}"
-        elif problem["type"] != "missing":
-            message += f" (got {problem['input']!r:.80})"
-        lines.append(f"  {key}: {message}")
+        location, got = problem["loc"], f" (got {problem['input']!r:.80})"
+        match problem["type"]:
+            case "extra_forbidden":
+                message = f"unknown key; valid: {', '.join(_keys(_section(location[:-1])))}"
+            case "missing":
+                field = _section(location[:-1]).model_fields[str(location[-1])]
+                values = ", ".join(repr(value) for value in get_args(field.annotation))
+                is_choice = get_origin(field.annotation) is Literal
+                message = f"missing; valid: {values}" if is_choice else "missing"
+            case "model_type":
+                message = f"must hold keys of {', '.join(_keys(_section(location)))}{got}"
+            case "too_short" if problem["input"]:
+                continue  # only because a value in the list is wrong, which has its own line
+            case "too_short":
+                message = "must not be empty"
+            case "tuple_type":
+                message = f"must be a list, such as [a, b]{got}"
+            case "float_type" if isinstance(problem["input"], str):
+                message = f"must be a number; YAML takes 5.0e-4 for one, but not 5e-4{got}"
+            case "value_error":
+                message = problem["msg"].removeprefix("Value error, ")
+            case _:
+                message = problem["msg"] + got
+        lines.append(f"  {'.'.join(map(str, location)) or 'study'}: {message}")
     return "\n".join(lines)
 
 
-def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
-    sections: dict[str, type[BaseModel]] = {
+def _section(location: tuple[int | str, ...]) -> type[Strict]:
+    sections: dict[str, type[Strict]] = {
         "models": ModelSettings,
         "data": DataSettings,
         "languages": LanguageSettings,
@@ -398,5 +438,8 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
         "prompt": PromptSettings,
         "scoring": ScoringSettings,
     }
-    section = sections.get(str(location[0]), Study) if location else Study
-    return list(section.model_fields)
+    return sections.get(str(location[0]), Study) if location else Study
+
+
+def _keys(section: type[Strict]) -> list[str]:
+    return [name for name, field in section.model_fields.items() if not field.exclude]

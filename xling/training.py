@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from xling.models.loading import device_name
 from xling.scoring.in_process import answer_logits, contiguous_head_input
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase, Trainer
+    from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def train_adapter(
     Raises:
         ValueError: there are no examples.
     """
-    from transformers import TrainingArguments
+    from transformers import ProgressCallback, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
 
     if not examples:
@@ -105,7 +103,7 @@ def train_adapter(
         lr_scheduler_type="linear",
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
-        gradient_checkpointing=gradient_checkpointing,
+        activation_checkpointing=gradient_checkpointing,
         seed=seed,
         data_seed=seed,
         logging_steps=1,
@@ -121,6 +119,8 @@ def train_adapter(
     trainer = _answer_trainer()(
         model=model, args=arguments, train_dataset=rows, data_collator=_Collator(tokenizer)
     )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_loss_on_bar())
     _reset_peak_memory()
     model.train()
     started = time.perf_counter()
@@ -200,6 +200,23 @@ def _answer_trainer() -> type["Trainer"]:
     return AnswerTrainer
 
 
+def _loss_on_bar() -> "ProgressCallback":
+    """Transformers' progress bar with the loss on it, and no line a step beside it."""
+    from transformers import ProgressCallback
+
+    class LossOnBar(ProgressCallback):
+        """Shows the newest loss, in nats."""
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any
+        ) -> None:
+            """Puts the loss on the bar instead of printing the whole log."""
+            if self.training_bar is not None and "loss" in (logs or {}):
+                self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")
+
+    return LossOnBar()
+
+
 def _curve(history: Sequence[dict[str, float]]) -> tuple[dict[str, float], ...]:
     keys = ("step", "loss", "learning_rate", "grad_norm")
     return tuple({key: row[key] for key in keys if key in row} for row in history if "loss" in row)
@@ -221,8 +238,3 @@ def _peak_memory() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def final_loss(result: TrainingResult, *, steps: int = 8) -> float:
-    """Mean loss of the last steps, in nats."""
-    return float(np.mean([row["loss"] for row in result.curve[-steps:]]))

@@ -4,7 +4,7 @@ from xling.execution.evaluate import accuracy_lines, run_evaluate
 from xling.execution.finetune import run_finetune
 from xling.execution.prepare import run_prepare
 from xling.execution.prepared import Prepared, prepare_study, resolve_study
-from xling.execution.register import register_best
+from xling.execution.register import register_best, register_study
 from xling.execution.study import StudyOutcome, run_cells
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "accuracy_lines",
     "prepare_study",
     "register_best",
+    "register_study",
     "resolve_study",
     "run_cells",
     "run_evaluate",

@@ -8,8 +8,8 @@ from typing import Any
 from xling import tracking
 from xling.execution.prepared import Prepared
 from xling.models import LocatedModel, locate_model
-from xling.models.catalog import Recipe
 from xling.models.cache import state_folder
+from xling.models.catalog import Recipe
 from xling.models.loading import compute_dtype, device_name
 from xling.prompts import PromptFormat
 from xling.study import Cell, ModelSettings

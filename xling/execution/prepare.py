@@ -53,8 +53,9 @@ def run_prepare(prepared: Prepared, *, force: bool = False) -> str:
         },
         tags={"fingerprint": digest, "command": command},
     ) as run_id:
-        counts = {model.label: _token_counts(prepared, index)
-                  for index, model in enumerate(study.models)}
+        counts = {
+            model.label: _token_counts(prepared, index) for index, model in enumerate(study.models)
+        }
         _log(prepared, counts)
         return run_id
 

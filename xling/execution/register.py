@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 from xling import tracking
+from xling.execution.study import StudyOutcome
 
 GAIN_FAMILIES = ("related", "control")
+CHAMPION = "champion"
+DECIDING_METRIC = "accuracy_family/related"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,19 @@ def register_best(
     return registered
 
 
+def register_study(outcome: StudyOutcome, study: str) -> list[tracking.RegisteredAdapter]:
+    """Registers the best adapter of each model that a study evaluated, as ``champion``.
+
+    A study without adapters (base arm alone, or every training failed) registers nothing.
+    """
+    tuned = {cell.model.label for cell in outcome.evaluated if cell.arm != "base"}
+    return [
+        adapter
+        for model in sorted(tuned)
+        for adapter in register_best(study, alias=CHAMPION, metric=DECIDING_METRIC, model=model)
+    ]
+
+
 def _candidates(study: str, metric: str) -> list[Candidate]:
     runs = tracking.find_runs(kind="evaluate", study=study)
     tuned = [run for run in runs if run.params.get("cfg.arm") not in ("base", None)]
@@ -72,8 +88,11 @@ def _candidates(study: str, metric: str) -> list[Candidate]:
     if not with_metric:
         there = ", ".join(sorted({name for run in tuned for name in run.metrics}))
         raise ValueError(f"no run of study {study!r} has metric {metric!r}; there are: {there}")
-    bases = {run.params["cfg.model"]: run for run in reversed(runs)
-             if run.params.get("cfg.arm") == "base"}
+    bases = {
+        run.params["cfg.model"]: run
+        for run in reversed(runs)
+        if run.params.get("cfg.arm") == "base"
+    }
     return [
         Candidate(
             run=run,
@@ -100,5 +119,3 @@ def _version_tags(candidate: Candidate) -> dict[str, str]:
             gain = run.metrics[name] - candidate.base.metrics[name]
             tags[f"mean_gain_{family}"] = f"{gain:+.4f}"
     return tags
-
-

@@ -51,7 +51,5 @@ def run_cells(prepared: Prepared, *, force: bool = False) -> StudyOutcome:
             # The run has the reason too (tag xling.error); the study ends non-zero.
             logger.exception("cell %s failed", cell.name)
             failures[cell.name] = f"{type(error).__name__}: {error}"
-    tracking.log_metrics(
-        {"cells_finished": len(evaluated), "cells_failed": len(failures)}
-    )
+    tracking.log_metrics({"cells_finished": len(evaluated), "cells_failed": len(failures)})
     return StudyOutcome(evaluated, trained, failures)

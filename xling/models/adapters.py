@@ -51,8 +51,11 @@ def matching_modules(model: "PreTrainedModel", pattern: str) -> tuple[str, ...]:
     if not names or routers:
         reason = f"hits the routers {routers[:3]}" if names else "hits no linear module"
         linear = sorted(
-            {name.rsplit(".", 1)[-1] for name, module in model.named_modules()
-             if isinstance(module, torch.nn.Linear)}
+            {
+                name.rsplit(".", 1)[-1]
+                for name, module in model.named_modules()
+                if isinstance(module, torch.nn.Linear)
+            }
         )
         raise ValueError(
             f"LoRA pattern {pattern!r} {reason} of {type(model).__name__}; "
@@ -62,7 +65,12 @@ def matching_modules(model: "PreTrainedModel", pattern: str) -> tuple[str, ...]:
 
 
 def attach_lora(
-    model: "PreTrainedModel", *, modules: tuple[str, ...], r: int, alpha: int, dropout: float,
+    model: "PreTrainedModel",
+    *,
+    modules: tuple[str, ...],
+    r: int,
+    alpha: int,
+    dropout: float,
     seed: int,
 ) -> "PeftModel":
     """Wraps a frozen base with new LoRA weights (Hu et al. 2021).
@@ -79,7 +87,11 @@ def attach_lora(
     from transformers import set_seed
 
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=r, lora_alpha=alpha, lora_dropout=dropout, bias="none",
+        task_type="CAUSAL_LM",
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        bias="none",
         target_modules=list(modules),
     )
     set_seed(seed)

@@ -56,9 +56,7 @@ class OpenedModel:
         Yields:
             The wrapped model, and the names of the modules that got an adapter.
         """
-        chosen = lora_pattern(
-            self.model.config.model_type, pattern=self.recipe.lora_modules
-        )
+        chosen = lora_pattern(self.model.config.model_type, pattern=self.recipe.lora_modules)
         modules = matching_modules(self.model, chosen)
         adapted = attach_lora(
             self.model, modules=modules, r=r, alpha=alpha, dropout=dropout, seed=seed

@@ -17,8 +17,16 @@ FAMILY = {
 }
 
 
-def frame_of(correct: np.ndarray, *, model: str, language: str, arm: str = "base", seed: int = 0,
-             part: str = "heldout", items_per_passage: int = 2) -> pd.DataFrame:
+def frame_of(
+    correct: np.ndarray,
+    *,
+    model: str,
+    language: str,
+    arm: str = "base",
+    seed: int = 0,
+    part: str = "heldout",
+    items_per_passage: int = 2,
+) -> pd.DataFrame:
     """Records of one model, arm and language with the given right and wrong answers."""
     n = len(correct)
     number = np.arange(n)
@@ -26,16 +34,26 @@ def frame_of(correct: np.ndarray, *, model: str, language: str, arm: str = "base
     prediction = np.where(correct, gold, gold % 4 + 1)
     logprob = np.log(np.full((n, 4), 0.1))
     logprob[number, prediction - 1] = np.log(0.6)
-    return pd.DataFrame({
-        "model": model, "arm": arm, "reasoning": "direct", "scoring": "answer-token",
-        "language": language, "seed": seed,
-        "item_id": [f"{part}-{i:04d}" for i in number],
-        "passage_id": [f"{part}-p{i // items_per_passage:04d}" for i in number],
-        "part": part, "gold": gold.astype("int8"), "prediction": prediction.astype("int8"),
-        "correct": prediction == gold,
-        **{f"logprob_{k + 1}": logprob[:, k] for k in range(4)},
-        "answer_mass": 0.9, "n_tokens": np.full(n, 50, "int32"), "prompt_sha256": "0" * 64,
-    })
+    return pd.DataFrame(
+        {
+            "model": model,
+            "arm": arm,
+            "reasoning": "direct",
+            "scoring": "answer-token",
+            "language": language,
+            "seed": seed,
+            "item_id": [f"{part}-{i:04d}" for i in number],
+            "passage_id": [f"{part}-p{i // items_per_passage:04d}" for i in number],
+            "part": part,
+            "gold": gold.astype("int8"),
+            "prediction": prediction.astype("int8"),
+            "correct": prediction == gold,
+            **{f"logprob_{k + 1}": logprob[:, k] for k in range(4)},
+            "answer_mass": 0.9,
+            "n_tokens": np.full(n, 50, "int32"),
+            "prompt_sha256": "0" * 64,
+        }
+    )
 
 
 def study(
@@ -62,13 +80,26 @@ def study(
             draws = rng.random(n_items)
             frames.append(frame_of(draws < level, model=model, language=language))
             if n_training:
-                frames.append(frame_of(rng.random(n_training) < level, model=model,
-                                       language=language, part="training"))
+                frames.append(
+                    frame_of(
+                        rng.random(n_training) < level,
+                        model=model,
+                        language=language,
+                        part="training",
+                    )
+                )
             for arm in arms:
                 for seed in seeds:
                     again = np.where(rng.random(n_items) < 0.3, rng.random(n_items), draws)
-                    frames.append(frame_of(again < level + more + shift, model=model,
-                                           language=language, arm=arm, seed=seed))
+                    frames.append(
+                        frame_of(
+                            again < level + more + shift,
+                            model=model,
+                            language=language,
+                            arm=arm,
+                            seed=seed,
+                        )
+                    )
     return pd.concat(frames, ignore_index=True)
 
 

@@ -1,0 +1,76 @@
+"""Tables of an analysis as CSV and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+# What a language table shows of each model, and its heading.
+_LANGUAGE_COLUMNS = {"accuracy_base": "base", "accuracy": "tuned", "gain": "gain"}
+_HIDDEN_IN_LATEX = ("reasoning", "scoring", "n_passages", "n_gained", "n_lost")
+
+
+def language_table(
+    cells: pd.DataFrame, condition: tuple[str, ...], names: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Accuracy before and after, and gain, by model and language, averaged over seeds.
+
+    Args:
+        cells: As analysis.cells.gain_cells gives them.
+        condition: Arm, reasoning and scoring.
+        names: Language code to English name.
+
+    Returns:
+        Columns model, family, language, name, base, tuned, gain (proportions; NaN where a seed
+        has no number), sorted by model, then source, related, control.
+    """
+    rows = cells[(cells[["arm", "reasoning", "scoring"]] == list(condition)).all(axis=1)]
+    means = rows.groupby(["model", "family", "language"])[list(_LANGUAGE_COLUMNS)].mean(
+        skipna=False
+    )
+    table = means.rename(columns=_LANGUAGE_COLUMNS).reset_index()
+    table.insert(3, "name", [(names or {}).get(code, "") for code in table["language"]])
+    rank = table["family"].map({"source": 0, "related": 1, "control": 2})
+    return (
+        table.assign(rank=rank)
+        .sort_values(["model", "rank", "language"], ignore_index=True)
+        .drop(columns=["rank"])
+    )
+
+
+def write_table(table: pd.DataFrame, stem: Path, *, caption: str) -> list[Path]:
+    """Write a table as CSV (everything, full precision) and as LaTeX (for a paper).
+
+    The LaTeX form needs the package booktabs; it rounds to three decimals, escapes what LaTeX
+    would read as a command, and leaves out the columns that a paper's table has no room for.
+
+    Args:
+        table: What to write; the index is left out.
+        stem: The path without its ending; the folder is made if need be.
+        caption: What the table shows.
+
+    Returns:
+        The paths of the CSV and the LaTeX file.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "tex")]
+    table.to_csv(paths[0], index=False)
+    shown = table.drop(columns=[name for name in _HIDDEN_IN_LATEX if name in table.columns])
+    styled = shown.style.hide(axis="index").format(precision=3, na_rep="--", escape="latex")
+    styled = styled.format_index(escape="latex", axis=1)
+    text = styled.to_latex(
+        hrules=True, environment="longtable", caption=_escaped(caption), label=f"tab:{stem.name}"
+    )
+    paths[1].write_text(text, encoding="utf-8")
+    return paths
+
+
+def _escaped(text: str) -> str:
+    """Text as LaTeX prints it."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)

@@ -1,0 +1,74 @@
+"""Runs a whole study: data, every cell, analysis, registration."""
+
+import click
+
+from analysis.analyze_run import run_analysis
+from entrypoints.common import (
+    data_option,
+    entry_point,
+    force_option,
+    limit_option,
+    split_names,
+    study_option,
+)
+from xling import tracking
+from xling.execution import Prepared, prepare_study, register_study, run_cells
+from xling.study import Study
+
+BOUND = 0.05
+
+
+@click.command()
+@study_option()
+@data_option
+@click.option(
+    "--models",
+    default="",
+    callback=split_names,
+    help="Models of the study, separated by commas; empty: all.",
+)
+@limit_option
+@click.option("--execution", type=click.Choice(["local"]), default="local", show_default=True)
+@force_option
+@entry_point
+def main(
+    study: Study, data: str, models: tuple[str, ...], limit: int, execution: str, force: bool
+) -> None:
+    """Run a whole study and say where to look."""
+    prepared = prepare_study(study.only_models(models) if models else study, data=data, limit=limit)
+    experiment = tracking.open_store()
+    parameters = {
+        **prepared.parameters,
+        "models": ",".join(models),
+        "execution": execution,
+    }
+    failures = _run(prepared, parameters, force)
+    click.echo(f"Runs are in experiment {experiment!r} at {tracking.tracking_uri()}")
+    if failures:
+        raise click.ClickException(
+            "cells failed:\n" + "\n".join(f"  {name}: {why}" for name, why in failures.items())
+        )
+
+
+def _run(prepared: Prepared, parameters: dict[str, str], force: bool) -> dict[str, str]:
+    study = prepared.study
+    with tracking.tracked_run(
+        "study",
+        name=f"study {study.name}",
+        study=study.name,
+        params=study.model_dump(mode="json", exclude={"models", "prompt"}),
+        tags={"command": tracking.run_command("main", parameters)},
+    ):
+        tracking.log_text(study.to_yaml(), "study.yaml")
+        outcome = run_cells(prepared, force=force)
+        analysis = run_analysis(study, bound=BOUND, parameters=prepared.parameters)
+        tracking.log_metrics(analysis.headline)
+        for line in analysis.summary:
+            click.echo(line)
+        for adapter in register_study(outcome, study.name):
+            click.echo(f"Adapter {adapter.uri} is version {adapter.version}")
+    return outcome.failures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""D and I from records: planted truths, statuses of degenerate designs, and Holm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated_records import CONTROL, FAMILY, RELATED, accuracies_of, study
+from statsmodels.stats.multitest import multipletests
+
+from analysis.baselines import NEEDS_BASELINE, NEEDS_MODELS, baseline_groups
+from analysis.cells import gain_cells
+from analysis.contrasts import LOGIT, POINTS, guess_corrected_logit, primary_contrasts
+from analysis.estimates import SCALE_DEPENDENT, Estimate
+from xling.records import check_records
+
+BASE = {"a": 0.3, "b": 0.35, "c": 0.6, "d": 0.65}
+
+
+def records(**changes: object) -> pd.DataFrame:
+    settings: dict = {"base": BASE, "n_items": 80, "n_training": 200, "language_sd": 0.03} | changes
+    return check_records(study(np.random.default_rng(2), **settings))
+
+
+def rows_of(frame: pd.DataFrame, family: dict[str, str] = FAMILY) -> dict[str, Estimate]:
+    cells = gain_cells(frame, accuracies_of(frame), family)
+    found = primary_contrasts(cells, frame, family, 0.05)
+    return {f"{r.estimand}/{r.scale}/{r.estimator}": r for r in found}
+
+
+def gains(related: float, control: float, strong: float | None = None) -> dict:
+    return {(m, code): (related if code in RELATED else control) if strong is None or m in "ab"
+            else strong for m in BASE for code in FAMILY}
+
+
+def test_a_planted_family_effect_is_found() -> None:
+    rows = rows_of(records(gain=gains(0.2, 0.1), n_items=3000, language_sd=0.0))
+    d, i = rows["D/points/ttest"], rows["I/points/mixed_anova"]
+    assert d.estimate == pytest.approx(0.1, abs=0.02)
+    assert d.ci_low is not None and d.ci_low > 0.05 and d.status == "ok"
+    assert i.estimate == pytest.approx(0.0, abs=0.03)
+    assert (d.n_models, d.n_related, d.n_control, d.n_items, d.n_passages, d.n_seeds, d.df) == (
+        4, 3, 3, 3000, 1500, 1, 4)
+    assert rows["D/points/tost"].p > 0.9
+
+
+def test_a_planted_effect_in_weak_models_only_is_an_interaction() -> None:
+    i = rows_of(records(gain=gains(0.2, 0.1, strong=0.1), n_items=3000,
+                        language_sd=0.0))["I/points/mixed_anova"]
+    assert i.estimate == pytest.approx(0.1, abs=0.03)
+    assert i.baseline_source == "training split"
+    assert "weak: a, b; strong: c, d" in i.note
+
+
+def test_d_is_the_difference_of_the_cells_means() -> None:
+    frame = records(seeds=(0, 1, 2))
+    cells = gain_cells(frame, accuracies_of(frame), FAMILY)
+    mean = cells.groupby("language")["gain"].mean()
+    expected = mean[list(RELATED)].mean() - mean[list(CONTROL)].mean()
+    d = rows_of(frame)["D/points/ttest"]
+    assert d.estimate == pytest.approx(expected, abs=1e-12)
+    assert d.n_seeds == 3
+
+
+def test_the_source_language_and_the_order_of_rows_do_not_matter() -> None:
+    frame = records()
+    without = frame[frame["language"] != "arb_Arab"]
+    assert rows_of(without) == rows_of(frame)
+    shuffled = frame.sample(frac=1, random_state=3).reset_index(drop=True)
+    assert rows_of(shuffled) == rows_of(frame)
+
+
+def test_holm_is_over_d_and_i_of_one_scale() -> None:
+    rows = rows_of(records())
+    for scale in (POINTS, LOGIT):
+        pair = [rows[f"D/{scale}/ttest"], rows[f"I/{scale}/mixed_anova"]]
+        expected = multipletests([row.p for row in pair], method="holm")[1]
+        assert [row.p_holm for row in pair] == pytest.approx(list(expected))
+    assert rows["D/points/tost"].p_holm is None
+
+
+def test_an_interaction_on_one_scale_only_is_marked() -> None:
+    # The same shift in log-odds of knowing is more points in the middle than at the ceiling.
+    base = {"a": 0.40, "b": 0.40, "c": 0.93, "d": 0.93}
+    know = {m: (p - 0.25) / 0.75 for m, p in base.items()}
+    odds = {"r": 6.0, "c": 3.0}
+    gain = {}
+    for m, k in know.items():
+        for code in FAMILY:
+            o = k / (1 - k) * odds["r" if code in RELATED else "c"]
+            gain[m, code] = 0.25 + 0.75 * o / (1 + o) - base[m]
+    rows = rows_of(records(base=base, gain=gain, n_items=8000, language_sd=0.0))
+    points, logit = rows["I/points/mixed_anova"], rows["I/logit/mixed_anova"]
+    assert points.p_holm is not None and points.p_holm < 0.05
+    assert logit.p_holm is not None and logit.p_holm > 0.05
+    assert points.status == logit.status == SCALE_DEPENDENT
+    assert "differs by scale" in points.note
+    assert rows["D/points/ttest"].status == "ok"
+
+
+def test_guess_corrected_logit() -> None:
+    values = guess_corrected_logit(np.array([0.625, 0.25, 0.1, 1.0, np.nan]))
+    edge = np.log(0.02 / 0.98)
+    assert values[:4] == pytest.approx([0.0, edge, edge, -edge], abs=1e-12)
+    assert np.isnan(values[4])
+
+
+@pytest.mark.parametrize(("family", "status"), [
+    ({**FAMILY, "heb_Hebr": "source", "amh_Ethi": "source"}, "needs 2 related languages"),
+    ({**FAMILY, "fra_Latn": "source", "jpn_Jpan": "source"}, "needs 2 control languages"),
+])
+def test_one_language_in_a_family(family: dict[str, str], status: str) -> None:
+    for row in rows_of(records(), family).values():
+        assert row.status == status
+        assert (row.estimate, row.p, row.ci_low, row.p_holm) == (None, None, None, None)
+
+
+def test_a_missing_cell_leaves_no_number() -> None:
+    frame = records()
+    gone = ((frame["model"] == "b") & (frame["language"] == "mlt_Latn")
+            & (frame["arm"] == "finetuned"))
+    for row in rows_of(frame[~gone]).values():
+        assert row.status == "missing cell b/mlt_Latn (finetuned)"
+        assert row.estimate is None and row.p is None
+
+
+def test_no_training_split_needs_one_for_the_interaction_alone() -> None:
+    rows = rows_of(records(n_training=0))
+    assert rows["D/points/ttest"].status == "ok"
+    i = rows["I/points/mixed_anova"]
+    assert (i.status, i.estimate, i.p, i.baseline_source) == (NEEDS_BASELINE, None, None, "none")
+    assert rows["D/points/ttest"].p_holm == rows["D/points/ttest"].p
+
+
+def test_one_model_or_equal_models_need_weak_and_strong() -> None:
+    one = rows_of(records(base={"a": 0.3}))
+    assert one["I/points/mixed_anova"].status == NEEDS_MODELS
+    assert one["D/points/ttest"].status == "ok"
+    assert "one model" in one["D/points/ttest"].note
+
+
+def test_zero_variance_gives_an_estimate_and_no_p() -> None:
+    frame = records(language_sd=0.0)
+    # Every tuned model is right everywhere; every base model wrong on the same items.
+    frame["prediction"] = frame["gold"]
+    wrong = ((frame["arm"] == "base") & (frame["part"] == "heldout")
+             & frame["item_id"].str.endswith(("1", "2", "3")))
+    frame.loc[wrong, "prediction"] = frame.loc[wrong, "gold"] % 4 + 1
+    training = frame["part"] == "training"
+    weak = training & frame["model"].isin(["a", "b"])
+    frame.loc[weak, "prediction"] = frame.loc[weak, "gold"] % 4 + 1
+    frame["correct"] = frame["gold"] == frame["prediction"]
+    for row in rows_of(check_records(frame)).values():
+        assert row.status == "zero variance"
+        assert row.estimate == pytest.approx(0, abs=1e-12)
+        assert (row.p, row.ci_low, row.se, row.p_holm) == (None, None, None, None)
+
+
+def test_no_runs_of_the_primary_arm_and_other_arms_by_name() -> None:
+    rows = rows_of(records(arms=("shuffled-labels",)))
+    assert rows["D/points/ttest"].status == "no gains of finetuned/direct/answer-token"
+    other = rows["D (shuffled-labels, direct, answer-token)/points/ttest"]
+    assert other.status == "ok" and other.n_items == 80
+
+
+def test_accuracies_alone_still_give_d() -> None:
+    frame = records()
+    accuracies = accuracies_of(frame).assign(has_records=False)
+    cells = gain_cells(frame.iloc[:0], accuracies, FAMILY)
+    d, i, *_ = primary_contrasts(cells, frame.iloc[:0], FAMILY, 0.05)
+    assert d.estimate == pytest.approx(rows_of(frame)["D/points/ttest"].estimate)
+    assert d.n_items is None and d.status == "ok"
+    assert i.status == NEEDS_BASELINE
+
+
+def test_groups_are_split_at_the_median() -> None:
+    frame = records(base={"a": 0.3, "b": 0.5, "c": 0.8}, n_training=400)
+    found = baseline_groups(frame, models=["a", "b", "c"], languages=[*RELATED, *CONTROL],
+                            reasoning="direct", scoring="answer-token")
+    assert found.group == {"a": "weak", "b": "weak", "c": "strong"}
+    assert found.accuracy["c"] == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize("bound", [0.0, -0.05, float("nan")])
+def test_the_bound_must_be_positive(bound: float) -> None:
+    frame = records()
+    with pytest.raises(ValueError, match="equivalence bound"):
+        primary_contrasts(gain_cells(frame, accuracies_of(frame), FAMILY), frame, FAMILY, bound)
+
+
+def test_an_estimate_is_never_nan() -> None:
+    with pytest.raises(ValueError, match="estimate D .*p is nan"):
+        Estimate("D", "points", "ttest", "languages", p=float("nan"))

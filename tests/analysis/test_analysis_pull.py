@@ -1,0 +1,163 @@
+"""Pulling runs: newest per cell, accuracies without records, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated_records import frame_of
+
+from analysis.pull import ACCURACY_COLUMNS, pull_records
+from xling.records import check_records, write_records
+
+
+@dataclass(frozen=True)
+class Run:
+    run_id: str
+    name: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str] = field(default_factory=dict)
+    start_time: int = 0
+    status: str = "FINISHED"
+
+
+class Store:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.runs, self.asked = folder, [], []
+
+    def add(self, run_id: str, *, model: str = "m", arm: str = "base", records: bool = True,
+            start_time: int = 0, right: int = 5, **metrics: float) -> Run:
+        params = {"cfg.model": model, "cfg.arm": arm, "cfg.seed": "0", "cfg.reasoning": "direct",
+                  "cfg.scoring": "answer-token"}
+        run = Run(run_id, f"evaluate-{model}-{arm}", params,
+                  {f"accuracy/{code}": value for code, value in metrics.items()},
+                  start_time=start_time)
+        if records:
+            frame = frame_of(np.arange(10) < right, model=model, language="heb_Hebr", arm=arm)
+            write_records(frame, self.folder / f"{run_id}.parquet")
+        self.runs.append(run)
+        return run
+
+    def find_runs(self, *, kind: str, study: str, experiment: str) -> list[Run]:
+        self.asked.append((kind, study, experiment))
+        return self.runs
+
+    def download_artifact(self, run_id: str, path: str, folder: Path) -> Path:
+        time.sleep(0.02 if run_id < "c" else 0)
+        source = self.folder / f"{run_id}.parquet"
+        if not source.exists():
+            raise FileNotFoundError(path)
+        return Path(shutil.copy(source, folder / path))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    (tmp_path / "store").mkdir()
+    return Store(tmp_path / "store")
+
+
+def pull(store: Store, tmp_path: Path):
+    return pull_records(store, study="demo", experiment="e", folder=tmp_path / "got",
+                        progress=False)
+
+
+def test_records_of_all_runs_in_the_order_of_cells(store: Store, tmp_path: Path) -> None:
+    store.add("a", model="z", heb_Hebr=0.5)
+    store.add("b", model="m", arm="finetuned", right=8, heb_Hebr=0.8)
+    store.add("c", model="m")
+    pulled = pull(store, tmp_path)
+    assert store.asked == [("evaluate", "demo", "e")]
+    assert pulled.run_ids == ("c", "b", "a")
+    assert pulled.notes == ()
+    assert tuple(pulled.accuracies.columns) == ACCURACY_COLUMNS
+    assert pulled.accuracies["accuracy"].tolist() == [0.5, 0.8, 0.5]
+    pd.testing.assert_frame_equal(check_records(pulled.records), pulled.records)
+
+
+def test_the_newest_run_of_a_cell_is_used_and_it_is_said(store: Store, tmp_path: Path) -> None:
+    store.add("a", right=2, start_time=10)
+    store.add("b", right=9, start_time=30)
+    store.add("c", right=4, start_time=20)
+    pulled = pull(store, tmp_path)
+    assert pulled.accuracies["accuracy"].tolist() == [0.9]
+    assert len(pulled.records) == 10
+    assert pulled.notes == ("3 finished runs for m/base/0/direct/answer-token: the newest is used "
+                            "(evaluate-m-base, b), not c, a",)
+
+
+def test_a_run_without_records_gives_its_accuracies(store: Store, tmp_path: Path) -> None:
+    store.add("a", records=False, heb_Hebr=0.25, fra_Latn=0.5)
+    pulled = pull(store, tmp_path)
+    assert pulled.records.empty
+    assert pulled.accuracies.set_index("language")["accuracy"].to_dict() == {
+        "heb_Hebr": 0.25, "fra_Latn": 0.5}
+    assert not pulled.accuracies["has_records"].any()
+    assert "accuracies only" in pulled.notes[0] and "model m" in pulled.notes[0]
+
+
+def test_a_metric_that_contradicts_the_records_is_noted(store: Store, tmp_path: Path) -> None:
+    store.add("a", heb_Hebr=0.7)
+    pulled = pull(store, tmp_path)
+    assert pulled.accuracies["accuracy"].tolist() == [0.5]
+    assert "language heb_Hebr: the metric says accuracy 0.700000" in pulled.notes[0]
+
+
+@pytest.mark.parametrize("value", [1.2, -0.1, 55.0, float("nan")])
+def test_an_accuracy_out_of_range_names_run_model_and_language(
+    store: Store, tmp_path: Path, value: float
+) -> None:
+    store.add("a", records=False, heb_Hebr=value)
+    with pytest.raises(ValueError, match=r"run evaluate-m-base \(a\), model m, language heb_Hebr"):
+        pull(store, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("cfg.arm", "tuned", "cfg.arm is 'tuned', but must be one of base"),
+    ("cfg.seed", "x", "cfg.seed is 'x', but must be a whole number"),
+    ("cfg.scoring", "", "cfg.scoring is missing"),
+])
+def test_a_bad_parameter_names_run_and_model(
+    store: Store, tmp_path: Path, name: str, value: str, message: str
+) -> None:
+    run = store.add("a")
+    store.runs = [replace(run, params=run.params | {name: value})]
+    with pytest.raises(ValueError, match=rf"run evaluate-m-base \(a\), model m: .*{message}"):
+        pull(store, tmp_path)
+
+
+def test_corrupt_records_and_records_of_another_run_are_refused(
+    store: Store, tmp_path: Path
+) -> None:
+    run = store.add("a")
+    store.runs = [replace(run, params=run.params | {"cfg.seed": "4"})]
+    with pytest.raises(ValueError, match="its records are of m/base/0/.* its parameters say m/base/4"):
+        pull(store, tmp_path)
+    store.runs = [run]
+    (store.folder / "a.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match=r"run evaluate-m-base \(a\), model m: .*truncated"):
+        pull(store, tmp_path)
+
+
+def test_no_runs_and_an_empty_run_are_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="study 'demo' has no finished evaluate run"):
+        pull(store, tmp_path)
+    store.add("a", records=False)
+    with pytest.raises(ValueError, match="neither held-out records nor"):
+        pull(store, tmp_path)
+
+
+def test_a_fault_of_the_store_is_not_swallowed(store: Store, tmp_path: Path) -> None:
+    store.add("a")
+
+    def broken(*_: object) -> Path:
+        raise ConnectionError("server gone")
+
+    store.download_artifact = broken  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError, match="server gone"):
+        pull(store, tmp_path)

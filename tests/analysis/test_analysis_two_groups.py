@@ -1,0 +1,99 @@
+"""D, I and equivalence, against statsmodels and closed forms, and in simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pingouin
+import pytest
+from scipy import stats
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW, ttost_ind
+
+from analysis.two_groups import equivalence, has_no_variance, interaction, mean_difference
+
+
+def groups(seed: int, n1: int = 3, n2: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(0.1, 0.03, n1), rng.normal(0.1, 0.03, n2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_difference_agrees_with_statsmodels(seed: int) -> None:
+    related, control = groups(seed)
+    found = mean_difference(related, control)
+    compared = CompareMeans(DescrStatsW(related), DescrStatsW(control))
+    _, p, df = compared.ttest_ind(usevar="pooled")
+    assert found.p == pytest.approx(p, rel=1e-10)
+    assert found.df == df == 5
+    assert found.se == pytest.approx(compared.std_meandiff_pooledvar, rel=1e-10)
+    assert (found.low, found.high) == pytest.approx(compared.tconfint_diff(usevar="pooled"))
+
+
+@pytest.mark.parametrize(("seed", "n1", "n2"), [(0, 3, 3), (1, 3, 4), (2, 6, 10), (3, 2, 5)])
+def test_interaction_f_is_the_square_of_the_language_level_t(seed: int, n1: int, n2: int) -> None:
+    weak, strong = groups(seed, n1, n2), groups(seed + 100, n1, n2)
+    found = interaction(weak, strong)
+    t, p = stats.ttest_ind(weak[0] - strong[0], weak[1] - strong[1])
+    frame = pd.DataFrame(
+        [
+            {"language": f"{f}{i}", "family": f, "group": g, "gain": value}
+            for g, pair in (("weak", weak), ("strong", strong))
+            for f, values in zip("rc", pair, strict=True)
+            for i, value in enumerate(values)
+        ]
+    )
+    table = pingouin.mixed_anova(
+        frame, dv="gain", within="group", between="family", subject="language"
+    ).set_index("Source")
+    assert table.loc["Interaction", "F"] == pytest.approx(t**2, rel=1e-8)
+    assert found.p == pytest.approx(p, rel=1e-8)
+    assert found.estimate / found.se == pytest.approx(t, rel=1e-8)
+
+
+def test_nothing_global_is_left_changed() -> None:
+    before = dict(pingouin.options)
+    interaction(groups(0), groups(1))
+    equivalence(*groups(2), bound=0.05)
+    assert dict(pingouin.options) == before
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equivalence_agrees_with_statsmodels(seed: int) -> None:
+    related, control = groups(seed)
+    p, _, _ = ttost_ind(related, control, -0.05, 0.05, usevar="pooled")
+    found = equivalence(related, control, np.float64(0.05))
+    assert found.p == pytest.approx(p, rel=1e-10)
+    at_smallest = ttost_ind(related, control, -found.smallest_bound, found.smallest_bound)[0]
+    assert at_smallest == pytest.approx(0.05, abs=1e-10)
+
+
+@pytest.mark.parametrize("bound", [0.0, -0.05, float("nan"), float("inf")])
+def test_a_bound_that_is_not_positive_is_refused(bound: float) -> None:
+    with pytest.raises(ValueError, match="give a number above 0"):
+        equivalence(*groups(0), bound=bound)
+
+
+def test_degenerate_groups_are_refused() -> None:
+    good = groups(0)[0]
+    with pytest.raises(ValueError, match="related: needs 2 languages, has 1"):
+        mean_difference(good[:1], good)
+    with pytest.raises(ValueError, match="control: every mean gain must be finite"):
+        mean_difference(good, np.array([0.1, np.nan]))
+    constant = np.array([0.1, 0.1 + 1e-17, 0.3 - 0.2])
+    assert has_no_variance(constant, constant)
+    with pytest.raises(ValueError, match="zero variance"):
+        mean_difference(constant, constant + 0.2)
+    with pytest.raises(ValueError, match="zero variance"):
+        interaction((good, good), (good - 0.1, good - 0.1))
+
+
+def test_intervals_cover_the_truth() -> None:
+    rng = np.random.default_rng(11)
+    repeats, hits = 250, np.zeros(2)
+    for _ in range(repeats):
+        shift = rng.normal(0, 0.04, (2, 3))
+        weak, strong = (shift + rng.normal([[0.15], [0.1]], 0.03, (2, 3)) for _ in range(2))
+        d = mean_difference(*((weak + strong) / 2))
+        i = interaction((weak[0], weak[1]), (strong[0], strong[1]))
+        hits += [d.low <= 0.05 <= d.high, i.low <= 0 <= i.high]
+    assert ((hits / repeats > 0.91) & (hits / repeats < 0.985)).all(), hits / repeats

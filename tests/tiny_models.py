@@ -1,0 +1,80 @@
+"""Tiny models of true architectures, with random weights of a fixed seed."""
+
+from pathlib import Path
+from typing import Any
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<user>{{ message.content }}</user>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+DENSE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+}
+
+
+def save_tiny_model(architecture: str, folder: Path) -> None:
+    """Saves weights, configuration and a byte-level tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config(architecture, len(tokenizer)))
+    with torch.no_grad():  # wide enough that predictions differ between items
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.1)
+    model.to(torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def byte_tokenizer() -> Any:
+    """One token a byte, with beginning-of-text, end-of-text and padding tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<s>", "</s>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(special + alphabet)}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def tiny_config(architecture: str, vocabulary: int) -> Any:
+    """A configuration of a few ten thousand parameters."""
+    from transformers import AutoConfig
+
+    extra: dict[str, Any] = {
+        "llama": {},
+        "qwen3": {},
+        "gemma3_text": {
+            "sliding_window": 16,
+            "query_pre_attn_scalar": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+    }[architecture]
+    return AutoConfig.for_model(
+        architecture,
+        vocab_size=vocabulary,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        **DENSE,
+        **extra,
+    )
