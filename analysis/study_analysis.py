@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.baseline_figure import baseline_plot
 from analysis.baselines import NEEDS_BASELINE, baseline_groups, training_baselines
 from analysis.cells import CONDITION, NO_DISCORDANT, NOT_AVAILABLE, gain_cells
 from analysis.contrasts import PRIMARY, primary_contrasts
 from analysis.estimates import OK, SCALE_DEPENDENT, Estimate, write_estimates
-from analysis.figures import baseline_plot, figure_gains, gain_heatmap, save_figure
+from analysis.figures import figure_gains, gain_heatmap, save_figure
 from analysis.pull import PulledRuns
 from analysis.tables import language_table, write_table
 

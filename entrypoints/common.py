@@ -16,7 +16,7 @@ from xling.tracking import Terminated
 Command = Callable[..., Any]
 
 
-class StudyFile(click.ParamType):
+class StudyFile(click.ParamType[Study]):
     """A study's name or the path of a study file, read and validated."""
 
     name = "study"

@@ -164,9 +164,7 @@ def test_no_tool_is_pinned_twice() -> None:
     assert not tools & {canonical(name) for name in pinned_packages()}
 
 
-def test_a_line_that_is_no_pin_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_that_is_no_pin_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "conda.yaml").write_text("dependencies: [python=3.11.7, pip: [torch>=2]]\n")
     monkeypatch.setattr("xling.requirements.__file__", str(tmp_path / "xling" / "requirements.py"))
     with pytest.raises(ValueError, match=r"conda\.yaml: 'torch>=2' is not an exact pin"):

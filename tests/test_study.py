@@ -12,7 +12,6 @@ from xling.execution import resolve_study
 from xling.languages import belebele_codes
 from xling.study import (
     ARMS,
-    Cell,
     ModelSettings,
     Study,
     load_study,
@@ -70,10 +69,6 @@ def test_every_shipped_study_loads(name: str) -> None:
     assert set(study.languages.families) == set(study.languages.evaluated)
 
 
-def test_the_study_of_the_demo_is_shipped() -> None:
-    assert "demo" in study_names()
-
-
 @pytest.mark.parametrize("name", study_names())
 def test_a_written_study_reads_back_as_the_same(name: str) -> None:
     study = load_study(name)
@@ -99,11 +94,6 @@ def test_an_unknown_study_lists_the_valid_ones(study: str) -> None:
         load_study(study)
     assert repr(study) in str(caught.value)
     assert f"Valid: {', '.join(study_names())}, or the path of a .yaml file" in str(caught.value)
-
-
-def test_a_misspelt_study_gets_a_hint() -> None:
-    with pytest.raises(ValueError, match="Did you mean 'demo'"):
-        load_study("dmo")
 
 
 @pytest.mark.parametrize(
@@ -243,11 +233,6 @@ def test_the_order_of_arms_in_the_file_does_not_matter(small: Study) -> None:
 def test_a_study_of_the_base_arm_has_one_cell_a_model() -> None:
     study = parse_study(changed("arms", ["base"]), where="small.yaml")
     assert [cell.arm for cell in study.cells()] == ["base", "base"]
-
-
-def test_a_cell_defaults_to_direct_answer_token() -> None:
-    cell = Cell(ModelSettings(id="a"), "base", 0)
-    assert (cell.reasoning, cell.scoring) == ("direct", "answer-token")
 
 
 @pytest.mark.parametrize(

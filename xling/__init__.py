@@ -1,0 +1,1 @@
+"""Cross-lingual fine-tuning of language models, measured and tracked."""

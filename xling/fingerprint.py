@@ -18,6 +18,7 @@ DECIDING_CODE = (
     "prompts.py",
     "records.py",
     "record_metrics.py",
+    "record_schema.py",
     "scoring",
     "training.py",
 )

@@ -180,7 +180,7 @@ def _answer_trainer() -> type["Trainer"]:
     import torch
     from transformers import Trainer
 
-    class AnswerTrainer(Trainer):
+    class AnswerTrainer(Trainer):  # type: ignore[misc]
         """Cross-entropy of the label's token over the whole vocabulary, at one position."""
 
         model_accepts_loss_kwargs = False
@@ -204,7 +204,7 @@ def _loss_on_bar() -> "ProgressCallback":
     """Transformers' progress bar with the loss on it, and no line a step beside it."""
     from transformers import ProgressCallback
 
-    class LossOnBar(ProgressCallback):
+    class LossOnBar(ProgressCallback):  # type: ignore[misc]
         """Shows the newest loss, in nats."""
 
         def on_log(

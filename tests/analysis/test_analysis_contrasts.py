@@ -10,8 +10,9 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis.baselines import NEEDS_BASELINE, NEEDS_MODELS, baseline_groups
 from analysis.cells import gain_cells
-from analysis.contrasts import LOGIT, POINTS, guess_corrected_logit, primary_contrasts
+from analysis.contrasts import primary_contrasts
 from analysis.estimates import SCALE_DEPENDENT, Estimate
+from analysis.gain_table import LOGIT, POINTS, guess_corrected_logit
 from xling.records import check_records
 
 BASE = {"a": 0.3, "b": 0.35, "c": 0.6, "d": 0.65}
@@ -29,8 +30,13 @@ def rows_of(frame: pd.DataFrame, family: dict[str, str] = FAMILY) -> dict[str, E
 
 
 def gains(related: float, control: float, strong: float | None = None) -> dict:
-    return {(m, code): (related if code in RELATED else control) if strong is None or m in "ab"
-            else strong for m in BASE for code in FAMILY}
+    return {
+        (m, code): (related if code in RELATED else control)
+        if strong is None or m in "ab"
+        else strong
+        for m in BASE
+        for code in FAMILY
+    }
 
 
 def test_a_planted_family_effect_is_found() -> None:
@@ -40,13 +46,21 @@ def test_a_planted_family_effect_is_found() -> None:
     assert d.ci_low is not None and d.ci_low > 0.05 and d.status == "ok"
     assert i.estimate == pytest.approx(0.0, abs=0.03)
     assert (d.n_models, d.n_related, d.n_control, d.n_items, d.n_passages, d.n_seeds, d.df) == (
-        4, 3, 3, 3000, 1500, 1, 4)
+        4,
+        3,
+        3,
+        3000,
+        1500,
+        1,
+        4,
+    )
     assert rows["D/points/tost"].p > 0.9
 
 
 def test_a_planted_effect_in_weak_models_only_is_an_interaction() -> None:
-    i = rows_of(records(gain=gains(0.2, 0.1, strong=0.1), n_items=3000,
-                        language_sd=0.0))["I/points/mixed_anova"]
+    i = rows_of(records(gain=gains(0.2, 0.1, strong=0.1), n_items=3000, language_sd=0.0))[
+        "I/points/mixed_anova"
+    ]
     assert i.estimate == pytest.approx(0.1, abs=0.03)
     assert i.baseline_source == "training split"
     assert "weak: a, b; strong: c, d" in i.note
@@ -81,15 +95,15 @@ def test_holm_is_over_d_and_i_of_one_scale() -> None:
 
 def test_an_interaction_on_one_scale_only_is_marked() -> None:
     # The same shift in log-odds of knowing is more points in the middle than at the ceiling.
-    base = {"a": 0.40, "b": 0.40, "c": 0.93, "d": 0.93}
+    base = {"a": 0.40, "b": 0.40, "c": 0.85, "d": 0.85}
     know = {m: (p - 0.25) / 0.75 for m, p in base.items()}
-    odds = {"r": 6.0, "c": 3.0}
+    odds = {"r": 3.0, "c": 1.5}
     gain = {}
     for m, k in know.items():
         for code in FAMILY:
             o = k / (1 - k) * odds["r" if code in RELATED else "c"]
             gain[m, code] = 0.25 + 0.75 * o / (1 + o) - base[m]
-    rows = rows_of(records(base=base, gain=gain, n_items=8000, language_sd=0.0))
+    rows = rows_of(records(base=base, gain=gain, n_items=6000, language_sd=0.0))
     points, logit = rows["I/points/mixed_anova"], rows["I/logit/mixed_anova"]
     assert points.p_holm is not None and points.p_holm < 0.05
     assert logit.p_holm is not None and logit.p_holm > 0.05
@@ -105,10 +119,13 @@ def test_guess_corrected_logit() -> None:
     assert np.isnan(values[4])
 
 
-@pytest.mark.parametrize(("family", "status"), [
-    ({**FAMILY, "heb_Hebr": "source", "amh_Ethi": "source"}, "needs 2 related languages"),
-    ({**FAMILY, "fra_Latn": "source", "jpn_Jpan": "source"}, "needs 2 control languages"),
-])
+@pytest.mark.parametrize(
+    ("family", "status"),
+    [
+        ({**FAMILY, "heb_Hebr": "source", "amh_Ethi": "source"}, "needs 2 related languages"),
+        ({**FAMILY, "fra_Latn": "source", "jpn_Jpan": "source"}, "needs 2 control languages"),
+    ],
+)
 def test_one_language_in_a_family(family: dict[str, str], status: str) -> None:
     for row in rows_of(records(), family).values():
         assert row.status == status
@@ -117,8 +134,9 @@ def test_one_language_in_a_family(family: dict[str, str], status: str) -> None:
 
 def test_a_missing_cell_leaves_no_number() -> None:
     frame = records()
-    gone = ((frame["model"] == "b") & (frame["language"] == "mlt_Latn")
-            & (frame["arm"] == "finetuned"))
+    gone = (
+        (frame["model"] == "b") & (frame["language"] == "mlt_Latn") & (frame["arm"] == "finetuned")
+    )
     for row in rows_of(frame[~gone]).values():
         assert row.status == "missing cell b/mlt_Latn (finetuned)"
         assert row.estimate is None and row.p is None
@@ -143,8 +161,11 @@ def test_zero_variance_gives_an_estimate_and_no_p() -> None:
     frame = records(language_sd=0.0)
     # Every tuned model is right everywhere; every base model wrong on the same items.
     frame["prediction"] = frame["gold"]
-    wrong = ((frame["arm"] == "base") & (frame["part"] == "heldout")
-             & frame["item_id"].str.endswith(("1", "2", "3")))
+    wrong = (
+        (frame["arm"] == "base")
+        & (frame["part"] == "heldout")
+        & frame["item_id"].str.endswith(("1", "2", "3"))
+    )
     frame.loc[wrong, "prediction"] = frame.loc[wrong, "gold"] % 4 + 1
     training = frame["part"] == "training"
     weak = training & frame["model"].isin(["a", "b"])
@@ -175,8 +196,13 @@ def test_accuracies_alone_still_give_d() -> None:
 
 def test_groups_are_split_at_the_median() -> None:
     frame = records(base={"a": 0.3, "b": 0.5, "c": 0.8}, n_training=400)
-    found = baseline_groups(frame, models=["a", "b", "c"], languages=[*RELATED, *CONTROL],
-                            reasoning="direct", scoring="answer-token")
+    found = baseline_groups(
+        frame,
+        models=["a", "b", "c"],
+        languages=[*RELATED, *CONTROL],
+        reasoning="direct",
+        scoring="answer-token",
+    )
     assert found.group == {"a": "weak", "b": "weak", "c": "strong"}
     assert found.accuracy["c"] == pytest.approx(0.8, abs=0.05)
 

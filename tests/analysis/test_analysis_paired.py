@@ -11,9 +11,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from analysis.paired import mcnemar_exact, newcombe_interval, wilson_interval
 
-TABLES = np.array(
-    [(a, b, c, d) for a in (0, 1, 7, 40) for b in (0, 1, 5, 20) for c in (0, 2, 9) for d in (0, 3, 60)
-     if a + b + c + d > 0])  # fmt: skip
+GRID = np.meshgrid([0, 1, 7, 40], [0, 1, 5, 20], [0, 2, 9], [0, 3, 60], indexing="ij")
+TABLES = np.stack(GRID, axis=-1).reshape(-1, 4)[1:]  # without the empty table
 
 
 def newcombe_by_hand(a: int, b: int, c: int, d: int) -> tuple[float, float]:

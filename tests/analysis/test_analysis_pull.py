@@ -31,13 +31,31 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder, self.runs, self.asked = folder, [], []
 
-    def add(self, run_id: str, *, model: str = "m", arm: str = "base", records: bool = True,
-            start_time: int = 0, right: int = 5, **metrics: float) -> Run:
-        params = {"cfg.model": model, "cfg.arm": arm, "cfg.seed": "0", "cfg.reasoning": "direct",
-                  "cfg.scoring": "answer-token"}
-        run = Run(run_id, f"evaluate-{model}-{arm}", params,
-                  {f"accuracy/{code}": value for code, value in metrics.items()},
-                  start_time=start_time)
+    def add(
+        self,
+        run_id: str,
+        *,
+        model: str = "m",
+        arm: str = "base",
+        records: bool = True,
+        start_time: int = 0,
+        right: int = 5,
+        **metrics: float,
+    ) -> Run:
+        params = {
+            "cfg.model": model,
+            "cfg.arm": arm,
+            "cfg.seed": "0",
+            "cfg.reasoning": "direct",
+            "cfg.scoring": "answer-token",
+        }
+        run = Run(
+            run_id,
+            f"evaluate-{model}-{arm}",
+            params,
+            {f"accuracy/{code}": value for code, value in metrics.items()},
+            start_time=start_time,
+        )
         if records:
             frame = frame_of(np.arange(10) < right, model=model, language="heb_Hebr", arm=arm)
             write_records(frame, self.folder / f"{run_id}.parquet")
@@ -63,8 +81,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def pull(store: Store, tmp_path: Path):
-    return pull_records(store, study="demo", experiment="e", folder=tmp_path / "got",
-                        progress=False)
+    return pull_records(
+        store, study="demo", experiment="e", folder=tmp_path / "got", progress=False
+    )
 
 
 def test_records_of_all_runs_in_the_order_of_cells(store: Store, tmp_path: Path) -> None:
@@ -87,8 +106,10 @@ def test_the_newest_run_of_a_cell_is_used_and_it_is_said(store: Store, tmp_path:
     pulled = pull(store, tmp_path)
     assert pulled.accuracies["accuracy"].tolist() == [0.9]
     assert len(pulled.records) == 10
-    assert pulled.notes == ("3 finished runs for m/base/0/direct/answer-token: the newest is used "
-                            "(evaluate-m-base, b), not c, a",)
+    assert pulled.notes == (
+        "3 finished runs for m/base/0/direct/answer-token: the newest is used "
+        "(evaluate-m-base, b), not c, a",
+    )
 
 
 def test_a_run_without_records_gives_its_accuracies(store: Store, tmp_path: Path) -> None:
@@ -96,7 +117,9 @@ def test_a_run_without_records_gives_its_accuracies(store: Store, tmp_path: Path
     pulled = pull(store, tmp_path)
     assert pulled.records.empty
     assert pulled.accuracies.set_index("language")["accuracy"].to_dict() == {
-        "heb_Hebr": 0.25, "fra_Latn": 0.5}
+        "heb_Hebr": 0.25,
+        "fra_Latn": 0.5,
+    }
     assert not pulled.accuracies["has_records"].any()
     assert "accuracies only" in pulled.notes[0] and "model m" in pulled.notes[0]
 
@@ -117,11 +140,14 @@ def test_an_accuracy_out_of_range_names_run_model_and_language(
         pull(store, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("cfg.arm", "tuned", "cfg.arm is 'tuned', but must be one of base"),
-    ("cfg.seed", "x", "cfg.seed is 'x', but must be a whole number"),
-    ("cfg.scoring", "", "cfg.scoring is missing"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("cfg.arm", "tuned", "cfg.arm is 'tuned', but must be one of base"),
+        ("cfg.seed", "x", "cfg.seed is 'x', but must be a whole number"),
+        ("cfg.scoring", "", "cfg.scoring is missing"),
+    ],
+)
 def test_a_bad_parameter_names_run_and_model(
     store: Store, tmp_path: Path, name: str, value: str, message: str
 ) -> None:
@@ -136,7 +162,7 @@ def test_corrupt_records_and_records_of_another_run_are_refused(
 ) -> None:
     run = store.add("a")
     store.runs = [replace(run, params=run.params | {"cfg.seed": "4"})]
-    with pytest.raises(ValueError, match="its records are of m/base/0/.* its parameters say m/base/4"):
+    with pytest.raises(ValueError, match="are of m/base/0/.* parameters say m/base/4"):
         pull(store, tmp_path)
     store.runs = [run]
     (store.folder / "a.parquet").write_bytes(b"PAR1 no")

@@ -89,11 +89,11 @@ def test_degenerate_groups_are_refused() -> None:
 
 def test_intervals_cover_the_truth() -> None:
     rng = np.random.default_rng(11)
-    repeats, hits = 250, np.zeros(2)
+    repeats, hits = 150, np.zeros(2)
     for _ in range(repeats):
         shift = rng.normal(0, 0.04, (2, 3))
         weak, strong = (shift + rng.normal([[0.15], [0.1]], 0.03, (2, 3)) for _ in range(2))
         d = mean_difference(*((weak + strong) / 2))
         i = interaction((weak[0], weak[1]), (strong[0], strong[1]))
         hits += [d.low <= 0.05 <= d.high, i.low <= 0 <= i.high]
-    assert ((hits / repeats > 0.91) & (hits / repeats < 0.985)).all(), hits / repeats
+    assert ((hits / repeats > 0.9) & (hits / repeats < 0.99)).all(), hits / repeats

@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 from simulated_records import FAMILY, accuracies_of, study
 
+from analysis.baseline_figure import baseline_plot, short_codes
 from analysis.cells import gain_cells
 from analysis.contrasts import PRIMARY
 from analysis.estimates import COLUMNS, read_estimates
-from analysis.figures import baseline_plot, figure_gains, gain_heatmap, language_order, short_codes
+from analysis.figures import figure_gains, gain_heatmap, language_order
 from analysis.labels import place_labels
 from analysis.pull import PulledRuns
 from analysis.study_analysis import MINI_SET_NOTE, Analysis, analyze_records
@@ -27,28 +28,54 @@ from xling.records import check_records
 
 
 def records(**changes: object) -> pd.DataFrame:
-    settings: dict = {"base": {"a": 0.3, "b/b_1": 0.7}, "n_items": 40, "n_training": 40,
-                      "language_sd": 0.05} | changes
+    settings: dict = {
+        "base": {"a": 0.3, "b/b_1": 0.7},
+        "n_items": 40,
+        "n_training": 40,
+        "language_sd": 0.05,
+    } | changes
     return check_records(study(np.random.default_rng(3), **settings))
 
 
 def analyse(frame: pd.DataFrame, folder: Path, accuracies: pd.DataFrame | None = None) -> Analysis:
-    pulled = PulledRuns("demo", frame, accuracies_of(frame) if accuracies is None else accuracies,
-                        ("r1", "r2"), ("two runs for one cell",))
-    return analyze_records(pulled, family=FAMILY, distance={"heb_Hebr": 4, "mlt_Latn": 2},
-                           bound=0.05, folder=folder, study="demo", note=MINI_SET_NOTE,
-                           names={"heb_Hebr": "Hebrew"})
+    pulled = PulledRuns(
+        "demo",
+        frame,
+        accuracies_of(frame) if accuracies is None else accuracies,
+        ("r1", "r2"),
+        ("two runs for one cell",),
+    )
+    return analyze_records(
+        pulled,
+        family=FAMILY,
+        distance={"heb_Hebr": 4, "mlt_Latn": 2},
+        bound=0.05,
+        folder=folder,
+        study="demo",
+        note=MINI_SET_NOTE,
+        names={"heb_Hebr": "Hebrew"},
+    )
 
 
 def test_everything_is_written_and_can_be_read(tmp_path: Path) -> None:
     found = analyse(records(seeds=(0, 1), arms=("finetuned", "shuffled-labels")), tmp_path)
     assert set(found.files) == {p for p in tmp_path.rglob("*") if p.is_file()}
     names = {str(p.relative_to(tmp_path)) for p in found.files}
-    assert {"estimates.json", "cells.csv", "cells.tex", "languages.csv", "languages.tex",
-            "figures/gains.svg", "figures/gains.png", "figures/baseline.svg",
-            "figures/baseline.png"} <= names
-    rows = json.loads((tmp_path / "estimates.json").read_text(),
-                      parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+    assert {
+        "estimates.json",
+        "cells.csv",
+        "cells.tex",
+        "languages.csv",
+        "languages.tex",
+        "figures/gains.svg",
+        "figures/gains.png",
+        "figures/baseline.svg",
+        "figures/baseline.png",
+    } <= names
+    rows = json.loads(
+        (tmp_path / "estimates.json").read_text(),
+        parse_constant=lambda c: pytest.fail(f"{c} is not JSON"),
+    )
     assert all(tuple(row) == COLUMNS for row in rows)
     assert tuple(read_estimates(tmp_path / "estimates.json")) == found.estimates
     for svg in (p for p in found.files if p.suffix == ".svg"):
@@ -78,8 +105,9 @@ def test_degenerate_studies_still_say_what_they_can(tmp_path: Path) -> None:
     base_only = analyse(frame[frame["arm"] == "base"], tmp_path / "base")
     assert base_only.cells.empty and base_only.headline == {}
     assert all(row.status != "ok" for row in base_only.estimates)
-    bare = analyse(frame.iloc[:0], tmp_path / "bare",
-                   accuracies_of(frame).assign(has_records=False))
+    bare = analyse(
+        frame.iloc[:0], tmp_path / "bare", accuracies_of(frame).assign(has_records=False)
+    )
     assert "7 cells: not available" in bare.summary
     assert (tmp_path / "bare/figures/gains.png").exists()
     nothing = frame[~(frame["arm"] == "base")]
@@ -94,8 +122,15 @@ def gains_of(frame: pd.DataFrame) -> pd.DataFrame:
 def test_heatmap_shows_each_gain_in_its_place() -> None:
     gains = gains_of(records())
     order = language_order(gains, {"heb_Hebr": 4, "mlt_Latn": 2, "amh_Ethi": 3})
-    assert order == ["arb_Arab", "mlt_Latn", "amh_Ethi", "heb_Hebr",
-                     "fra_Latn", "jpn_Jpan", "kor_Hang"]
+    assert order == [
+        "arb_Arab",
+        "mlt_Latn",
+        "amh_Ethi",
+        "heb_Hebr",
+        "fra_Latn",
+        "jpn_Jpan",
+        "kor_Hang",
+    ]
     figure = gain_heatmap(gains, title="t", names={"heb_Hebr": "Hebrew"})
     axes = figure.axes[0]
     ticks = [text.get_text() for text in axes.get_xticklabels()]
@@ -135,20 +170,29 @@ def test_labels_of_crowded_points_do_not_overlap() -> None:
     place_labels(figure, axes, x, y, ["abc"] * 40, ["black"] * 40, 7.0)
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
-    clashes = sum(a.shrunk(0.9, 0.9).overlaps(b.shrunk(0.9, 0.9))
-                  for i, a in enumerate(boxes) for b in boxes[:i])
+    clashes = sum(
+        a.shrunk(0.9, 0.9).overlaps(b.shrunk(0.9, 0.9))
+        for i, a in enumerate(boxes)
+        for b in boxes[:i]
+    )
     assert clashes == 0
 
 
 def test_short_codes_stay_unlike() -> None:
     assert short_codes(["heb_Hebr", "heb_Hebr", "arb_Arab", "arb_Latn"]) == [
-        "heb", "heb", "arb_Arab", "arb_Latn"]
+        "heb",
+        "heb",
+        "arb_Arab",
+        "arb_Latn",
+    ]
 
 
 def test_drawing_leaves_no_global_state_and_works_in_threads() -> None:
     gains, before = gains_of(records()), dict(matplotlib.rcParams)
-    workers = [threading.Thread(target=gain_heatmap, args=(gains,), kwargs={"title": "t"})
-               for _ in range(3)]
+    workers = [
+        threading.Thread(target=gain_heatmap, args=(gains,), kwargs={"title": "t"})
+        for _ in range(3)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -115,10 +115,8 @@ def check_adapted(model: "PeftModel", modules: tuple[str, ...]) -> None:
         if isinstance(module, LoraLayer)
     }
     if hit != set(modules):
-        raise ValueError(
-            f"LoRA missed {sorted(set(modules) - hit)[:5]} and hit {sorted(hit - set(modules))[:5]} "
-            "unasked"
-        )
+        missed, unasked = sorted(set(modules) - hit), sorted(hit - set(modules))
+        raise ValueError(f"LoRA missed {missed[:5]} and hit {unasked[:5]} unasked")
 
 
 def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":

@@ -24,12 +24,14 @@ class Scores:
     @property
     def answer_mass(self) -> npt.NDArray[np.float64]:
         """Shape (n,); probability that the next token is any of the four labels, 0–1."""
-        return np.exp(self.logprobs).sum(axis=1)
+        mass: npt.NDArray[np.float64] = np.exp(self.logprobs).sum(axis=1)
+        return mass
 
     @property
     def predictions(self) -> npt.NDArray[np.int8]:
         """Shape (n,); the label of the highest log-probability, 1–4 (the lowest one in a tie)."""
-        return (self.logprobs.argmax(axis=1) + 1).astype(np.int8)
+        best: npt.NDArray[np.int8] = (self.logprobs.argmax(axis=1) + 1).astype(np.int8)
+        return best
 
 
 class Engine(Protocol):
