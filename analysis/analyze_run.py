@@ -30,7 +30,7 @@ def run_analysis(
     if not tracking.find_runs(kind="evaluate", study=study.name, experiment=experiment):
         raise ValueError(
             f"no finished evaluate run of study {study.name!r} at {tracking.tracking_uri()}; "
-            f"run the study first: {tracking.run_command('main', {'study': study.origin})}"
+            f"run the study first: {tracking.run_command('main', _same_data(parameters))}"
         )
     with (
         tracking.tracked_run(
@@ -58,6 +58,10 @@ def run_analysis(
         )
         _log(analysis, folder / "analysis", pulled.run_ids)
     return analysis
+
+
+def _same_data(parameters: Mapping[str, object]) -> dict[str, object]:
+    return {key: parameters[key] for key in ("study", "data", "limit") if key in parameters}
 
 
 def branches_away(study: Study, code: str) -> int:

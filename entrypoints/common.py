@@ -5,12 +5,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-from xling.study import ARMS, REASONING, SCORING, Study, load_study
+from xling.settings import ARMS, REASONING, SCORING
+from xling.study import Study
+from xling.study_files import load_study
 from xling.tracking import Terminated
 
 Command = Callable[..., Any]
@@ -77,13 +79,16 @@ scoring_option = click.option(
 
 
 def split_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """Names separated by commas, as a tuple."""
-    return tuple(name.strip() for name in value.split(",") if name.strip())
+    """Names separated by commas, as a tuple; empty: none asked for."""
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    if value and not names:
+        raise click.BadParameter(f"{value!r} names no model; leave it empty for all")
+    return names
 
 
-def arm_option(default: str) -> Callable[[Command], Command]:
-    """``--arm``."""
-    return click.option("--arm", type=click.Choice(ARMS), default=default, show_default=True)
+def arm_option(default: str, arms: Sequence[str] = ARMS) -> Callable[[Command], Command]:
+    """``--arm``, one of `arms`."""
+    return click.option("--arm", type=click.Choice(arms), default=default, show_default=True)
 
 
 def entry_point(command: Command) -> Command:

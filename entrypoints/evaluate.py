@@ -17,7 +17,8 @@ from entrypoints.common import (
 from xling import tracking
 from xling.execution import accuracy_lines, prepare_study, run_evaluate
 from xling.models import BaseShelf
-from xling.study import Arm, Cell, Reasoning, Scoring, Study
+from xling.settings import Arm, Reasoning, Scoring
+from xling.study import Cell, Study
 
 
 @click.command()

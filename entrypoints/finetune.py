@@ -15,14 +15,15 @@ from entrypoints.common import (
 from xling import tracking
 from xling.execution import prepare_study, run_finetune
 from xling.models import BaseShelf
-from xling.study import Arm, Cell, Study
+from xling.settings import ARMS, Arm
+from xling.study import Cell, Study
 
 
 @click.command()
 @study_option()
 @data_option
 @model_option
-@arm_option("finetuned")
+@arm_option("finetuned", [arm for arm in ARMS if arm != "base"])
 @seed_option
 @limit_option
 @force_option

@@ -10,14 +10,9 @@ import yaml
 
 from xling.execution import resolve_study
 from xling.languages import belebele_codes
-from xling.study import (
-    ARMS,
-    ModelSettings,
-    Study,
-    load_study,
-    parse_study,
-    study_names,
-)
+from xling.settings import ARMS, ModelSettings
+from xling.study import Study
+from xling.study_files import load_study, parse_study, study_names
 
 SMALL: dict[str, Any] = {
     "name": "small",

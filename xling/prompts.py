@@ -71,9 +71,14 @@ def check_template(template: str) -> str:
         ValueError: names the missing, repeated or unknown placeholders.
     """
     try:
-        found = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise ValueError(f"prompt template is not a format string: {error}") from error
+    found = [
+        name + (f"!{how}" if how else "") + (f":{form}" if form else "")
+        for _, name, form, how in parts
+        if name is not None
+    ]
     if sorted(found) != sorted(FIELDS):
         raise ValueError(
             f"prompt template must hold each of {', '.join(f'{{{name}}}' for name in FIELDS)} "

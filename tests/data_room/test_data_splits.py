@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import warnings
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_a_smaller_limit_is_a_subset_of_a_larger(data: DataSet) -> None:
         assert len(one.training_ids) == min(number, 30)
         assert len(one.heldout_ids) == min(number, 10)
         check_disjoint(data, one)
-    for small, large in zip(limited, limited[1:], strict=False):
+    for small, large in itertools.pairwise(limited):
         assert set(small.training_ids) <= set(large.training_ids)
         assert set(small.heldout_ids) <= set(large.heldout_ids)
     assert limited[-1] == split == limit_split(split, 0)

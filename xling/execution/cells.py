@@ -7,12 +7,13 @@ from typing import Any
 
 from xling import tracking
 from xling.execution.prepared import Prepared
+from xling.folders import state_folder
 from xling.models import LocatedModel, locate_model
-from xling.models.cache import state_folder
 from xling.models.catalog import Recipe
 from xling.models.loading import compute_dtype, device_name
 from xling.prompts import PromptFormat
-from xling.study import Cell, ModelSettings
+from xling.settings import ModelSettings
+from xling.study import Cell
 
 
 def locate(model: ModelSettings) -> LocatedModel:

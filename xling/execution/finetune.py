@@ -23,8 +23,8 @@ from xling.execution.cells import (
 )
 from xling.execution.prepared import Prepared
 from xling.fingerprint import fingerprint
+from xling.folders import written_whole
 from xling.models import BaseShelf, LocatedModel, OpenedModel
-from xling.models.cache import written_whole
 from xling.models.loading import four_bit_share
 from xling.prompts import label_token_ids, render_prompts
 from xling.scoring import InProcessEngine

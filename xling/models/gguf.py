@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from xling.models.cache import cache_folder, written_whole
+from xling.folders import cache_folder, written_whole
 
 
 def converted_folder(path: Path, *, sha256: str) -> Path:

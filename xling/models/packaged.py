@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from xling.models.cache import cache_folder, written_whole
+from xling.folders import cache_folder, written_whole
 from xling.models.catalog import PackagedWeights
 
 BLOCK_BYTES = 1 << 20

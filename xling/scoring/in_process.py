@@ -63,7 +63,7 @@ class InProcessEngine:
         with (
             torch.inference_mode(),
             contiguous_head_input(self._model),
-            tqdm(total=len(prompts), desc=description, unit="item", smoothing=0.05) as bar,
+            tqdm(total=len(prompts), desc=description, unit="item", disable=not description) as bar,
         ):
             for rows in plan_batches(lengths, self._batch_tokens):
                 batch = {key: [values[row] for row in rows] for key, values in tokens.items()}

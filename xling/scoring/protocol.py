@@ -42,7 +42,7 @@ class Engine(Protocol):
 
         Args:
             prompts: exact texts.
-            description: what the progress bar shows.
+            description: what the progress bar shows; empty: no bar.
 
         Returns:
             Scores in the prompts' order.

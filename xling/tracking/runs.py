@@ -1,5 +1,6 @@
 """Starts runs and logs what they did."""
 
+import logging
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +13,19 @@ from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+
+from xling.folders import state_folder
+from xling.tracking.store import tracking_uri
+
+logger = logging.getLogger(__name__)
 
 BATCH = 1000
 MAX_PARAM_LENGTH = 500
+
+
+class StoreUnavailable(RuntimeError):
+    """The tracking store failed while a run was active."""
 
 
 class Terminated(SystemExit):
@@ -43,7 +54,6 @@ def tracked_run(
     nested = mlflow.active_run() is not None
     run = mlflow.start_run(run_name=name, nested=nested, log_system_metrics=kind == "finetune")
     run_id = run.info.run_id
-    status = "FINISHED"
     try:
         mlflow.set_tags(
             {
@@ -55,15 +65,28 @@ def tracked_run(
         )
         log_params(params)
         yield run_id
+        mlflow.end_run("FINISHED")
     except (KeyboardInterrupt, Terminated):
-        status = "KILLED"
+        mlflow.end_run("KILLED")
         raise
+    except MlflowException as error:
+        _end_unreachable(run_id)
+        raise StoreUnavailable(
+            f"the tracking store {tracking_uri()} failed in run {run_id} ({name}): {error}\n"
+            f"What was computed is kept in {state_folder()}; the same command sends it"
+        ) from error
     except BaseException as error:
-        status = "FAILED"
         mlflow.set_tag("xling.error", f"{type(error).__name__}: {error}"[:5000])
+        mlflow.end_run("FAILED")
         raise
-    finally:
-        mlflow.end_run(status)
+
+
+def _end_unreachable(run_id: str) -> None:
+    """Ends a run whose store failed, if the store takes that."""
+    try:
+        mlflow.end_run("FAILED")
+    except MlflowException:
+        logger.exception("run %s could not be ended and stays RUNNING in the store", run_id)
 
 
 def note_reuse(finished_run_id: str) -> None:

@@ -1,0 +1,346 @@
+"""Every entry point, by `mlflow run`, on tiny models and a real store, in real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from analysis.estimates import read_estimates
+from xling.records import read_records
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ("arb_Arab", "arz_Arab")
+TARGET = ("heb_Hebr", "mlt_Latn", "fra_Latn", "eng_Latn")
+HELD_OUT = 8
+
+pytestmark = pytest.mark.slow
+
+
+class Place:
+    """A folder with a store, a study file, and the environment that points at them."""
+
+    def __init__(self, folder: Path, models: dict[str, Path]) -> None:
+        self.folder = folder
+        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.study = folder / "tiny.yaml"
+        self.settings = {
+            "name": "tiny",
+            "models": [{"id": str(path), "name": name} for name, path in models.items()],
+            "data": {
+                "source": "mini",
+                "difficulties": [1],
+                "split": "given",
+                "held_out": HELD_OUT,
+                "baseline_items": 4,
+            },
+            "languages": {"source": list(SOURCE), "target": list(TARGET), "branch": "Semitic"},
+            "lora": {"r": 4, "alpha": 8},
+            "training": {"batch_size": 8, "learning_rate": 1e-2},
+        }
+        self.write()
+
+    def write(self, **training: object) -> None:
+        self.settings["training"].update(training)
+        for model in self.settings["models"]:
+            model["training_items"] = 8
+        self.study.write_text(yaml.safe_dump(self.settings))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **{key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")},
+            "MLFLOW_TRACKING_URI": self.uri,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "XDG_STATE_HOME": str(self.folder / "state"),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    def mlflow_run(self, entry_point: str, **parameters: object) -> subprocess.CompletedProcess:
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "run",
+            str(ROOT),
+            "-e",
+            entry_point,
+            "--env-manager",
+            "local",
+            "--experiment-name",
+            "tiny",
+        ]
+        for key, value in parameters.items():
+            command += ["-P", f"{key}={value}"]
+        return subprocess.run(
+            command,
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def client(self):
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri, registry_uri=self.uri)
+
+    def runs(self, kind: str) -> list:
+        client = self.client()
+        experiment = client.get_experiment_by_name("tiny")
+        return list(client.search_runs([experiment.experiment_id], f"tags.`xling.kind` = '{kind}'"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Place:
+    folder = tmp_path_factory.mktemp("end-to-end")
+    return Place(folder, {"tiny-llama": tiny_model("llama"), "tiny-qwen": tiny_model("qwen3")})
+
+
+@pytest.fixture(scope="module")
+def study(place: Place) -> subprocess.CompletedProcess:
+    return place.mlflow_run("main", study=place.study)
+
+
+def test_study_ends_well_and_says_where_to_look(study):
+    assert study.returncode == 0, study.stderr[-3000:]
+    assert "Runs are in experiment 'tiny'" in study.stdout
+    assert "mini set: for trying the software" in study.stdout
+    assert "models:/tiny-tiny-llama@champion is version 1" in study.stdout
+
+
+def test_every_cell_has_one_finished_child_run(place, study):
+    (parent,) = place.runs("study")
+    for kind, number in {"prepare": 1, "finetune": 2, "evaluate": 4, "analyze": 1}.items():
+        runs = place.runs(kind)
+        assert len(runs) == number, kind
+        for run in runs:
+            assert run.info.status == "FINISHED"
+            assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            assert run.data.tags["xling.study"] == "tiny"
+            assert run.data.tags["xling.command"].startswith(f"mlflow run . -e {kind} -P study=")
+            if kind != "analyze":
+                assert len(run.data.tags["xling.fingerprint"]) == 64
+    assert parent.info.status == "FINISHED"
+
+
+def test_evaluate_runs_follow_the_contract(place, study, tmp_path):
+    for run in place.runs("evaluate"):
+        params, metrics = run.data.params, run.data.metrics
+        assert {params[f"cfg.{key}"] for key in ("reasoning", "scoring")} == {
+            "direct",
+            "answer-token",
+        }
+        for code in SOURCE + TARGET:
+            assert 0 <= metrics[f"accuracy/{code}"] <= 1
+            assert 0 < metrics[f"answer_mass/{code}"] < 1
+        assert {"accuracy_family/related", "accuracy_family/control"} <= set(metrics)
+        path = place.client().download_artifacts(run.info.run_id, "records.parquet", str(tmp_path))
+        records = read_records(Path(path))
+        heldout = records[records["part"] == "heldout"]
+        assert heldout.groupby("language").size().to_dict() == dict.fromkeys(
+            SOURCE + TARGET, HELD_OUT
+        )
+        is_base = params["cfg.arm"] == "base"
+        assert ((records["part"] == "training").sum() > 0) == is_base
+        assert set(heldout["item_id"]).isdisjoint(
+            records.loc[records["part"] == "training", "item_id"]
+        )
+        assert metrics["accuracy/heb_Hebr"] == pytest.approx(
+            heldout.loc[heldout["language"] == "heb_Hebr", "correct"].mean()
+        )
+        inputs = run.inputs.dataset_inputs
+        assert len(inputs) == 1 and len(inputs[0].dataset.digest) == 36
+
+
+def test_finetune_runs_have_curve_adapter_and_evidence(place, study, tmp_path):
+    client = place.client()
+    for run in place.runs("finetune"):
+        curve = client.get_metric_history(run.info.run_id, "train/loss")
+        assert [point.step for point in curve] == [1, 2]
+        assert run.data.metrics["reload_difference"] <= 1e-4
+        assert run.data.metrics["four_bit_share"] > 0.75
+        assert run.data.metrics["tokens_per_second"] > 0
+        names = {entry.path for entry in client.list_artifacts(run.info.run_id)}
+        assert {"modules.json", "pip-freeze.txt"} <= names
+        modules = yaml.safe_load(
+            Path(
+                client.download_artifacts(run.info.run_id, "modules.json", str(tmp_path))
+            ).read_text()
+        )
+        assert len(modules["lora_modules"]) == 14
+
+
+def test_analysis_has_figures_tables_and_estimates(place, study, tmp_path):
+    (run,) = place.runs("analyze")
+    folder = Path(place.client().download_artifacts(run.info.run_id, "", str(tmp_path)))
+    for name in (
+        "figures/gains.png",
+        "figures/gains.svg",
+        "figures/baseline.png",
+        "cells.csv",
+        "languages.tex",
+        "summary.txt",
+        "runs.json",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    rows = read_estimates(folder / "estimates.json")
+    assert {(row.estimand, row.scale) for row in rows} >= {
+        (estimand, scale) for estimand in "DI" for scale in ("points", "logit")
+    }
+    assert all(row.status for row in rows)
+
+
+def test_adapters_are_registered_and_load_in_a_new_process(place, study):
+    client = place.client()
+    for model in ("tiny-llama", "tiny-qwen"):
+        version = client.get_model_version_by_alias(f"tiny-{model}", "champion")
+        assert version.tags["xling.source_languages"] == " ".join(SOURCE)
+        assert "xling.mean_gain_related" in version.tags
+    code = (
+        "import mlflow, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model('models:/tiny-tiny-llama@champion')\n"
+        "row = {'flores_passage': 'p', 'question': 'q', 'mc_answer1': 'a', 'mc_answer2': 'b',\n"
+        "       'mc_answer3': 'c', 'mc_answer4': 'd'}\n"
+        "fields = model.predict(pd.DataFrame([row]))\n"
+        "text = 'p\\nq\\n(1) a\\n(2) b\\n(3) c\\n(4) d\\nAnswer: ('\n"
+        "prompt = model.predict(pd.DataFrame({'prompt': [text]}))\n"
+        "assert fields.equals(prompt), (fields, prompt)\n"
+        "print(sorted(fields.columns), int(fields.prediction[0]) in (1, 2, 3, 4))\n"
+    )
+    # From elsewhere, so that the model's own copy of the code is what runs.
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=place.environment,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "'answer_mass', 'logprob_1'" in done.stdout and "True" in done.stdout
+
+
+def test_the_same_study_again_repeats_nothing(place, study):
+    before = {kind: len(place.runs(kind)) for kind in ("prepare", "finetune", "evaluate")}
+    again = place.mlflow_run("main", study=place.study)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert {kind: len(place.runs(kind)) for kind in before} == before
+    assert place.client().get_model_version_by_alias("tiny-tiny-llama", "champion").version == "1"
+
+
+def test_single_entry_points_reuse_and_force(place, study):
+    prepared = place.mlflow_run("prepare", study=place.study)
+    assert prepared.returncode == 0, prepared.stderr[-3000:]
+    reused = place.mlflow_run("finetune", study=place.study, model="tiny-qwen")
+    assert reused.returncode == 0, reused.stderr[-3000:]
+    assert len(place.runs("finetune")) == 2
+    assert len(place.runs("reused")) == 2
+    uri = "models:/tiny-tiny-llama@champion"
+    scored = place.mlflow_run(
+        "evaluate",
+        study=place.study,
+        model="tiny-llama",
+        arm="finetuned",
+        adapter=uri,
+        force="true",
+    )
+    assert scored.returncode == 0, scored.stderr[-3000:]
+    assert "heb_Hebr  related" in scored.stdout
+    forced = [run for run in place.runs("evaluate") if run.data.params["cfg.adapter"] == uri]
+    assert len(forced) == 1
+    twin = next(
+        run
+        for run in place.runs("evaluate")
+        if run.data.params["cfg.model"] == "tiny-llama"
+        and run.data.params["cfg.arm"] == "finetuned"
+        and run is not forced[0]
+    )
+    assert forced[0].data.metrics["accuracy/heb_Hebr"] == twin.data.metrics["accuracy/heb_Hebr"]
+    registered = place.mlflow_run("register", study=place.study, alias="best")
+    assert registered.returncode == 0, registered.stderr[-3000:]
+    analyzed = place.mlflow_run("analyze", study=place.study, bound="0.1")
+    assert analyzed.returncode == 0, analyzed.stderr[-3000:]
+    assert "Note:" in analyzed.stdout  # the cell that was scored twice
+
+
+def test_adapter_of_another_base_is_refused(place, study):
+    wrong = place.mlflow_run(
+        "evaluate",
+        study=place.study,
+        model="tiny-qwen",
+        arm="finetuned",
+        adapter="models:/tiny-tiny-llama@champion",
+    )
+    assert wrong.returncode != 0
+    assert "was trained on" in wrong.stderr
+    assert "Traceback" not in wrong.stderr.split("Error: adapter")[-1].split("mlflow.exc")[0]
+
+
+def test_failed_cell_is_recorded_and_the_others_go_on(place, tiny_model, study):
+    settings = yaml.safe_load(place.study.read_text())
+    settings["name"] = "partly"
+    settings["models"][0] = {"id": str(tiny_model("qwen3_moe")), "name": "tiny-moe"}
+    path = place.folder / "partly.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    done = place.mlflow_run("main", study=path)
+    assert done.returncode != 0
+    assert "tiny-moe/base/seed-0: ValueError: only" in done.stderr
+    failed = [run for run in place.runs("evaluate") if run.info.status == "FAILED"]
+    assert failed and "fused experts" in failed[0].data.tags["xling.error"]
+    finished = [
+        run
+        for run in place.runs("evaluate")
+        if run.data.tags["xling.study"] == "partly" and run.info.status == "FINISHED"
+    ]
+    assert {run.data.params["cfg.model"] for run in finished} <= {"tiny-qwen"}
+
+
+def test_terminated_training_is_killed_and_goes_on(place, study):
+    settings = yaml.safe_load(place.study.read_text())
+    settings["name"] = "broken"
+    settings["training"] |= {"epochs": 300, "checkpoints": 100}
+    path = place.folder / "broken.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "-m", "entrypoints.finetune", "--study", str(path)]
+    environment = {**place.environment, "MLFLOW_EXPERIMENT_NAME": "tiny"}
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+    state = place.folder / "state" / "xling"
+    deadline = time.monotonic() + 120
+    while not list(state.glob("*/checkpoints/checkpoint-*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    (killed,) = [run for run in place.runs("finetune") if run.info.status == "KILLED"]
+    assert killed.data.tags["xling.study"] == "broken"
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (finished,) = [
+        run
+        for run in place.runs("finetune")
+        if run.data.tags["xling.study"] == "broken" and run.info.status == "FINISHED"
+    ]
+    curve = place.client().get_metric_history(finished.info.run_id, "train/loss")
+    assert len(curve) == 600
+
+
+def test_server_that_does_not_answer_is_named_before_any_work(place):
+    environment = {**place.environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-m", "entrypoints.main", "--study", str(place.study)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "tracking server http://127.0.0.1:9 does not answer" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,135 @@
+"""Reads study files, and says in one line a key what is wrong with them."""
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import ValidationError
+
+from xling.settings import (
+    DataSettings,
+    LanguageSettings,
+    LoraSettings,
+    ModelSettings,
+    PromptSettings,
+    ScoringSettings,
+    Strict,
+    TrainingSettings,
+)
+from xling.study import Study
+
+
+def study_names() -> tuple[str, ...]:
+    """Names of the studies that come with the package."""
+    folder = files("xling").joinpath("studies")
+    return tuple(
+        sorted(
+            path.name.removesuffix(".yaml")
+            for path in folder.iterdir()
+            if path.name.endswith(".yaml")
+        )
+    )
+
+
+def load_study(study: str) -> Study:
+    """Reads a study by its name, or a study file by its path.
+
+    Raises:
+        ValueError: no such study, not YAML, or not valid; one line for each wrong key with its
+            valid values.
+    """
+    path = Path(study)
+    if study in study_names():
+        text = files("xling").joinpath("studies", f"{study}.yaml").read_text(encoding="utf-8")
+    elif path.suffix in (".yaml", ".yml") and path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{study} is not UTF-8 text ({error}); save it as UTF-8") from error
+    else:
+        close = difflib.get_close_matches(study, study_names(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"unknown study {study!r}.{hint} Valid: {', '.join(study_names())}, "
+            "or the path of a .yaml file"
+        )
+    return parse_study(text, where=study)
+
+
+def parse_study(text: str, *, where: str) -> Study:
+    """Reads the text of a study file.
+
+    Args:
+        text: YAML.
+        where: the file's name, for messages.
+
+    Raises:
+        ValueError: as `load_study`.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} holds no settings; see xling/studies/demo.yaml for the form")
+    try:
+        return Study.model_validate(_tuples(content)).model_copy(update={"origin": where})
+    except ValidationError as error:
+        raise ValueError(f"{where} is not a valid study:\n{_explain(error)}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """YAML's lists as the tuples that strict validation asks for."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for each problem: the key, what is wrong and what is valid."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        location, got = problem["loc"], f" (got {problem['input']!r:.80})"
+        match problem["type"]:
+            case "extra_forbidden":
+                message = f"unknown key; valid: {', '.join(_keys(_section(location[:-1])))}"
+            case "missing":
+                field = _section(location[:-1]).model_fields[str(location[-1])]
+                values = ", ".join(repr(value) for value in get_args(field.annotation))
+                is_choice = get_origin(field.annotation) is Literal
+                message = f"missing; valid: {values}" if is_choice else "missing"
+            case "model_type":
+                message = f"must hold keys of {', '.join(_keys(_section(location)))}{got}"
+            case "too_short" if problem["input"]:
+                continue  # only because a value in the list is wrong, which has its own line
+            case "too_short":
+                message = "must not be empty"
+            case "tuple_type":
+                message = f"must be a list, such as [a, b]{got}"
+            case "float_type" if isinstance(problem["input"], str):
+                message = f"must be a number; YAML takes 5.0e-4 for one, but not 5e-4{got}"
+            case "value_error":
+                message = problem["msg"].removeprefix("Value error, ")
+            case _:
+                message = problem["msg"] + got
+        lines.append(f"  {'.'.join(map(str, location)) or 'study'}: {message}")
+    return "\n".join(lines)
+
+
+def _section(location: tuple[int | str, ...]) -> type[Strict]:
+    sections: dict[str, type[Strict]] = {
+        "models": ModelSettings,
+        "data": DataSettings,
+        "languages": LanguageSettings,
+        "lora": LoraSettings,
+        "training": TrainingSettings,
+        "prompt": PromptSettings,
+        "scoring": ScoringSettings,
+    }
+    return sections.get(str(location[0]), Study) if location else Study
+
+
+def _keys(section: type[Strict]) -> list[str]:
+    return [name for name, field in section.model_fields.items() if not field.exclude]
