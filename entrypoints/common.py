@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -116,6 +117,9 @@ def _prepare_process() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     for room in ("xling", "analysis"):
         logging.getLogger(room).setLevel(logging.INFO)
+    # Bars of a few small files, and one library's warnings about another, hide what matters.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
     signal.signal(signal.SIGTERM, _terminate)
 
 

@@ -95,6 +95,9 @@ def test_broken_training_goes_on_from_its_checkpoint_to_the_same_weights(tiny_mo
     for path in (tmp_path / "broken").iterdir():  # as if it had died after the first checkpoint
         if re.fullmatch(r"checkpoint-\d+", path.name) and path.name != "checkpoint-4":
             shutil.rmtree(path)
+    half = tmp_path / "broken" / "checkpoint-6"  # and while it wrote the next one
+    half.mkdir()
+    (half / "trainer_state.json").write_text('{"global_step"')
     result, resumed = train(folder, tmp_path / "broken")
     assert result.curve == whole_result.curve
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

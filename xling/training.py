@@ -1,5 +1,6 @@
 """QLoRA training on the answer: the loss is on the label's token and on nothing else."""
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,7 +88,6 @@ def train_adapter(
         ValueError: there are no examples.
     """
     from transformers import ProgressCallback, TrainingArguments
-    from transformers.trainer_utils import get_last_checkpoint
 
     if not examples:
         raise ValueError("there are no training examples; is `limit` or `held_out` too large?")
@@ -124,10 +124,10 @@ def train_adapter(
     _reset_peak_memory()
     model.train()
     started = time.perf_counter()
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    done_before = int(last.rsplit("-", 1)[-1]) if last else 0
+    last = last_whole_checkpoint(folder)
+    done_before = _step_of(last) if last else 0
     with contiguous_head_input(model):
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     seconds = time.perf_counter() - started
     model.eval()
     tokens = epochs * sum(len(row["input_ids"]) for row in rows)
@@ -140,6 +140,28 @@ def train_adapter(
         tokens_per_second=tokens * here / seconds,
         peak_memory_bytes=_peak_memory(),
     )
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end, or None.
+
+    The Trainer writes trainer_state.json last; a process that dies before leaves a folder without
+    it, or with half of it.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
+    return next((path for path in found if _is_whole(path)), None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return bool(state["global_step"] == _step_of(checkpoint))
 
 
 def _tokenise(

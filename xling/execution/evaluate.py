@@ -68,7 +68,11 @@ def run_evaluate(
                 **scoring_params(cell),
             }
         )
-        finished = None if force else tracking.find_finished(digest, kind="evaluate")
+        finished = (
+            None
+            if force
+            else tracking.find_finished(digest, kind="evaluate", study=prepared.study.name)
+        )
         if finished is not None:
             logger.info("evaluate %s: run %s has it already", cell.name, finished.run_id)
             tracking.note_reuse(finished.run_id)
@@ -111,7 +115,7 @@ def _find_adapter(
         return None
     if not adapter:
         digest = finetune_fingerprint(prepared, cell, located)
-        trained = tracking.find_finished(digest, kind="finetune")
+        trained = tracking.find_finished(digest, kind="finetune", study=prepared.study.name)
         if trained is None:
             raise ValueError(
                 f"no finished finetune run for {cell.name}; make one with: "

@@ -91,7 +91,11 @@ def run_finetune(prepared: Prepared, cell: Cell, shelf: BaseShelf, *, force: boo
         raise ValueError("the base arm has no adapter; valid arms for finetune: finetuned")
     located = locate(cell.model)
     digest = finetune_fingerprint(prepared, cell, located)
-    finished = None if force else tracking.find_finished(digest, kind="finetune")
+    finished = (
+        None
+        if force
+        else tracking.find_finished(digest, kind="finetune", study=prepared.study.name)
+    )
     if finished is not None:
         logger.info("finetune %s: run %s has it already", cell.name, finished.run_id)
         tracking.note_reuse(finished.run_id)

@@ -33,7 +33,9 @@ def run_prepare(prepared: Prepared, *, force: bool = False) -> str:
             "prompt": study.prompt.model_dump(),
         }
     )
-    finished = None if force else tracking.find_finished(digest, kind="prepare")
+    finished = (
+        None if force else tracking.find_finished(digest, kind="prepare", study=prepared.study.name)
+    )
     if finished is not None:
         logger.info("prepare %s: run %s has it already", study.name, finished.run_id)
         tracking.note_reuse(finished.run_id)

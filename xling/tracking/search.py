@@ -39,11 +39,15 @@ class LoggedRun:
     status: str
 
 
-def find_finished(fingerprint: str, *, kind: str) -> LoggedRun | None:
-    """The newest finished run of that fingerprint in the experiment, or None."""
+def find_finished(fingerprint: str, *, kind: str, study: str) -> LoggedRun | None:
+    """The newest finished run of that fingerprint in a study, or None.
+
+    Another study's run is not reused: an analysis finds runs by their study. Its work is, where
+    it still lies on this machine's disk.
+    """
     runs = _search(
         f"tags.`xling.fingerprint` = '{fingerprint}' and tags.`xling.kind` = '{kind}' "
-        "and attributes.status = 'FINISHED'",
+        f"and tags.`xling.study` = '{_quotable(study)}' and attributes.status = 'FINISHED'",
         [_current_experiment_id()],
         most=1,
     )
