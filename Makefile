@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 EXPERIMENT ?= xling
+# `mlflow run` with the local environment runs whatever `python` is found first.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: demo test lint ui clean
 
