@@ -1,6 +1,6 @@
 """The analyze run: pulls a study's evaluate runs, computes, and logs what comes out."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from analysis.pull import pull_records
@@ -11,15 +11,21 @@ from xling.study import Study
 
 
 def run_analysis(
-    study: Study, *, experiment: str = "", bound: float, parameters: Mapping[str, object]
+    study: Study,
+    *,
+    experiment: str = "",
+    bound: float,
+    parameters: Mapping[str, object],
+    run_ids: Collection[str] = (),
 ) -> Analysis:
-    """Analyses every finished evaluate run that is tagged with a study's name.
+    """Analyses the finished evaluate runs that are tagged with a study's name.
 
     Args:
         study: its name says which runs, its languages which family each belongs to.
         experiment: name; empty: the selected one.
         bound: equivalence bound of D, in proportion.
         parameters: as the entry point got them, for `xling.command`.
+        run_ids: the only runs to analyse; empty: all of the study, the newest of each cell.
 
     Returns:
         The analysis; its files are artifacts of the analyze run.
@@ -43,7 +49,11 @@ def run_analysis(
         tracking.temporary_folder() as folder,
     ):
         pulled = pull_records(
-            tracking, study=study.name, experiment=experiment, folder=folder / "runs"
+            tracking,
+            study=study.name,
+            experiment=experiment,
+            folder=folder / "runs",
+            run_ids=run_ids,
         )
         codes = sorted(set(pulled.accuracies["language"]) | set(study.languages.evaluated))
         analysis = analyze_records(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,7 @@ def pull_records(
     study: str,
     experiment: str,
     folder: Path,
+    run_ids: Collection[str] = (),
     workers: int = 8,
     progress: bool = True,
 ) -> PulledRuns:
@@ -77,6 +78,7 @@ def pull_records(
         study: The study's name, as in the tag `xling.study`.
         experiment: The experiment's name; empty for the one selected.
         folder: Where to put the downloads, one folder per run id.
+        run_ids: The only runs to use; empty for all of the study.
         workers: Downloads at a time.
         progress: Whether to show a progress bar.
 
@@ -88,6 +90,8 @@ def pull_records(
             accuracy out of range, or has records that are corrupt or of another run.
     """
     found = store.find_runs(kind="evaluate", study=study, experiment=experiment)
+    if run_ids:
+        found = [run for run in found if run.run_id in run_ids]
     if not found:
         raise ValueError(
             f"study {study!r} has no finished evaluate run in "

@@ -1,5 +1,6 @@
 """What every entry point shares: its options, its log, and how it ends."""
 
+import errno
 import functools
 import logging
 import os
@@ -14,9 +15,10 @@ import click
 from xling.settings import ARMS, REASONING, SCORING
 from xling.study import Study
 from xling.study_files import load_study
-from xling.tracking import Terminated
+from xling.tracking import MlflowException, Terminated, without_password
 
 Command = Callable[..., Any]
+DEBUG = "XLING_DEBUG"
 
 
 class StudyFile(click.ParamType[Study]):
@@ -97,7 +99,7 @@ def entry_point(command: Command) -> Command:
 
     Wrong input, missing files and a store that does not answer end with one message and exit
     code 1 (click's own usage errors: 2); SIGTERM and Ctrl-C end the run as KILLED. Any other
-    error keeps its traceback, for a report.
+    error keeps its traceback, and XLING_DEBUG=1 brings back those of the former.
     """
 
     @functools.wraps(command)
@@ -105,12 +107,22 @@ def entry_point(command: Command) -> Command:
         _prepare_process()
         try:
             return command(*arguments, **options)
-        except (ValueError, OSError, RuntimeError) as error:
-            if os.environ.get("XLING_DEBUG"):
+        except (ValueError, OSError, RuntimeError, MlflowException) as error:
+            if os.environ.get(DEBUG):
                 raise
-            raise click.ClickException(str(error)) from error
+            message = without_password(str(error)) + _disk_remedy(error)
+            raise click.ClickException(f"{message}\n({DEBUG}=1 shows the traceback)") from error
 
     return wrapped
+
+
+def _disk_remedy(error: Exception) -> str:
+    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+        return ""
+    return (
+        "\nFree the disk, or point XDG_STATE_HOME, XDG_CACHE_HOME, TMPDIR and "
+        "MLFLOW_TRACKING_URI at places that can be written; what was computed before is kept"
+    )
 
 
 def _prepare_process() -> None:

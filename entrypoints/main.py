@@ -35,22 +35,19 @@ def main(
     study: Study, data: str, models: tuple[str, ...], limit: int, execution: str, force: bool
 ) -> None:
     """Run a whole study and say where to look."""
-    prepared = prepare_study(study.only_models(models) if models else study, data=data, limit=limit)
+    chosen = study.only_models(models) if models else study
     experiment = tracking.open_store()
+    prepared = prepare_study(chosen, data=data, limit=limit)
     parameters = {
         **prepared.parameters,
         "models": ",".join(models),
         "execution": execution,
     }
-    failures = _run(prepared, parameters, force)
+    _run(prepared, parameters, force)
     click.echo(f"Runs are in experiment {experiment!r} at {tracking.tracking_uri()}")
-    if failures:
-        raise click.ClickException(
-            "cells failed:\n" + "\n".join(f"  {name}: {why}" for name, why in failures.items())
-        )
 
 
-def _run(prepared: Prepared, parameters: dict[str, str], force: bool) -> dict[str, str]:
+def _run(prepared: Prepared, parameters: dict[str, str], force: bool) -> None:
     study = prepared.study
     with tracking.tracked_run(
         "study",
@@ -61,13 +58,19 @@ def _run(prepared: Prepared, parameters: dict[str, str], force: bool) -> dict[st
     ):
         tracking.log_text(study.to_yaml(), "study.yaml")
         outcome = run_cells(prepared, force=force)
-        analysis = run_analysis(study, bound=BOUND, parameters=prepared.parameters)
-        tracking.log_metrics(analysis.headline)
-        for line in analysis.summary:
-            click.echo(line)
+        if outcome.evaluated:
+            analysis = run_analysis(
+                study,
+                bound=BOUND,
+                parameters=prepared.parameters,
+                run_ids=set(outcome.evaluated.values()),
+            )
+            tracking.log_metrics(analysis.headline)
+            for line in analysis.summary:
+                click.echo(line)
         for adapter in register_study(outcome, study.name):
             click.echo(f"Adapter {adapter.uri} is version {adapter.version}")
-    return outcome.failures
+        outcome.check()
 
 
 if __name__ == "__main__":

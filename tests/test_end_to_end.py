@@ -123,7 +123,9 @@ def test_every_cell_has_one_finished_child_run(place, study):
             assert run.info.status == "FINISHED"
             assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
             assert run.data.tags["xling.study"] == "tiny"
-            assert run.data.tags["xling.command"].startswith(f"mlflow run . -e {kind} -P study=")
+            assert run.data.tags["xling.command"].startswith(
+                f"mlflow run . -e {kind} --env-manager local --experiment-name tiny -P study="
+            )
             if kind != "analyze":
                 assert len(run.data.tags["xling.fingerprint"]) == 64
     assert parent.info.status == "FINISHED"
@@ -155,7 +157,8 @@ def test_evaluate_runs_follow_the_contract(place, study, tmp_path):
             heldout.loc[heldout["language"] == "heb_Hebr", "correct"].mean()
         )
         inputs = run.inputs.dataset_inputs
-        assert len(inputs) == 1 and len(inputs[0].dataset.digest) == 36
+        assert len(inputs) == (2 if is_base else 1)
+        assert all(len(each.dataset.digest) == 36 for each in inputs)
 
 
 def test_finetune_runs_have_curve_adapter_and_evidence(place, study, tmp_path):
@@ -260,7 +263,7 @@ def test_single_entry_points_reuse_and_force(place, study):
         for run in place.runs("evaluate")
         if run.data.params["cfg.model"] == "tiny-llama"
         and run.data.params["cfg.arm"] == "finetuned"
-        and run is not forced[0]
+        and run.info.run_id != forced[0].info.run_id
     )
     assert forced[0].data.metrics["accuracy/heb_Hebr"] == twin.data.metrics["accuracy/heb_Hebr"]
     registered = place.mlflow_run("register", study=place.study, alias="best")
@@ -299,7 +302,9 @@ def test_failed_cell_is_recorded_and_the_others_go_on(place, tiny_model, study):
         for run in place.runs("evaluate")
         if run.data.tags["xling.study"] == "partly" and run.info.status == "FINISHED"
     ]
-    assert {run.data.params["cfg.model"] for run in finished} <= {"tiny-qwen"}
+    assert {run.data.params["cfg.model"] for run in finished} == {"tiny-qwen"}
+    (parent,) = [run for run in place.runs("study") if run.data.tags["xling.study"] == "partly"]
+    assert parent.info.status == "FAILED"
 
 
 def test_terminated_training_is_killed_and_goes_on(place, study):

@@ -12,11 +12,14 @@ DECIDING_PACKAGES = ("bitsandbytes", "peft", "torch", "transformers")
 ADAPTER_PACKAGES = (
     *DECIDING_PACKAGES,
     "accelerate",
+    "babel",
     "gguf",
     "huggingface-hub",
     "mlflow",
     "numpy",
     "pandas",
+    "pyarrow",
+    "pyyaml",
     "tqdm",
 )
 

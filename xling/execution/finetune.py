@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import logging
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +16,12 @@ from xling.execution.cells import (
     cell_identity,
     cell_params,
     locate,
-    log_part,
+    log_items,
     prompt_format,
+    reuse,
     work_folder,
 )
-from xling.execution.prepared import Prepared
+from xling.execution.prepared import Prepared, items_sha256
 from xling.fingerprint import fingerprint
 from xling.folders import written_whole
 from xling.models import BaseShelf, LocatedModel, OpenedModel
@@ -34,8 +34,8 @@ from xling.training import Example, train_adapter
 # How far a reloaded adapter's log-probabilities may be from the live model's.
 RELOAD_TOLERANCE = 1e-4
 RELOAD_PROMPTS = 8
-
-logger = logging.getLogger(__name__)
+# Steps whose mean loss stands for the end of the training.
+LAST_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,8 @@ def finetune_fingerprint(prepared: Prepared, cell: Cell, located: LocatedModel) 
         {
             "kind": "finetune",
             **cell_identity(prepared, cell, located),
-            "source": list(study.languages.source),
+            "items": items_sha256(prepared.training_items(cell.model.training_items)),
             "lora_modules": located.recipe.lora_modules,
-            "training_items": cell.model.training_items,
             "lora": study.lora.model_dump(),
             "training": study.training.model_dump(),
         }
@@ -91,15 +90,9 @@ def run_finetune(prepared: Prepared, cell: Cell, shelf: BaseShelf, *, force: boo
         raise ValueError("the base arm has no adapter; valid arms for finetune: finetuned")
     located = locate(cell.model)
     digest = finetune_fingerprint(prepared, cell, located)
-    finished = (
-        None
-        if force
-        else tracking.find_finished(digest, kind="finetune", study=prepared.study.name)
-    )
-    if finished is not None:
-        logger.info("finetune %s: run %s has it already", cell.name, finished.run_id)
-        tracking.note_reuse(finished.run_id)
-        return finished.run_id
+    reused = reuse(digest, kind="finetune", prepared=prepared, name=cell.name, force=force)
+    if reused is not None:
+        return reused
     study = prepared.study
     with tracking.tracked_run(
         "finetune",
@@ -107,15 +100,15 @@ def run_finetune(prepared: Prepared, cell: Cell, shelf: BaseShelf, *, force: boo
         study=study.name,
         params={
             **cell_params(prepared, cell, located),
-            "lora": study.lora.model_dump(),
-            "training": study.training.model_dump(),
+            "lora": {**study.lora.model_dump(), "modules": located.recipe.lora_modules},
+            "training": {**study.training.model_dump(), "items": cell.model.training_items},
         },
         tags={"fingerprint": digest, "command": cell_command("finetune", prepared, cell)},
     ) as run_id:
-        log_part(prepared, "training", study.languages.source)
+        log_items(prepared, {"training": prepared.training_items(cell.model.training_items)})
         folder = work_folder(digest, fresh=force)
         trained = _train_once(prepared, cell, shelf.open(located), folder)
-        _log(trained, _adapter_settings(prepared, cell, located))
+        _log(trained, _adapter_settings(prepared, cell, located), folder / "trained")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return run_id
 
@@ -143,7 +136,8 @@ def _train(
 ) -> None:
     study, tokenizer = prepared.study, opened.tokenizer
     layout = prompt_format(prepared, opened.recipe)
-    items = prepared.training_items(study.languages.source, cell.model.training_items)
+    by_language = prepared.training_items(cell.model.training_items)
+    items = [item for rows in by_language.values() for item in rows]
     prompts = render_prompts(items, layout, tokenizer)
     special = not layout.chat
     labels = label_token_ids(tokenizer, prompts[0], add_special_tokens=special)
@@ -186,7 +180,10 @@ def _train(
 
 def _adapter_settings(prepared: Prepared, cell: Cell, located: LocatedModel) -> dict[str, Any]:
     return {
-        "model": cell.model.id,
+        # An absolute path, since the adapter is loaded from elsewhere.
+        "model": str(Path(cell.model.id).resolve())
+        if Path(cell.model.id).is_dir()
+        else cell.model.id,
         "revision": located.weights.revision,
         "weights": located.weights.identity,
         "quantise": located.quantise,
@@ -198,10 +195,10 @@ def _adapter_settings(prepared: Prepared, cell: Cell, located: LocatedModel) -> 
     }
 
 
-def _log(trained: TrainedAdapter, settings: dict[str, Any]) -> None:
+def _log(trained: TrainedAdapter, settings: dict[str, Any], kept: Path) -> None:
     report = trained.report
     tracking.log_curve(report["curve"])
-    last = [row["loss"] for row in report["curve"][-RELOAD_PROMPTS:]]
+    last = [row["loss"] for row in report["curve"][-LAST_STEPS:]]
     tracking.log_metrics(
         {
             "train_loss_final": float(np.mean(last)),
@@ -219,20 +216,21 @@ def _log(trained: TrainedAdapter, settings: dict[str, Any]) -> None:
     )
     tracking.log_text(_installed_packages(), "pip-freeze.txt")
     model_id = tracking.log_adapter(trained.folder, settings=settings)
-    _check_reloaded(model_id, trained)
+    _check_reloaded(model_id, trained, kept)
     tracking.set_tags({"logged_model": model_id})
 
 
-def _check_reloaded(model_id: str, trained: TrainedAdapter) -> None:
+def _check_reloaded(model_id: str, trained: TrainedAdapter, kept: Path) -> None:
     """Loads the logged adapter on a fresh base and compares it with the live model."""
     reloaded = tracking.score_logged_adapter(model_id, trained.check_prompts)
     difference = float(np.abs(reloaded - trained.check_logprobs).max())
     tracking.log_metrics({"reload_difference": difference})
     if not difference <= RELOAD_TOLERANCE:
+        shutil.rmtree(kept)  # or the next try would log the same adapter again
         raise RuntimeError(
             f"the logged adapter {model_id} scores differently from the live model: largest "
             f"difference {difference:.3g} in log-probability (allowed {RELOAD_TOLERANCE}); "
-            "it is not usable"
+            "it is not registered; the same command trains it anew"
         )
 
 

@@ -1,14 +1,14 @@
 """The prepare run: the study's data, checked, counted and logged."""
 
-import json
 import logging
 from collections.abc import Mapping
 
 from xling import tracking
-from xling.execution.cells import locate, prompt_format
+from xling.execution.cells import locate_tokenizer, prompt_format, reuse
 from xling.execution.prepared import Prepared
 from xling.fingerprint import fingerprint
-from xling.prompts import render_prompts
+from xling.prompts import label_token_ids, render_prompts
+from xling.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -22,24 +22,21 @@ def run_prepare(prepared: Prepared, *, force: bool = False) -> str:
         Id of the prepare run.
 
     Raises:
-        ValueError: a model's weights cannot be found.
+        ValueError: a model's tokenizer cannot be found, or its labels cannot be scored.
     """
     study = prepared.study
     digest = fingerprint(
         {
             "kind": "prepare",
             "data": prepared.data_identity,
+            "families": list(study.languages.families.items()),
             "models": [model.model_dump() for model in study.models],
             "prompt": study.prompt.model_dump(),
         }
     )
-    finished = (
-        None if force else tracking.find_finished(digest, kind="prepare", study=prepared.study.name)
-    )
-    if finished is not None:
-        logger.info("prepare %s: run %s has it already", study.name, finished.run_id)
-        tracking.note_reuse(finished.run_id)
-        return finished.run_id
+    reused = reuse(digest, kind="prepare", prepared=prepared, name=study.name, force=force)
+    if reused is not None:
+        return reused
     command = tracking.run_command("prepare", prepared.parameters)
     with tracking.tracked_run(
         "prepare",
@@ -55,18 +52,26 @@ def run_prepare(prepared: Prepared, *, force: bool = False) -> str:
         },
         tags={"fingerprint": digest, "command": command},
     ) as run_id:
-        counts = {
-            model.label: _token_counts(prepared, index) for index, model in enumerate(study.models)
-        }
+        counts = {model.label: _token_counts(prepared, model) for model in study.models}
         _log(prepared, counts)
         return run_id
 
 
-def _token_counts(prepared: Prepared, index: int) -> dict[str, int]:
-    """Prompt tokens of all items by language, with one model's tokenizer."""
-    located = locate(prepared.study.models[index])
-    tokenizer = located.tokenizer()
-    layout = prompt_format(prepared, located.recipe)
+def _token_counts(prepared: Prepared, model: ModelSettings) -> dict[str, int]:
+    """Prompt tokens of all items by language, with one model's tokenizer.
+
+    The labels are checked here as well, before any weights are fetched for it.
+    """
+    recipe, tokenizer = locate_tokenizer(model)
+    layout = prompt_format(prepared, recipe)
+    if tokenizer.chat_template and not layout.chat and model.chat is None:
+        logger.warning(
+            "%s has a chat template that is not used; if it is an instruct model, set "
+            "`chat: true` on it in the study file (`chat: false` ends this warning)",
+            model.label,
+        )
+    first = render_prompts(next(iter(prepared.data.items.values()))[:1], layout, tokenizer)[0]
+    label_token_ids(tokenizer, first, add_special_tokens=not layout.chat)
     counts = {}
     for code, items in prepared.data.items.items():
         prompts = render_prompts(items, layout, tokenizer)
@@ -94,5 +99,5 @@ def _log(prepared: Prepared, counts: Mapping[str, Mapping[str, int]]) -> None:
         }
     )
     manifest = prepared.manifest() | {"tokens_by_model": counts}
-    tracking.log_json(json.loads(json.dumps(manifest)), "data/manifest.json")
+    tracking.log_json(manifest, "data/manifest.json")
     tracking.log_text(prepared.study.to_yaml(), "study.yaml")

@@ -15,6 +15,7 @@ from xling.data import (
     split_items,
 )
 from xling.data.schema import sha256_of_items
+from xling.models import check_model_name
 from xling.study import Study
 
 
@@ -48,19 +49,22 @@ class Prepared:
         chosen = limit_split(self.split, wanted, seed=self.study.data.seed).training_ids
         return self.data.select(language, chosen)
 
-    def training_items(self, languages: Sequence[str], limit: int) -> tuple[Item, ...]:
-        """Training items of the source languages; `limit` questions at most (0: all)."""
+    def training_items(self, limit: int) -> dict[str, tuple[Item, ...]]:
+        """Training items by source language; `limit` questions at most (0: all)."""
         ids = limit_split(self.split, limit, seed=self.study.data.seed).training_ids
-        return tuple(item for code in languages for item in self.data.select(code, ids))
+        return {code: self.data.select(code, ids) for code in self.study.languages.source}
+
+    def evaluated_items(self, arm: str) -> dict[str, dict[str, tuple[Item, ...]]]:
+        """What an arm is scored on: items by part and language."""
+        codes = self.study.languages.evaluated
+        parts = {"heldout": {code: self.items(code, "heldout") for code in codes}}
+        if arm == "base":
+            parts["training"] = {code: self.baseline_items(code) for code in codes}
+        return parts
 
     def manifest(self, token_counts: Mapping[str, int] | None = None) -> dict[str, Any]:
         """What the data is: source, revision, parts, sha256 and counts by language."""
         return manifest(self.data, self.split, token_counts=token_counts)
-
-    def part_sha256(self, part: str, languages: Sequence[str]) -> str:
-        """Hexadecimal sha256 of the items of a part in some languages."""
-        rows = [item for code in languages for item in self.items(code, part)]
-        return sha256_of_items(rows)
 
     @property
     def data_identity(self) -> dict[str, Any]:
@@ -72,6 +76,11 @@ class Prepared:
         }
 
 
+def items_sha256(items: Mapping[str, Sequence[Item]]) -> str:
+    """Hexadecimal sha256 of items by language, in the languages' order."""
+    return sha256_of_items(item for rows in items.values() for item in rows)
+
+
 def prepare_study(study: Study, *, data: str = "", limit: int = 0) -> Prepared:
     """Loads, checks and splits a study's data.
 
@@ -81,9 +90,12 @@ def prepare_study(study: Study, *, data: str = "", limit: int = 0) -> Prepared:
         limit: training and held-out questions at most, each; 0: all.
 
     Raises:
-        ValueError: the data is missing, malformed or not parallel.
+        ValueError: the data is missing, malformed or not parallel, or a model is neither in the
+            catalog, nor a folder with the needed files, nor a Hugging Face id.
     """
     resolved = resolve_study(study, data=data, limit=limit)
+    for model in resolved.models:
+        check_model_name(model.id)
     settings = resolved.data
     loaded = load_data(
         settings.source,

@@ -1,5 +1,7 @@
 """Puts finished adapters into the model registry."""
 
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from xling import tracking
@@ -7,7 +9,9 @@ from xling.execution.study import StudyOutcome
 
 GAIN_FAMILIES = ("related", "control")
 CHAMPION = "champion"
-DECIDING_METRIC = "accuracy_family/related"
+DECIDING_METRICS = ("accuracy_family/related", "accuracy_family/control")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Candidate:
 
 
 def register_best(
-    study: str, *, alias: str, metric: str, model: str = ""
+    study: str, *, alias: str, metric: str, model: str = "", run_ids: Collection[str] = ()
 ) -> list[tracking.RegisteredAdapter]:
     """Registers, for each model of a study, its best finished adapter.
 
@@ -40,11 +44,12 @@ def register_best(
         alias: that the chosen version gets.
         metric: of the evaluate runs, the higher the better.
         model: name of the only model to register; empty: all.
+        run_ids: the only evaluate runs to choose from; empty: all of the study.
 
     Raises:
         ValueError: no evaluated adapter, or no run has the metric; lists the metrics there are.
     """
-    candidates = _candidates(study, metric)
+    candidates = _candidates(study, metric, run_ids)
     models = sorted({candidate.run.params["cfg.model"] for candidate in candidates})
     if model and model not in models:
         raise ValueError(f"no adapter of model {model!r} in {study!r}; valid: {', '.join(models)}")
@@ -65,18 +70,26 @@ def register_best(
 def register_study(outcome: StudyOutcome, study: str) -> list[tracking.RegisteredAdapter]:
     """Registers the best adapter of each model that a study evaluated, as ``champion``.
 
-    A study without adapters (base arm alone, or every training failed) registers nothing.
+    The mean accuracy in related languages decides, or in control languages where a study has no
+    related ones. A study without adapters (base arm alone, or every training failed) registers
+    nothing.
     """
-    tuned = {cell.model.label for cell in outcome.evaluated if cell.arm != "base"}
-    return [
-        adapter
-        for model in sorted(tuned)
-        for adapter in register_best(study, alias=CHAMPION, metric=DECIDING_METRIC, model=model)
-    ]
+    tuned = [run_id for cell, run_id in outcome.evaluated.items() if cell.arm != "base"]
+    if not tuned:
+        return []
+    metrics = tracking.get_run(tuned[0]).metrics
+    metric = next((name for name in DECIDING_METRICS if name in metrics), None)
+    if metric is None:
+        logger.warning("no adapter is registered: the study has no target languages")
+        return []
+    run_ids = set(outcome.evaluated.values())
+    return register_best(study, alias=CHAMPION, metric=metric, run_ids=run_ids)
 
 
-def _candidates(study: str, metric: str) -> list[Candidate]:
+def _candidates(study: str, metric: str, run_ids: Collection[str]) -> list[Candidate]:
     runs = tracking.find_runs(kind="evaluate", study=study)
+    if run_ids:
+        runs = [run for run in runs if run.run_id in run_ids]
     tuned = [run for run in runs if run.params.get("cfg.arm") not in ("base", None)]
     if not tuned:
         raise ValueError(

@@ -14,42 +14,56 @@ from xling.study import Cell
 logger = logging.getLogger(__name__)
 
 
+class StudyFailed(RuntimeError):
+    """Some cells of a study failed; the message lists them with their reasons."""
+
+
 @dataclass(frozen=True)
 class StudyOutcome:
     """What became of a study's cells.
 
     Attributes:
         evaluated: evaluate run id by cell.
-        trained: finetune run id by cell.
         failures: reason by cell name, one line each.
     """
 
     evaluated: dict[Cell, str]
-    trained: dict[Cell, str]
     failures: dict[str, str]
+
+    def check(self) -> None:
+        """Does nothing if every cell succeeded.
+
+        Raises:
+            StudyFailed: some did not.
+        """
+        if self.failures:
+            lines = [f"  {name}: {reason}" for name, reason in self.failures.items()]
+            raise StudyFailed("\n".join(["cells failed:", *lines]))
 
 
 def run_cells(prepared: Prepared, *, force: bool = False) -> StudyOutcome:
-    """Prepares, trains and evaluates every cell, one base model in memory at a time.
+    """Prepares, trains and evaluates every cell; one load of a base serves all its arms.
 
     Raises:
-        ValueError: the data or a model's files cannot be found; raised before any cell runs.
+        ValueError: a model's tokenizer cannot be found or does not fit; raised before any cell.
+        StoreUnavailable: the tracking store failed; what was computed is on disk.
     """
     run_prepare(prepared, force=force)
     shelf = BaseShelf()
     evaluated: dict[Cell, str] = {}
-    trained: dict[Cell, str] = {}
     failures: dict[str, str] = {}
     cells = prepared.study.cells()
     for number, cell in enumerate(cells, start=1):
         logger.info("cell %d of %d: %s", number, len(cells), cell.name)
         try:
             if cell.arm != "base":
-                trained[cell] = run_finetune(prepared, cell, shelf, force=force)
+                run_finetune(prepared, cell, shelf, force=force)
             evaluated[cell] = run_evaluate(prepared, cell, shelf, force=force)
+        except tracking.StoreUnavailable:
+            raise  # the next cells would wait for the store in vain
         except Exception as error:
             # The run has the reason too (tag xling.error); the study ends non-zero.
             logger.exception("cell %s failed", cell.name)
             failures[cell.name] = f"{type(error).__name__}: {error}"
     tracking.log_metrics({"cells_finished": len(evaluated), "cells_failed": len(failures)})
-    return StudyOutcome(evaluated, trained, failures)
+    return StudyOutcome(evaluated, failures)

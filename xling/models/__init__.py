@@ -2,7 +2,7 @@
 
 from xling.models.catalog import catalog
 from xling.models.opened import BaseShelf, LocatedModel, OpenedModel, locate_model
-from xling.models.weights import Weights, check_model_name
+from xling.models.weights import Weights, check_model_name, fetch_weights, find_recipe
 
 __all__ = [
     "BaseShelf",
@@ -11,5 +11,7 @@ __all__ = [
     "Weights",
     "catalog",
     "check_model_name",
+    "fetch_weights",
+    "find_recipe",
     "locate_model",
 ]

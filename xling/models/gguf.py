@@ -1,6 +1,7 @@
 """Converts a GGUF file once into a folder that transformers loads fast."""
 
 import functools
+import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,15 @@ from xling.folders import cache_folder, written_whole
 def converted_folder(path: Path, *, sha256: str) -> Path:
     """Folder with the float32 safetensors weights, configuration and tokenizer of a GGUF file.
 
-    Made on first use (about a minute for 270M parameters), under a name that holds `sha256`.
+    Made on first use (about a minute for 270M parameters), under a name that holds `sha256` and
+    the versions of the packages that convert.
 
     Args:
         path: the GGUF file.
         sha256: of its content, already verified.
     """
-    folder = cache_folder() / "converted" / sha256[:16]
+    makers = "-".join(importlib.metadata.version(name) for name in ("transformers", "gguf"))
+    folder = cache_folder() / "converted" / f"{sha256[:16]}-{makers}"
     if not folder.is_dir():
         with written_whole(folder) as temporary:
             _convert(path, temporary)

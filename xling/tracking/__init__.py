@@ -1,5 +1,7 @@
 """The only room that talks to MLflow, but for the model that the registry holds."""
 
+from mlflow.exceptions import MlflowException
+
 from xling.tracking.adapters import (
     FetchedAdapter,
     RegisteredAdapter,
@@ -8,17 +10,17 @@ from xling.tracking.adapters import (
     register_adapter,
     score_logged_adapter,
 )
+from xling.tracking.commands import run_command
 from xling.tracking.runs import (
+    StoreUnavailable,
     Terminated,
     log_curve,
     log_data_set,
     log_file,
     log_json,
     log_metrics,
-    log_params,
     log_text,
     note_reuse,
-    run_command,
     set_tags,
     tracked_run,
 )
@@ -30,12 +32,14 @@ from xling.tracking.search import (
     get_run,
     temporary_folder,
 )
-from xling.tracking.store import open_store, tracking_uri
+from xling.tracking.store import open_store, tracking_uri, without_password
 
 __all__ = [
     "FetchedAdapter",
     "LoggedRun",
+    "MlflowException",
     "RegisteredAdapter",
+    "StoreUnavailable",
     "Terminated",
     "download_artifact",
     "fetch_adapter",
@@ -48,7 +52,6 @@ __all__ = [
     "log_file",
     "log_json",
     "log_metrics",
-    "log_params",
     "log_text",
     "note_reuse",
     "open_store",
@@ -59,4 +62,5 @@ __all__ = [
     "temporary_folder",
     "tracked_run",
     "tracking_uri",
+    "without_password",
 ]

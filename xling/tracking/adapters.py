@@ -16,7 +16,7 @@ from mlflow.types.schema import ColSpec, Schema
 from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS
 from xling.requirements import adapter_requirements
-from xling.tracking.store import tracking_uri
+from xling.tracking.store import tracking_uri, without_password
 
 ADAPTER = "adapter"
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,8 +115,9 @@ def fetch_adapter(uri: str, folder: Path) -> FetchedAdapter:
             mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder))
         )
     except (MlflowException, OSError) as error:
+        reason = without_password(str(error))
         raise ValueError(
-            f"no adapter {uri!r} in {tracking_uri()} ({error}); valid: the id of a finetune run, "
+            f"no adapter {uri!r} in {tracking_uri()} ({reason}); valid: the id of a finetune run, "
             "or models:/name@alias"
         ) from error
     flavor = info.flavors.get("python_function", {})

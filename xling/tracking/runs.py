@@ -2,13 +2,13 @@
 
 import logging
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import requests
 from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
@@ -16,12 +16,13 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from xling.folders import state_folder
-from xling.tracking.store import tracking_uri
+from xling.tracking.store import tracking_uri, without_password
 
 logger = logging.getLogger(__name__)
 
 BATCH = 1000
 MAX_PARAM_LENGTH = 500
+MAX_REASON_LENGTH = 5000
 
 
 class StoreUnavailable(RuntimeError):
@@ -67,26 +68,31 @@ def tracked_run(
         yield run_id
         mlflow.end_run("FINISHED")
     except (KeyboardInterrupt, Terminated):
-        mlflow.end_run("KILLED")
+        _finish(run_id, "KILLED", "")
         raise
-    except MlflowException as error:
-        _end_unreachable(run_id)
+    except (MlflowException, requests.RequestException) as error:
+        reason = without_password(str(error))
+        _finish(run_id, "FAILED", f"{type(error).__name__}: {reason}")
         raise StoreUnavailable(
-            f"the tracking store {tracking_uri()} failed in run {run_id} ({name}): {error}\n"
+            f"the tracking store {tracking_uri()} failed in run {run_id} ({name}): {reason}\n"
             f"What was computed is kept in {state_folder()}; the same command sends it"
         ) from error
     except BaseException as error:
-        mlflow.set_tag("xling.error", f"{type(error).__name__}: {error}"[:5000])
-        mlflow.end_run("FAILED")
+        _finish(run_id, "FAILED", without_password(f"{type(error).__name__}: {error}"))
         raise
 
 
-def _end_unreachable(run_id: str) -> None:
-    """Ends a run whose store failed, if the store takes that."""
+def _finish(run_id: str, status: str, reason: str) -> None:
+    """Ends a run that broke; a store that fails here too must not hide why it broke."""
     try:
-        mlflow.end_run("FAILED")
-    except MlflowException:
-        logger.exception("run %s could not be ended and stays RUNNING in the store", run_id)
+        if reason:
+            mlflow.set_tag("xling.error", reason[:MAX_REASON_LENGTH])
+    except (MlflowException, requests.RequestException):
+        logger.warning("the reason could not be logged to run %s: %s", run_id, reason)
+    try:
+        mlflow.end_run(status)
+    except (MlflowException, requests.RequestException):
+        logger.warning("run %s could not be ended and stays RUNNING in the store", run_id)
 
 
 def note_reuse(finished_run_id: str) -> None:
@@ -186,12 +192,3 @@ def log_data_set(
     data_set = MetaDataset(CodeDatasetSource(tags), name=name, digest=sha256[:36])
     extra = {"sha256": sha256} | ({"languages": languages[:5000]} if languages else {})
     mlflow.log_input(data_set, context=context, tags=extra)
-
-
-def run_command(entry_point: str, parameters: Mapping[str, Any]) -> str:
-    """The ``mlflow run`` line that repeats a run; empty parameters are left out."""
-    parts = ["mlflow", "run", ".", "-e", entry_point]
-    for key, value in parameters.items():
-        if str(value) != "":
-            parts += ["-P", f"{key}={value}"]
-    return shlex.join(parts)

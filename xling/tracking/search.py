@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from xling.tracking.store import open_store, tracking_uri
+from xling.tracking.store import open_store, tracking_uri, without_password
 
 PAGE = 1000
 
@@ -81,7 +81,8 @@ def get_run(run_id: str) -> LoggedRun:
     try:
         return _logged(MlflowClient().get_run(run_id))
     except MlflowException as error:
-        raise ValueError(f"no run {run_id!r} in {tracking_uri()}: {error.message}") from error
+        reason = without_password(error.message)
+        raise ValueError(f"no run {run_id!r} in {tracking_uri()}: {reason}") from error
 
 
 def download_artifact(run_id: str, path: str, folder: Path) -> Path:
@@ -105,11 +106,16 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _current_experiment_id() -> str:
+def current_experiment() -> str:
+    """Name of the active run's experiment, or of the one that is selected."""
     run = mlflow.active_run()
     if run is not None:
-        return str(run.info.experiment_id)
-    return _experiment_id("")
+        return str(mlflow.get_experiment(run.info.experiment_id).name)
+    return open_store()
+
+
+def _current_experiment_id() -> str:
+    return _experiment_id(current_experiment())
 
 
 def _experiment_id(name: str) -> str:

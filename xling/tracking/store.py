@@ -35,7 +35,8 @@ def open_store(*, timeout: float = 10.0) -> str:
         return str(mlflow.set_experiment(name).name)
     except (MlflowException, OSError) as error:
         raise ValueError(
-            f"tracking store {_without_password(uri)} cannot be used: {error}; set "
+            f"tracking store {without_password(uri)} cannot be used: "
+            f"{without_password(str(error))}; set "
             "MLFLOW_TRACKING_URI to a store that can"
         ) from error
 
@@ -44,20 +45,28 @@ def _check_server(uri: str, timeout: float) -> None:
     import requests
 
     try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=timeout)
-        answer.raise_for_status()
-    except requests.RequestException as error:
+        # Any answer will do: a proxy may not pass /health on.
+        requests.get(f"{uri.rstrip('/')}/health", timeout=timeout, verify=_verify())
+    except (requests.ConnectionError, requests.Timeout) as error:
         raise ValueError(
-            f"tracking server {_without_password(uri)} does not answer "
+            f"tracking server {without_password(uri)} does not answer "
             f"({type(error).__name__}); start it, or set MLFLOW_TRACKING_URI to another store "
             "(unset it for a local one)"
         ) from None
 
 
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+def _verify() -> bool | str:
+    """What MLflow's own settings say of the server's certificate."""
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() == "true":
+        return False
+    return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH", "") or True
+
+
+def without_password(text: str) -> str:
+    """Text with the user names and passwords of its addresses masked."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 def tracking_uri() -> str:
     """The store's address, without user name and password."""
-    return _without_password(mlflow.get_tracking_uri())
+    return without_password(mlflow.get_tracking_uri())
