@@ -111,7 +111,7 @@ def entry_point(command: Command) -> Command:
             if os.environ.get(DEBUG):
                 raise
             message = without_password(str(error)) + _disk_remedy(error)
-            raise click.ClickException(f"{message}\n({DEBUG}=1 shows the traceback)") from error
+            raise click.ClickException(message) from error
 
     return wrapped
 

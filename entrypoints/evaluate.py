@@ -49,8 +49,9 @@ def main(
 ) -> None:
     """Score a base model or an adapter in every language of a study."""
     cell = Cell(study.find_model(model), arm, seed, reasoning, scoring)
-    tracking.open_store()
+    tracking.check_store()
     prepared = prepare_study(study, data=data, limit=limit)
+    tracking.open_store()
     run_id = run_evaluate(prepared, cell, BaseShelf(), adapter=adapter, force=force)
     for line in accuracy_lines(prepared.study, run_id):
         click.echo(line)

@@ -31,8 +31,9 @@ from xling.study import Cell, Study
 def main(study: Study, data: str, model: str, arm: Arm, seed: int, limit: int, force: bool) -> None:
     """Fine-tune one model of a study on its source languages."""
     cell = Cell(study.find_model(model), arm, seed)
-    tracking.open_store()
+    tracking.check_store()
     prepared = prepare_study(study, data=data, limit=limit)
+    tracking.open_store()
     run_id = run_finetune(prepared, cell, BaseShelf(), force=force)
     click.echo(f"{cell.name}: run {run_id}")
 

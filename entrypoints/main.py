@@ -36,8 +36,9 @@ def main(
 ) -> None:
     """Run a whole study and say where to look."""
     chosen = study.only_models(models) if models else study
-    experiment = tracking.open_store()
+    tracking.check_store()
     prepared = prepare_study(chosen, data=data, limit=limit)
+    experiment = tracking.open_store()
     parameters = {
         **prepared.parameters,
         "models": ",".join(models),

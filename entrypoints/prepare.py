@@ -16,8 +16,9 @@ from xling.study import Study
 @entry_point
 def main(study: Study, data: str, limit: int, force: bool) -> None:
     """Load, check, split and log the data of a study."""
-    tracking.open_store()
+    tracking.check_store()
     prepared = prepare_study(study, data=data, limit=limit)
+    tracking.open_store()
     run_id = run_prepare(prepared, force=force)
     click.echo(
         f"{prepared.study.name}: {len(prepared.data.languages)} languages, "

@@ -95,7 +95,7 @@ def test_one_unknown_model_among_several_lists_the_valid_ones(name: str, store: 
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("arm", "tuned", ("'--arm'", "'tuned'", "'base'", "'finetuned'")),
+        ("arm", "tuned", ("'--arm'", "'tuned'", "'finetuned'")),
         ("reasoning", "deep", ("'--reasoning'", "'deep'", "'direct'")),
         ("scoring", "guess", ("'--scoring'", "'guess'", "'answer-token'")),
         ("execution", "slurm", ("'--execution'", "'slurm'", "'local'")),

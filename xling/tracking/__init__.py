@@ -32,7 +32,7 @@ from xling.tracking.search import (
     get_run,
     temporary_folder,
 )
-from xling.tracking.store import open_store, tracking_uri, without_password
+from xling.tracking.store import check_store, open_store, tracking_uri, without_password
 
 __all__ = [
     "FetchedAdapter",
@@ -41,6 +41,7 @@ __all__ = [
     "RegisteredAdapter",
     "StoreUnavailable",
     "Terminated",
+    "check_store",
     "download_artifact",
     "fetch_adapter",
     "find_finished",

@@ -24,9 +24,8 @@ def open_store(*, timeout: float = 10.0) -> str:
     Raises:
         ValueError: the store does not answer; the message says which and what to do.
     """
+    check_store(timeout=timeout)
     uri = mlflow.get_tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        _check_server(uri, timeout)
     try:
         experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
         if experiment_id:
@@ -39,6 +38,20 @@ def open_store(*, timeout: float = 10.0) -> str:
             f"{without_password(str(error))}; set "
             "MLFLOW_TRACKING_URI to a store that can"
         ) from error
+
+
+def check_store(*, timeout: float = 10.0) -> None:
+    """Checks that a tracking server answers; leaves no trace, and does nothing for a local store.
+
+    Args:
+        timeout: seconds to wait.
+
+    Raises:
+        ValueError: it does not answer.
+    """
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        _check_server(uri, timeout)
 
 
 def _check_server(uri: str, timeout: float) -> None:
