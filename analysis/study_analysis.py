@@ -227,12 +227,12 @@ def _summary(
     lines += [_said(row) for row in estimates]
     counts = cells["status"].value_counts()
     lines += [
-        f"{number} cells: {status}"
+        f"{_cells(number)}: {status}"
         for status, number in counts.items()
         if status not in (OK, NO_DISCORDANT, NOT_AVAILABLE)
     ]
     lines += [
-        f"{counts[status]} cells: {status}"
+        f"{_cells(counts[status])}: {status}"
         for status in (NO_DISCORDANT, NOT_AVAILABLE)
         if status in counts
     ]
@@ -256,3 +256,8 @@ def _said(row: Estimate) -> str:
     text += f", Holm {row.p_holm:.3f}" if row.p_holm is not None else ""
     text += f" [{row.status}]" if row.status == SCALE_DEPENDENT else ""
     return f"{text} ({row.note})" if row.note else text
+
+
+def _cells(number: int) -> str:
+    """A number of cells, in words."""
+    return f"{number} cell" if number == 1 else f"{number} cells"

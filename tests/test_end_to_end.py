@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 
 from analysis.estimates import read_estimates
@@ -227,6 +229,45 @@ def test_adapters_are_registered_and_load_in_a_new_process(place, study):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "'answer_mass', 'logprob_1'" in done.stdout and "True" in done.stdout
+
+
+def test_registered_adapter_answers_over_http(place, study):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local",
+        "-m", "models:/tiny-tiny-llama@champion", "--port", str(port),
+    ]  # fmt: skip
+    log = place.folder / "serve.log"
+    with log.open("wb") as sink:
+        server = subprocess.Popen(
+            command, env=place.environment, cwd="/", stdout=sink, stderr=sink,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).raise_for_status()
+                break
+            except requests.RequestException:
+                assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+        row = {"flores_passage": "p", "question": "q"} | {f"mc_answer{n}": "a" for n in range(1, 5)}
+        url = f"http://127.0.0.1:{port}/invocations"
+        answer = requests.post(url, json={"dataframe_records": [row]}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        (scores,) = answer.json()["predictions"]
+        assert scores["prediction"] in (1, 2, 3, 4)
+        assert 0 < scores["answer_mass"] < 1
+        del row["question"]
+        refused = requests.post(url, json={"dataframe_records": [row]}, timeout=60)
+        assert refused.status_code >= 400
+        assert "missing or empty: question" in refused.text
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def test_the_same_study_again_repeats_nothing(place, study):
