@@ -128,7 +128,7 @@ def _disk_remedy(error: Exception) -> str:
 def _prepare_process() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     for room in ("xling", "analysis"):
-        logging.getLogger(room).setLevel(logging.INFO)
+        logging.getLogger(room).setLevel(logging.DEBUG if os.environ.get(DEBUG) else logging.INFO)
     # Bars of a few small files, and one library's warnings about another, hide what matters.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")

@@ -34,7 +34,8 @@ class TrainingResult:
         tokens: prompt tokens seen, padding not counted.
         seconds: wall time of this process's part of the training.
         tokens_per_second: of this process's part.
-        peak_memory_bytes: of the device on a GPU, of the process on a CPU.
+        peak_memory_bytes: of the training on a GPU; on a CPU of the process since it started,
+            conversions and earlier models included.
     """
 
     curve: tuple[dict[str, float], ...]

@@ -63,7 +63,8 @@ def run_cells(prepared: Prepared, *, force: bool = False) -> StudyOutcome:
             raise  # the next cells would wait for the store in vain
         except Exception as error:
             # The run has the reason too (tag xling.error); the study ends non-zero.
-            logger.exception("cell %s failed", cell.name)
+            logger.error("cell %s failed: %s", cell.name, error)
+            logger.debug("its traceback", exc_info=True)
             failures[cell.name] = f"{type(error).__name__}: {error}"
     tracking.log_metrics({"cells_finished": len(evaluated), "cells_failed": len(failures)})
     return StudyOutcome(evaluated, failures)
