@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from analysis.pull import pull_records
 from analysis.study_analysis import MINI_SET_NOTE, Analysis, analyze_records
@@ -46,8 +47,9 @@ def run_analysis(
             params={"bound": bound, "experiment": experiment},
             tags={"command": tracking.run_command("analyze", parameters)},
         ),
-        tracking.temporary_folder() as folder,
+        TemporaryDirectory(prefix="xling-") as name,
     ):
+        folder = Path(name)
         pulled = pull_records(
             tracking,
             study=study.name,

@@ -1,6 +1,5 @@
 """What every entry point shares: its options, its log, and how it ends."""
 
-import errno
 import functools
 import logging
 import os
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from xling.folders import DISK_ERRORS
 from xling.settings import ARMS, REASONING, SCORING
 from xling.study import Study
 from xling.study_files import load_study
@@ -117,7 +117,7 @@ def entry_point(command: Command) -> Command:
 
 
 def _disk_remedy(error: Exception) -> str:
-    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+    if getattr(error, "errno", None) not in DISK_ERRORS:
         return ""
     return (
         "\nFree the disk, or point XDG_STATE_HOME, XDG_CACHE_HOME, TMPDIR and "

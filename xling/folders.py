@@ -1,11 +1,15 @@
 """Where converted weights and unfinished work lie on disk."""
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# A disk that is full, read-only, over quota, or not ours.
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENOTDIR)
 
 
 def cache_folder() -> Path:
@@ -36,21 +40,30 @@ def written_whole(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full or read-only; the message names the folder.
     """
-    try:
+    with _naming_a_full_disk(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot write to {target.parent} ({error.strerror}); free the disk or point "
-            "XDG_CACHE_HOME and XDG_STATE_HOME at a folder that can be written",
-        ) from error
-    try:
-        yield temporary
         try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            yield temporary
+            try:
+                temporary.rename(target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """Turns whatever a library raises on a full or read-only disk into one OSError.
+
+    safetensors and torch write in native code: their errors have no errno, only its text.
+    """
+    try:
+        yield
+    except Exception as error:
+        for code in DISK_ERRORS:
+            if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+                raise OSError(code, f"cannot write to {folder} ({os.strerror(code)})") from error
+        raise

@@ -31,7 +31,7 @@ def test_smollm2_loads_in_four_bits_and_scores_as_pinned():
 
 
 def test_every_catalog_model_is_pinned_by_content_and_version():
-    for recipe in catalog().recipes.values():
+    for recipe in catalog().values():
         assert len(recipe.weights.sha256) == 64
         assert all("==" in requirement for requirement in recipe.weights.requirements)
         assert len(recipe.weights.requirements) == len(recipe.weights.files)

@@ -2,16 +2,15 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xling import tracking
-from xling.data import Item
-from xling.execution.prepared import Prepared, items_sha256
+from xling.execution.prepared import ItemsByPart, Prepared, items_sha256
 from xling.folders import state_folder
-from xling.models import LocatedModel, catalog, fetch_weights, find_recipe, locate_model
+from xling.models import LocatedModel, fetch_weights, find_recipe, locate_model
 from xling.models.catalog import Recipe
 from xling.models.loading import compute_dtype, device_name, load_tokenizer
 from xling.prompts import PromptFormat
@@ -37,7 +36,7 @@ def locate(model: ModelSettings) -> LocatedModel:
 
 def locate_tokenizer(model: ModelSettings) -> tuple[Recipe, "PreTrainedTokenizerBase"]:
     """A study's model's recipe and tokenizer, without its weights where those are on the hub."""
-    recipe = find_recipe(model.id, catalog=catalog(), revision=model.revision)
+    recipe = find_recipe(model.id, revision=model.revision)
     if model.chat is not None:
         recipe = replace(recipe, chat=model.chat)
     return recipe, load_tokenizer(fetch_weights(recipe, tokenizer_only=True).folder)
@@ -112,7 +111,7 @@ def reuse(digest: str, *, kind: str, prepared: Prepared, name: str, force: bool)
     return finished.run_id
 
 
-def log_items(prepared: Prepared, parts: Mapping[str, Mapping[str, Sequence[Item]]]) -> None:
+def log_items(prepared: Prepared, parts: ItemsByPart) -> None:
     """Logs, by digest, which items the active run used.
 
     Args:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from xling.execution.cells import (
     work_folder,
 )
 from xling.execution.finetune import finetune_fingerprint
-from xling.execution.prepared import Prepared, items_sha256
+from xling.execution.prepared import ItemsByPart, Prepared, items_sha256
 from xling.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel, OpenedModel
 from xling.prompts import PromptFormat, prompt_sha256, render_prompts
@@ -54,8 +55,8 @@ def run_evaluate(
     """
     located = locate(cell.model)
     parts = prepared.evaluated_items(cell.arm)
-    with tracking.temporary_folder() as downloads:
-        fetched = _find_adapter(prepared, cell, located, adapter, downloads)
+    with TemporaryDirectory(prefix="xling-") as downloads:
+        fetched = _find_adapter(prepared, cell, located, adapter, Path(downloads))
         digest = fingerprint(
             {
                 "kind": "evaluate",
@@ -92,7 +93,7 @@ def run_evaluate(
             folder = work_folder(digest, fresh=force)
             opened = shelf.open(located)
             with opened.adapted(fetched.folder) if fetched else nullcontext(opened) as ready:
-                _score_languages(prepared, cell, ready, folder)
+                _score_languages(prepared, cell, ready, folder, parts)
             _log(prepared, folder, model_id=fetched.model_id if fetched else "")
             if fetched:
                 tracking.set_tags({"logged_model": fetched.model_id})
@@ -131,7 +132,9 @@ def _find_adapter(
     return fetched
 
 
-def _score_languages(prepared: Prepared, cell: Cell, opened: OpenedModel, folder: Path) -> None:
+def _score_languages(
+    prepared: Prepared, cell: Cell, opened: OpenedModel, folder: Path, parts: ItemsByPart
+) -> None:
     """Scores language by language; each is on disk before the next begins."""
     layout = prompt_format(prepared, opened.recipe)
     engine = InProcessEngine(
@@ -140,13 +143,11 @@ def _score_languages(prepared: Prepared, cell: Cell, opened: OpenedModel, folder
         add_special_tokens=not layout.chat,
         batch_tokens=prepared.study.scoring.batch_tokens,
     )
-    parts = prepared.evaluated_items(cell.arm)
     for code in prepared.study.languages.evaluated:
         path = folder / f"{code}.parquet"
         if path.is_file():
             continue
-        heldout = prepared.items(code, "heldout")
-        _write_samples(heldout, layout, opened, folder / "prompts" / f"{code}.txt")
+        _write_samples(parts["heldout"][code], layout, opened, folder / "prompts" / f"{code}.txt")
         frame = pd.concat(
             _score_part(engine, items[code], layout, opened, cell, code, part)
             for part, items in parts.items()

@@ -18,6 +18,9 @@ from xling.data.schema import sha256_of_items
 from xling.models import check_model_name
 from xling.study import Study
 
+ItemsByPart = Mapping[str, Mapping[str, Sequence[Item]]]
+"""Items by part (``heldout``, ``training``) and language."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -54,7 +57,7 @@ class Prepared:
         ids = limit_split(self.split, limit, seed=self.study.data.seed).training_ids
         return {code: self.data.select(code, ids) for code in self.study.languages.source}
 
-    def evaluated_items(self, arm: str) -> dict[str, dict[str, tuple[Item, ...]]]:
+    def evaluated_items(self, arm: str) -> ItemsByPart:
         """What an arm is scored on: items by part and language."""
         codes = self.study.languages.evaluated
         parts = {"heldout": {code: self.items(code, "heldout") for code in codes}}
@@ -62,9 +65,9 @@ class Prepared:
             parts["training"] = {code: self.baseline_items(code) for code in codes}
         return parts
 
-    def manifest(self, token_counts: Mapping[str, int] | None = None) -> dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
         """What the data is: source, revision, parts, sha256 and counts by language."""
-        return manifest(self.data, self.split, token_counts=token_counts)
+        return manifest(self.data, self.split)
 
     @property
     def data_identity(self) -> dict[str, Any]:

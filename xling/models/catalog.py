@@ -1,8 +1,6 @@
 """What the study knows about each model: where its weights are and how it is adapted."""
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 # The seven projections of a dense decoder block; anchored at the end of the module's name.
 DENSE_PROJECTIONS = r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)$"
@@ -54,30 +52,8 @@ class Recipe:
     lora_modules: str = ""
 
 
-@dataclass(frozen=True)
-class Catalog:
-    """The models that a study file can name without saying more."""
-
-    recipes: Mapping[str, Recipe] = field(default_factory=dict)
-
-    def find(self, name: str) -> Recipe:
-        """Returns the recipe of that name.
-
-        Raises:
-            ValueError: no such recipe; the message lists them.
-        """
-        if name in self.recipes:
-            return self.recipes[name]
-        close = difflib.get_close_matches(name, self.recipes, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"unknown model {name!r}.{hint} Valid: {', '.join(sorted(self.recipes))}, "
-            "a Hugging Face id (owner/name), or a folder with config.json"
-        )
-
-
-def catalog() -> Catalog:
-    """The built-in catalog."""
+def catalog() -> dict[str, Recipe]:
+    """The models that a study file can name without saying more, by name."""
     recipes = (
         Recipe(
             name="gemma3-270m",
@@ -107,4 +83,4 @@ def catalog() -> Catalog:
             chat=True,
         ),
     )
-    return Catalog({recipe.name: recipe for recipe in recipes})
+    return {recipe.name: recipe for recipe in recipes}

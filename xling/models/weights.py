@@ -1,11 +1,12 @@
 """From a model's name to a folder of weights and an identity that pins them."""
 
+import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xling.models.catalog import Catalog, Recipe, catalog
+from xling.models.catalog import Recipe, catalog
 from xling.models.gguf import converted_folder
 from xling.models.packaged import file_sha256, packaged_file
 
@@ -30,26 +31,31 @@ class Weights:
     revision: str = ""
 
 
-def find_recipe(model: str, *, catalog: Catalog, revision: str = "") -> Recipe:
+def find_recipe(model: str, *, revision: str = "") -> Recipe:
     """Recipe of a catalog name, a folder with config.json, or a Hugging Face id.
 
     Args:
         model: the name, path or id.
-        catalog: the named recipes.
         revision: commit, tag or branch, for a Hugging Face id.
 
     Raises:
         ValueError: `model` is none of the three; the message lists the catalog's names.
     """
-    if model in catalog.recipes:
-        recipe = catalog.find(model)
+    recipes = catalog()
+    if model in recipes:
+        recipe = recipes[model]
         return replace(recipe, revision=revision) if revision else recipe
     if Path(model).is_dir():
         check_model_folder(Path(model))
         return Recipe(name=Path(model).name, repository=model)
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return Recipe(name=model.split("/")[1].lower(), repository=model, revision=revision)
-    return catalog.find(model)
+    close = difflib.get_close_matches(model, recipes, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(
+        f"unknown model {model!r}.{hint} Valid: {', '.join(sorted(recipes))}, "
+        "a Hugging Face id (owner/name), or a folder with config.json"
+    )
 
 
 def check_model_name(model: str) -> None:
@@ -58,7 +64,7 @@ def check_model_name(model: str) -> None:
     Raises:
         ValueError: as `find_recipe`.
     """
-    find_recipe(model, catalog=catalog())
+    find_recipe(model)
 
 
 def check_model_folder(folder: Path) -> None:

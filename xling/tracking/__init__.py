@@ -30,7 +30,6 @@ from xling.tracking.search import (
     find_finished,
     find_runs,
     get_run,
-    temporary_folder,
 )
 from xling.tracking.store import check_store, open_store, tracking_uri, without_password
 
@@ -60,7 +59,6 @@ __all__ = [
     "run_command",
     "score_logged_adapter",
     "set_tags",
-    "temporary_folder",
     "tracked_run",
     "tracking_uri",
     "without_password",

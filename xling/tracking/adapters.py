@@ -31,14 +31,12 @@ class FetchedAdapter:
         settings: base model, revision, weights identity, quantisation and prompt it was
             trained with.
         model_id: of the logged model, which evaluation metrics are linked to.
-        run_id: of the finetune run.
         uri: as it was asked for.
     """
 
     folder: Path
     settings: dict[str, Any]
     model_id: str
-    run_id: str
     uri: str
 
 
@@ -130,7 +128,6 @@ def fetch_adapter(uri: str, folder: Path) -> FetchedAdapter:
         folder=found[0].parent,
         settings=dict(settings),
         model_id=str(info.model_id or ""),
-        run_id=str(info.run_id or ""),
         uri=uri,
     )
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,7 @@ def tracked_run(
                 **{f"xling.{key}": value for key, value in tags.items()},
             }
         )
-        log_params(params)
+        _log_params(params)
         yield run_id
         mlflow.end_run("FINISHED")
     except (KeyboardInterrupt, Terminated):
@@ -105,7 +106,7 @@ def note_reuse(finished_run_id: str) -> None:
             mlflow.set_tags({"xling.kind": "reused", "xling.reused": finished_run_id})
 
 
-def log_params(params: Mapping[str, Any]) -> None:
+def _log_params(params: Mapping[str, Any]) -> None:
     """Logs settings of the active run under ``cfg.``; nested mappings get dotted keys."""
     flat = {f"cfg.{key}": str(value)[:MAX_PARAM_LENGTH] for key, value in _flat(params, "")}
     if flat:
@@ -147,7 +148,7 @@ def log_metrics(metrics: Mapping[str, float], *, model_id: str = "") -> None:
 def log_curve(rows: Sequence[Mapping[str, float]]) -> None:
     """Logs a learning curve of the active run: each row has ``step`` and metrics."""
     client, run_id = MlflowClient(), _active_id()
-    now = mlflow.utils.time.get_current_time_millis()
+    now = time.time_ns() // 1_000_000
     entries = [
         Metric(f"train/{key}", float(value), now, int(row["step"]))
         for row in rows

@@ -1,8 +1,5 @@
 """Finds runs and fetches what they logged."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,13 +94,6 @@ def download_artifact(run_id: str, path: str, folder: Path) -> Path:
         raise FileNotFoundError(f"run {run_id} has no artifact {path}")
     folder.mkdir(parents=True, exist_ok=True)
     return Path(client.download_artifacts(run_id, path, str(folder)))
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder for downloads, gone after the block."""
-    with tempfile.TemporaryDirectory(prefix="xling-") as folder:
-        yield Path(folder)
 
 
 def current_experiment() -> str:
