@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.baseline_figure import baseline_plot
-from analysis.baselines import NEEDS_BASELINE, baseline_groups, training_baselines
-from analysis.cells import CONDITION, NO_DISCORDANT, NOT_AVAILABLE, gain_cells
-from analysis.contrasts import PRIMARY, primary_contrasts
 from analysis.estimates import OK, SCALE_DEPENDENT, Estimate, write_estimates
-from analysis.figures import figure_gains, gain_heatmap, save_figure
+from analysis.estimators.contrasts import primary_contrasts
+from analysis.figures.baseline import baseline_plot
+from analysis.figures.heatmap import figure_gains, gain_heatmap, save_figure
+from analysis.gains.baselines import NEEDS_BASELINE, baseline_groups, training_baselines
+from analysis.gains.cells import CONDITION, NO_DISCORDANT, NOT_AVAILABLE, gain_cells
+from analysis.gains.gain_table import PRIMARY
 from analysis.pull import PulledRuns
 from analysis.tables import language_table, write_table
 
@@ -25,7 +26,7 @@ class Analysis:
     """What an analysis found, and the files it wrote.
 
     `estimates` are the rows of estimates.json, `cells` the gains by cell
-    (analysis.cells.CELL_COLUMNS), `headline` the metrics of the analyze run (finite, gains in
+    (analysis.gains.cells.CELL_COLUMNS), `headline` the metrics of the analyze run (finite, gains in
     proportion), `summary` lines of plain text, `files` every file written.
     """
 

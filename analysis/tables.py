@@ -18,7 +18,7 @@ def language_table(
     """Accuracy before and after, and gain, by model and language, averaged over seeds.
 
     Args:
-        cells: As analysis.cells.gain_cells gives them.
+        cells: As analysis.gains.cells.gain_cells gives them.
         condition: Arm, reasoning and scoring.
         names: Language code to English name.
 

@@ -9,8 +9,8 @@ from simulated_records import FAMILY, accuracies_of, frame_of, study
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from analysis.cells import CELL_COLUMNS, NO_DISCORDANT, NOT_AVAILABLE, gain_cells
-from analysis.paired import newcombe_interval
+from analysis.gains.cells import CELL_COLUMNS, NO_DISCORDANT, NOT_AVAILABLE, gain_cells
+from analysis.gains.paired import newcombe_interval
 from xling.records import check_records
 
 

@@ -8,11 +8,11 @@ import pytest
 from simulated_records import CONTROL, FAMILY, RELATED, accuracies_of, study
 from statsmodels.stats.multitest import multipletests
 
-from analysis.baselines import NEEDS_BASELINE, NEEDS_MODELS, baseline_groups
-from analysis.cells import gain_cells
-from analysis.contrasts import primary_contrasts
 from analysis.estimates import SCALE_DEPENDENT, Estimate
-from analysis.gain_table import LOGIT, POINTS, guess_corrected_logit
+from analysis.estimators.contrasts import primary_contrasts
+from analysis.gains.baselines import NEEDS_BASELINE, NEEDS_MODELS, baseline_groups
+from analysis.gains.cells import gain_cells
+from analysis.gains.gain_table import LOGIT, POINTS, guess_corrected_logit
 from xling.records import check_records
 
 BASE = {"a": 0.3, "b": 0.35, "c": 0.6, "d": 0.65}

@@ -9,7 +9,7 @@ import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.paired import mcnemar_exact, newcombe_interval, wilson_interval
+from analysis.gains.paired import mcnemar_exact, newcombe_interval, wilson_interval
 
 GRID = np.meshgrid([0, 1, 7, 40], [0, 1, 5, 20], [0, 2, 9], [0, 3, 60], indexing="ij")
 TABLES = np.stack(GRID, axis=-1).reshape(-1, 4)[1:]  # without the empty table

@@ -9,7 +9,12 @@ import pytest
 from scipy import stats
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW, ttost_ind
 
-from analysis.two_groups import equivalence, has_no_variance, interaction, mean_difference
+from analysis.estimators.two_groups import (
+    equivalence,
+    has_no_variance,
+    interaction,
+    mean_difference,
+)
 
 
 def groups(seed: int, n1: int = 3, n2: int = 4) -> tuple[np.ndarray, np.ndarray]:

@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 from simulated_records import FAMILY, accuracies_of, study
 
-from analysis.baseline_figure import baseline_plot, short_codes
-from analysis.cells import gain_cells
-from analysis.contrasts import PRIMARY
 from analysis.estimates import COLUMNS, read_estimates
-from analysis.figures import figure_gains, gain_heatmap, language_order
-from analysis.labels import place_labels
+from analysis.figures.baseline import baseline_plot, short_codes
+from analysis.figures.heatmap import figure_gains, gain_heatmap, language_order
+from analysis.figures.labels import place_labels
+from analysis.gains.cells import gain_cells
+from analysis.gains.gain_table import PRIMARY
 from analysis.pull import PulledRuns
 from analysis.study_analysis import MINI_SET_NOTE, Analysis, analyze_records
 from analysis.tables import write_table

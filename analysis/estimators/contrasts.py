@@ -13,15 +13,13 @@ import numpy as np
 import pandas as pd
 import pingouin
 
-from analysis.baselines import BaselineGroups, baseline_groups
-from analysis.cells import CONDITION
 from analysis.estimates import OK, SCALE_DEPENDENT, Estimate
-from analysis.gain_table import CLIP, LOGIT, POINTS, GainTable, gain_table
-from analysis.two_groups import Difference, equivalence, has_no_variance, interaction
-from analysis.two_groups import mean_difference as difference_of_means
-
-PRIMARY = ("finetuned", "direct", "answer-token")
-"""The arm, reasoning and scoring whose contrasts are called just D and I."""
+from analysis.estimators.two_groups import Difference, equivalence, has_no_variance, interaction
+from analysis.estimators.two_groups import mean_difference as difference_of_means
+from analysis.gains.baselines import BaselineGroups, baseline_groups
+from analysis.gains.cells import CONDITION
+from analysis.gains.gain_table import CLIP, LOGIT, POINTS, PRIMARY, GainTable, gain_table
+from analysis.gains.responses import encode_responses
 
 ZERO_VARIANCE = "zero variance"
 _ALPHA = 0.05
@@ -33,7 +31,7 @@ def primary_contrasts(
     """D and I on both scales, and the equivalence test of D, for every arm.
 
     Args:
-        cells: As analysis.cells.gain_cells gives them.
+        cells: As analysis.gains.cells.gain_cells gives them.
         records: Item records of all runs, for the training-split baseline and the counts.
         family: Language code to `related`, `control` or `source`.
         bound: Equivalence bound of D in proportion, above 0.
@@ -54,9 +52,10 @@ def primary_contrasts(
     found = [tuple(row) for row in cells[list(CONDITION)].drop_duplicates().to_numpy()]
     others = sorted(condition for condition in found if condition != PRIMARY)
     rows: list[Estimate] = []
+    responses = encode_responses(records)
     for condition in (PRIMARY, *others):
         label = "" if condition == PRIMARY else f" ({', '.join(condition)})"
-        table = gain_table(cells, records, family, condition)
+        table = gain_table(cells, responses, family, condition)
         groups = baseline_groups(
             records,
             models=table.models,

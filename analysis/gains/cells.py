@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.estimates import OK
-from analysis.paired import mcnemar_exact, newcombe_interval
+from analysis.gains.paired import mcnemar_exact, newcombe_interval
 from xling.records import FAMILIES, RUN_COLUMNS
 
 NOT_AVAILABLE = "not available"

@@ -29,7 +29,7 @@ def figure_gains(cells: pd.DataFrame, condition: tuple[str, ...]) -> pd.DataFram
     """Gains to be drawn: one row per model and language, averaged over seeds.
 
     Args:
-        cells: As analysis.cells.gain_cells gives them.
+        cells: As analysis.gains.cells.gain_cells gives them.
         condition: Arm, reasoning and scoring.
 
     Returns:

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures import FAMILY_COLOURS, FAMILY_ORDER, GREY, finish_figure
-from analysis.labels import place_labels
+from analysis.figures.heatmap import FAMILY_COLOURS, FAMILY_ORDER, GREY, finish_figure
+from analysis.figures.labels import place_labels
 
 _MARKERS = "osD^vPX<>hp8"
 _LABEL_SIZE = 7.0

@@ -1,0 +1,1 @@
+"""Each module turns gains into rows of estimates.json."""

@@ -1,0 +1,1 @@
+"""Figures of an analysis: drawn without pyplot, saved as SVG and PNG."""

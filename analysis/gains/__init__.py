@@ -1,0 +1,1 @@
+"""Answers become gains: by cell, by model and language, by item."""

@@ -1,0 +1,100 @@
+"""The answers behind a gain table, item by item, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.gains.responses import NO_ANSWER, Responses
+
+Singles = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.int8]
+Integers = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ItemGains:
+    """Answers of one arm and of the base model to the same held-out items in every cell.
+
+    Shapes: models M, languages L, items N, seeds S. `passage` is (N,), codes 0 to P - 1.
+    `before` is (M, L, N), 0 or 1; `after` is (S, M, L, N), 0 or 1. `prediction_before` and
+    `mass_before` are (M, L, N), `prediction_after` and `mass_after` (S, M, L, N); masses are NaN
+    for cloze.
+    """
+
+    passage: Integers
+    before: Singles
+    after: Singles
+    prediction_before: Bytes
+    prediction_after: Bytes
+    mass_before: Singles
+    mass_after: Singles
+
+    @property
+    def n_passages(self) -> int:
+        """How many passages the items stand on."""
+        return int(self.passage.max()) + 1
+
+    @property
+    def gain(self) -> Singles:
+        """Gain by item, averaged over seeds: (M, L, N), from -1 to 1."""
+        return np.asarray(self.after.mean(axis=0) - self.before, np.float32)
+
+
+def item_gains(
+    responses: Responses,
+    before: npt.NDArray[np.intp],
+    after: npt.NDArray[np.intp],
+    languages: Sequence[str],
+) -> tuple[ItemGains | None, str]:
+    """Bring the answers of an arm and its base together.
+
+    Args:
+        responses: Held-out answers of all runs.
+        before: Shape (S, M), place of each model's base run in `responses.runs`; -1: none.
+        after: Shape (S, M), place of the arm's run of each seed and model; -1: none.
+        languages: The L target languages.
+
+    Returns:
+        The answers and an empty text; or None and why there are none: a run without records, or
+        item sets that differ between cells.
+    """
+    if before.size == 0 or (before < 0).any() or (after < 0).any():
+        return None, "not available: a run has no item records"
+    missing = [code for code in languages if code not in responses.languages]
+    if missing:
+        return None, f"not available: no item records in {missing[0]}"
+    column = [responses.languages.index(code) for code in languages]
+
+    def take(values: Array, runs: npt.NDArray[np.intp]) -> Array:
+        return values[runs][..., column, :]
+
+    first = before[0]
+    answered_before = take(responses.correct, first) != NO_ANSWER
+    answered_after = take(responses.correct, after) != NO_ANSWER
+    used = answered_after.any(axis=(0, 1, 2)) | answered_before.any(axis=(0, 1))
+    if not (answered_before[..., used].all() and answered_after[..., used].all()):
+        return None, "not available: item sets differ between cells"
+    _, passage = np.unique(responses.passage[used], return_inverse=True)
+
+    def before_of(values: Array, kind: type[np.generic]) -> Array:
+        return take(values, first)[..., used].astype(kind)
+
+    def after_of(values: Array, kind: type[np.generic]) -> Array:
+        return take(values, after)[..., used].astype(kind)
+
+    return (
+        ItemGains(
+            passage.astype(np.int64),
+            before_of(responses.correct, np.float32), after_of(responses.correct, np.float32),
+            before_of(responses.prediction, np.int8), after_of(responses.prediction, np.int8),
+            before_of(responses.answer_mass, np.float32),
+            after_of(responses.answer_mass, np.float32),
+        ),
+        "",
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Item records of known truth, logged as ordinary evaluate runs."""
