@@ -224,7 +224,7 @@ def _log(prepared: Prepared, folder: Path, *, model_id: str) -> None:
     codes = prepared.study.languages.evaluated
     frame = pd.concat([read_records(folder / f"{code}.parquet") for code in codes])
     write_records(frame, folder / RECORDS)
-    tracking.log_file(folder / RECORDS)
+    tracking.log_records_file(folder / RECORDS)
     tracking.log_file(folder / "prompts", "prompts")
     tracking.log_metrics(
         summarize_records(frame, prepared.study.languages.families), model_id=model_id

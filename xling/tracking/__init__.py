@@ -11,6 +11,7 @@ from xling.tracking.adapters import (
     score_logged_adapter,
 )
 from xling.tracking.commands import run_command
+from xling.tracking.evaluations import log_evaluation, log_records_file
 from xling.tracking.runs import (
     StoreUnavailable,
     Terminated,
@@ -29,7 +30,9 @@ from xling.tracking.search import (
     download_artifact,
     find_finished,
     find_runs,
+    find_study_file,
     get_run,
+    records_cache,
 )
 from xling.tracking.store import check_store, open_store, tracking_uri, without_password
 
@@ -45,16 +48,20 @@ __all__ = [
     "fetch_adapter",
     "find_finished",
     "find_runs",
+    "find_study_file",
     "get_run",
     "log_adapter",
     "log_curve",
     "log_data_set",
+    "log_evaluation",
     "log_file",
     "log_json",
     "log_metrics",
+    "log_records_file",
     "log_text",
     "note_reuse",
     "open_store",
+    "records_cache",
     "register_adapter",
     "run_command",
     "score_logged_adapter",

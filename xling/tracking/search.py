@@ -1,14 +1,22 @@
 """Finds runs and fetches what they logged."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from xling.tracking.store import open_store, tracking_uri, without_password
+from xling.folders import cache_folder
+from xling.tracking.store import (
+    check_store,
+    open_store,
+    store_exists,
+    tracking_uri,
+    without_password,
+)
 
 PAGE = 1000
 
@@ -25,6 +33,7 @@ class LoggedRun:
         tags: every tag.
         start_time: milliseconds since 1970.
         status: ``FINISHED``, ``FAILED``, ``KILLED`` or ``RUNNING``.
+        data: digest of each data set that it logged, by name.
     """
 
     run_id: str
@@ -34,6 +43,7 @@ class LoggedRun:
     tags: dict[str, str]
     start_time: int
     status: str
+    data: dict[str, str] = field(default_factory=dict)
 
 
 def find_finished(fingerprint: str, *, kind: str, study: str) -> LoggedRun | None:
@@ -69,6 +79,29 @@ def find_runs(*, kind: str, study: str, experiment: str = "") -> list[LoggedRun]
     )
 
 
+def find_study_file(study: str) -> str | None:
+    """Text of the newest ``study.yaml`` that a run of kind ``study`` logged, in any experiment.
+
+    Returns:
+        None if no run of that study logged one, or if the store is a file that does not exist.
+    """
+    if not store_exists() or "'" in study or "\\" in study:
+        return None
+    check_store()
+    experiments = [str(each.experiment_id) for each in mlflow.search_experiments()]
+    runs = _search(
+        f"tags.`xling.kind` = 'study' and tags.`xling.study` = '{study}'", experiments, most=1
+    )
+    if not runs:
+        return None
+    with TemporaryDirectory(prefix="xling-") as folder:
+        try:
+            path = download_artifact(runs[0].run_id, "study.yaml", Path(folder))
+        except FileNotFoundError:
+            return None
+        return path.read_text(encoding="utf-8")
+
+
 def get_run(run_id: str) -> LoggedRun:
     """One run.
 
@@ -94,6 +127,11 @@ def download_artifact(run_id: str, path: str, folder: Path) -> Path:
         raise FileNotFoundError(f"run {run_id} has no artifact {path}")
     folder.mkdir(parents=True, exist_ok=True)
     return Path(client.download_artifacts(run_id, path, str(folder)))
+
+
+def records_cache() -> Path:
+    """Folder that keeps the records of runs, by run id."""
+    return cache_folder() / "runs"
 
 
 def current_experiment() -> str:
@@ -151,4 +189,8 @@ def _logged(run: Run) -> LoggedRun:
         tags=dict(run.data.tags),
         start_time=run.info.start_time,
         status=run.info.status,
+        data={
+            each.dataset.name: str(each.dataset.digest)
+            for each in (run.inputs.dataset_inputs if run.inputs else [])
+        },
     )

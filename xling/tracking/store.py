@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -52,6 +53,12 @@ def check_store(*, timeout: float = 10.0) -> None:
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
         _check_server(uri, timeout)
+
+
+def store_exists() -> bool:
+    """False if the store is a SQLite file that nothing has written yet."""
+    uri = str(mlflow.get_tracking_uri())
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
 
 
 def _check_server(uri: str, timeout: float) -> None:

@@ -1,0 +1,236 @@
+"""Simulated answers: right or wrong by a Gaussian copula, so that the truth holds exactly.
+
+A response is right where Phi(z) < p, with z standard normal: P(right) is p exactly, whatever the
+responses share. z sums what a passage, an item, an item in one language and an item for one model
+contribute, and a remainder that is new for every response (before, after, every seed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import ndtri
+
+from analysis.gains.gain_table import CLIP, LOGIT, POINTS, GainTable, guess_corrected_logit
+from analysis.gains.items import ItemGains
+from analysis.simulation.design import Design
+from analysis.simulation.probabilities import (
+    CellProbabilities,
+    Floats,
+    contrasts_of,
+    draw_probabilities,
+)
+from analysis.simulation.sheets import Block, Run, Sheet, fill_in, passage_codes, record_frames
+from xling.records import check_records
+
+Bools = npt.NDArray[np.bool_]
+Singles = npt.NDArray[np.float32]
+
+ANSWER_TOKEN, CLOZE = "answer-token", "cloze"
+
+
+@dataclass(frozen=True)
+class SimulatedAnswers:
+    """Right and wrong answers of a simulated study, and what they were drawn from.
+
+    Shapes: models M, languages L (in the order of `Design.languages`: related, control, the
+    source last), held-out items N, training items T, seeds S. `correct_before` and `cot` are
+    (M, L, N), `correct_after` maps an arm to (S, M, L, N), `training` is (M, L, T). `cloze` maps
+    `before`, `after` and `training` to arrays of these shapes. `cot` and `cloze` are None where
+    not asked for. `truth` has `D` and `I` as planted, on the design's scale, `D_points` and
+    `I_points` as the drawn cells have them in points (I None without strong models) and
+    `clipped`, the share of cells that left the range of probabilities. `probability` holds the
+    cells. `sheet_seed` seeds what the records need beyond right and wrong.
+    """
+
+    correct_before: Bools
+    correct_after: dict[str, Bools]
+    training: Bools
+    cot: Bools | None
+    cloze: dict[str, Bools] | None
+    truth: dict[str, float | None]
+    probability: CellProbabilities
+    sheet_seed: int
+
+
+def simulate_correct(design: Design, rng: np.random.Generator) -> SimulatedAnswers:
+    """Draws a study: its cells, then every answer.
+
+    Args:
+        design: sizes, truth and variance components.
+        rng: every draw's generator.
+    """
+    cells = draw_probabilities(design, rng)
+    heldout = _shared_effects(design, design.items, rng)
+    trained_on = _shared_effects(design, design.training_items, rng)
+    before = _respond(cells.before, heldout, design, rng)
+    after = {arm: _respond(p, heldout, design, rng) for arm, p in cells.after.items()}
+    training = _respond(cells.before, trained_on, design, rng)
+    cot = None if cells.cot is None else _respond(cells.cot, heldout, design, rng)
+    cloze = None
+    if cells.cloze_before is not None:
+        cloze = {
+            "before": _respond(cells.cloze_before, heldout, design, rng),
+            "after": _respond(cells.after["finetuned"], heldout, design, rng),
+            "training": _respond(cells.cloze_before, trained_on, design, rng),
+        }
+    drawn = contrasts_of(cells.after["finetuned"].mean(axis=0) - cells.before, design)
+    planted = design.true_contrasts()
+    truth = {
+        "D": planted[0], "I": planted[1],
+        "D_points": drawn[0], "I_points": drawn[1],
+        "clipped": cells.clipped,
+    }  # fmt: skip
+    sheet_seed = int(rng.integers(2**63))
+    return SimulatedAnswers(before, after, training, cot, cloze, truth, cells, sheet_seed)
+
+
+def _shared_effects(design: Design, items: int, rng: np.random.Generator) -> Singles:
+    """What a model's answers to an item in a language have in common, (M, L, N)."""
+    models, languages = design.models, len(design.languages)
+
+    def part(share: float, *shape: int) -> Singles:
+        return np.float32(np.sqrt(share)) * rng.standard_normal(shape, dtype=np.float32)
+
+    passage = passage_codes(items, design)
+    passages = part(design.share_passage, int(passage[-1]) + 1 if items else 0)
+    by_item = passages[passage] + part(design.share_item, items)
+    by_language = by_item + part(design.share_item_language, languages, items)
+    by_model = part(design.share_item_model, models, items)
+    return np.asarray(by_language + by_model[:, None], np.float32)
+
+
+def _respond(p: Floats, shared: Singles, design: Design, rng: np.random.Generator) -> Bools:
+    """Right answers: p (…, M, L) and shared effects (M, L, N) to (…, M, L, N)."""
+    remainder = 1 - (
+        design.share_passage + design.share_item
+        + design.share_item_language + design.share_item_model
+    )  # fmt: skip
+    z = rng.standard_normal((*p.shape, shared.shape[-1]), dtype=np.float32)
+    z *= np.float32(np.sqrt(max(remainder, 0.0)))
+    z += shared
+    return np.asarray(z < ndtri(p).astype(np.float32)[..., None], np.bool_)
+
+
+def training_accuracy(answers: SimulatedAnswers, design: Design) -> Floats:
+    """Base accuracy on training-split items by model and target language, (M, targets).
+
+    Same order as `simulated_table`; no gain is computed from these answers.
+    """
+    return np.asarray(answers.training[:, : len(design.targets)].mean(axis=-1), np.float64)
+
+
+def simulated_table(
+    answers: SimulatedAnswers,
+    design: Design,
+    arm: str = "finetuned",
+    scoring: str = ANSWER_TOKEN,
+) -> GainTable:
+    """The gain table of an arm, without the way through records.
+
+    Models and languages are in the design's order, and not sorted.
+
+    Args:
+        answers: as `simulate_correct` gives them.
+        design: what they were simulated from.
+        arm: one of the design's.
+        scoring: ``answer-token``, or ``cloze`` where there is any (of ``finetuned``).
+
+    Raises:
+        ValueError: the design has no such arm or scoring.
+    """
+    condition = (arm, "direct", scoring)
+    blocks = {block.condition: block for block in _blocks(answers) if block.part == "heldout"}
+    if condition not in blocks:
+        raise ValueError(f"the design has no {'/'.join(condition)}")
+    base = _on_targets(blocks["base", "direct", scoring], answers, design)
+    tuned = _on_targets(blocks[condition], answers, design)
+    before, by_seed = base.correct[0].mean(axis=-1), tuned.correct.mean(axis=-1)
+    after = by_seed.mean(axis=0)
+    known = (np.stack([before, after]) - 0.25) / 0.75
+    passage = passage_codes(design.items, design)
+    n_related, n_control = design.related, design.control
+    return GainTable(
+        condition=condition,
+        models=design.model_names,
+        languages=design.targets,
+        related=np.arange(n_related + n_control) < n_related,
+        before=before,
+        after=after,
+        after_by_seed=by_seed,
+        gain={POINTS: after - before,
+              LOGIT: guess_corrected_logit(after) - guess_corrected_logit(before)},
+        status="ok" if min(n_related, n_control) > 1 else
+        f"needs 2 {'related' if n_related < 2 else 'control'} languages",
+        n_clipped=int(((known < CLIP) | (known > 1 - CLIP)).sum()),
+        shared={
+            "unit": "languages", "n_models": design.models, "n_related": n_related,
+            "n_control": n_control, "n_items": design.items,
+            "n_passages": int(passage[-1]) + 1, "n_seeds": design.seeds,
+        },
+        items=ItemGains(
+            passage,
+            base.correct[0].astype(np.float32), tuned.correct.astype(np.float32),
+            base.prediction[0], tuned.prediction, base.mass[0], tuned.mass,
+        ),
+        item_status="",
+    )  # fmt: skip
+
+
+def to_records(answers: SimulatedAnswers, design: Design) -> pd.DataFrame:
+    """All answers as item records.
+
+    Wrong predictions fall on the wrong options alike; the prediction has the highest
+    log-probability, and the four add up to the answer mass.
+
+    Returns:
+        Checked records (xling.records) of every run; the same for the same answers.
+    """
+    frames = [frame for _, frame in run_records(answers, design)]
+    return check_records(pd.concat(frames, ignore_index=True))
+
+
+def run_records(answers: SimulatedAnswers, design: Design) -> Iterator[tuple[Run, pd.DataFrame]]:
+    """The records of one run after another: model, arm, seed, reasoning, scoring; and its rows."""
+    blocks = _blocks(answers)
+    for condition in dict.fromkeys(block.condition for block in blocks):
+        parts = [block for block in blocks if block.condition == condition]
+        yield from record_frames(parts, design, answers.sheet_seed)
+
+
+def run_count(design: Design) -> int:
+    """How many runs the study has."""
+    conditions = 1 + design.cot + design.cloze
+    return design.models * (conditions + design.seeds * (len(design.arms) + design.cloze))
+
+
+def _blocks(answers: SimulatedAnswers) -> list[Block]:
+    """The answers of every condition and part, base first."""
+    at, cloze = ANSWER_TOKEN, answers.cloze
+    blocks = [
+        Block("base", "direct", at, "heldout", answers.correct_before[None]),
+        Block("base", "direct", at, "training", answers.training[None]),
+    ]
+    blocks += [
+        Block(arm, "direct", at, "heldout", correct)
+        for arm, correct in answers.correct_after.items()
+    ]
+    if answers.cot is not None:
+        blocks.append(Block("base", "cot", at, "heldout", answers.cot[None]))
+    if cloze is not None:
+        blocks += [
+            Block("base", "direct", CLOZE, "heldout", cloze["before"][None]),
+            Block("base", "direct", CLOZE, "training", cloze["training"][None]),
+            Block("finetuned", "direct", CLOZE, "heldout", cloze["after"]),
+        ]
+    return blocks
+
+
+def _on_targets(block: Block, answers: SimulatedAnswers, design: Design) -> Sheet:
+    """A block's sheet without the source language."""
+    sheet, last = fill_in(block, design, answers.sheet_seed), len(design.targets)
+    return Sheet(sheet.correct[:, :, :last], sheet.prediction[:, :, :last], sheet.mass[:, :, :last])

@@ -1,0 +1,197 @@
+"""Logs a simulated study as ordinary runs, so that it can be analysed like a real one."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from analysis.simulation.answers import SimulatedAnswers, run_count, run_records, simulate_correct
+from analysis.simulation.design import BRANCH, SOURCE, Design
+from xling import tracking
+from xling.study import Study
+from xling.tracking.evaluations import log_evaluation
+
+ENTRY_POINT = "simulate"
+_DECIDING_FILES = ("answers.py", "design.py", "probabilities.py", "sheets.py")
+
+
+def study_name(design: Design, seed: int, name: str = "") -> str:
+    """The name given, or ``simulated`` and what differs from the default design.
+
+    Such as ``simulated-effect-0_1-seed-3``: letters, digits, _ and - only.
+    """
+    if name:
+        return name
+    changed = design.changed() | ({"seed": seed} if seed else {})
+    return "-".join(["simulated", *(_in_a_name(key, value) for key, value in changed.items())])
+
+
+def log_simulation(
+    design: Design, seed: int, *, name: str = "", parameters: Mapping[str, Any], force: bool = False
+) -> str:
+    """Simulates a study and logs it: a study run, and in it an evaluate run for every cell.
+
+    The study run has ``study.yaml`` and ``truth.json``.
+
+    Args:
+        design: what to simulate.
+        seed: of every draw.
+        name: of the study; empty: see `study_name`.
+        parameters: as the entry point got them, for ``xling.command``.
+        force: log again even if a finished run has the same fingerprint.
+
+    Returns:
+        Id of the study run, or of the finished one that has the same.
+
+    Raises:
+        ValueError: the name does not fit, or has runs of another study already.
+    """
+    called = study_name(design, seed, name)
+    study = simulated_study(design, seed, called)
+    described = _sha256({"design": dataclasses.asdict(design), "seed": seed})
+    digest = _sha256({"design": described, "code": _code(), "numpy": np.__version__})
+    found = None if force else tracking.find_finished(digest, kind="study", study=called)
+    if found is not None:
+        tracking.note_reuse(found.run_id)
+        return found.run_id
+    _refuse_other_runs(called, described)
+    tags = {"command": tracking.run_command(ENTRY_POINT, parameters), "design": described}
+    answers = simulate_correct(design, np.random.default_rng(seed))
+    with tracking.tracked_run(
+        "study",
+        name=f"study {called}",
+        study=called,
+        params={"seed": seed, "simulation": dataclasses.asdict(design)},
+        tags=tags | {"fingerprint": digest},
+    ) as run_id:
+        tracking.log_text(study.to_yaml(), "study.yaml")
+        tracking.log_json(truth_of(answers, design, seed), "truth.json")
+        _log_cells(answers, design, called, tags, digest)
+    return run_id
+
+
+def simulated_study(design: Design, seed: int, name: str) -> Study:
+    """The study file of a simulation; its description gives the truth.
+
+    What a study file cannot name (an arm, say) is in the runs all the same.
+    """
+    reasoning = ("direct", "cot") if design.cot else ("direct",)
+    scoring = ("answer-token", "cloze") if design.cloze else ("answer-token",)
+    return Study.model_validate(
+        {
+            "name": name,
+            "description": f"Simulated answers of known truth, not a finding: {_said(design)}. "
+            f"Seed {seed}.",
+            "models": tuple({"id": model} for model in design.model_names),
+            "data": {
+                "source": "folder", "path": "simulated",
+                "held_out": design.items, "baseline_items": design.training_items,
+            },
+            "languages": {"source": (SOURCE,), "target": design.targets, "branch": BRANCH},
+            "arms": _nameable("arms", ("base", *design.arms)),
+            "reasoning": _nameable("reasoning", reasoning),
+            "scoring_modes": _nameable("scoring_modes", scoring),
+            "seeds": tuple(range(design.seeds)),
+        }
+    )  # fmt: skip
+
+
+def truth_of(answers: SimulatedAnswers, design: Design, seed: int) -> dict[str, Any]:
+    """What truth.json says: the design, D and I as planted and as drawn, P(right) by cell."""
+    cells = answers.probability
+    arms = {}
+    for arm, after in cells.after.items():
+        d, interaction = design.true_contrasts(arm)
+        by_cell = _by_cell(after.mean(axis=0), design)
+        arms[arm] = {"D": d, "I": interaction, "probability": by_cell}
+    return {
+        "note": "simulated: D and I as planted are on the design's scale; D_points and I_points "
+        "are what the drawn cells have, chance in languages included",
+        "scale": design.scale,
+        **answers.truth,
+        "seed": seed,
+        "design": dataclasses.asdict(design),
+        "arms": arms,
+        "probability_base": _by_cell(cells.before, design),
+    }
+
+
+def truth_line(design: Design) -> str:
+    """The planted truth in one line."""
+    return f"Truth: {_said(design)}"
+
+
+def _log_cells(
+    answers: SimulatedAnswers, design: Design, study: str, tags: Mapping[str, str], digest: str
+) -> None:
+    progress = tqdm(
+        run_records(answers, design), total=run_count(design), desc="evaluate runs", unit="run"
+    )
+    for (model, arm, seed, reasoning, scoring), records in progress:
+        params = {
+            "model": model, "arm": arm, "seed": seed, "reasoning": reasoning, "scoring": scoring,
+        }  # fmt: skip
+        log_evaluation(
+            study=study,
+            name=f"evaluate {model}/{arm}/seed-{seed}/{reasoning}/{scoring}",
+            params=params | {"engine": "simulated"},
+            tags={**tags, "fingerprint": _sha256({"study": digest, **params})},
+            families=design.families,
+            records=records,
+        )
+
+
+def _refuse_other_runs(study: str, described: str) -> None:
+    """Other answers under the same name would be analysed together with these."""
+    for run in tracking.find_runs(kind="evaluate", study=study):
+        if run.tags.get("xling.design") != described:
+            raise ValueError(
+                f"study {study!r} already has other runs ({run.name}, {run.run_id}); "
+                "give the simulation another name"
+            )
+
+
+def _nameable(field: str, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the values, those that a study file can hold: its field's default lists them all."""
+    allowed = Study.model_fields[field].default
+    return tuple(value for value in values if value in allowed)
+
+
+def _by_cell(values: np.ndarray[Any, Any], design: Design) -> dict[str, dict[str, float]]:
+    """(M, L) as model to language to a number."""
+    return {
+        model: dict(zip(design.languages, map(float, row), strict=True))
+        for model, row in zip(design.model_names, values, strict=True)
+    }
+
+
+def _said(design: Design) -> str:
+    factor, unit = (100, "points") if design.scale == "points" else (1, "logits (latent scale)")
+    d, interaction = design.true_contrasts()
+    text = f"D = {factor * d:+.4g} {unit}"
+    return text if interaction is None else f"{text}, I = {factor * interaction:+.4g} {unit}"
+
+
+def _in_a_name(key: str, value: object) -> str:
+    if value is True:
+        return key
+    text = "-".join(map(str, value)) if isinstance(value, tuple) else format(value)
+    return f"{key}-{re.sub(r'[^A-Za-z0-9_-]', '_', text)}"
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _code() -> str:
+    """Digest of the code that decides the answers."""
+    folder = Path(__file__).resolve().parent
+    return hashlib.sha256(b"".join((folder / n).read_bytes() for n in _DECIDING_FILES)).hexdigest()

@@ -1,0 +1,190 @@
+"""The power that a design is said to have, and what a study could have seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from simulated_records import FAMILY, accuracies_of, study
+
+from analysis.estimates import OK
+from analysis.estimators.power import (
+    POWER_COLUMNS,
+    minimal_detectable_effect,
+    power_rows,
+    power_table,
+    smallest_provable_bound,
+)
+from analysis.estimators.variance import (
+    DEFAULT_COMPONENTS,
+    interaction_variance,
+    language_variance,
+    variance_components,
+)
+from analysis.figures.power import power_figure
+from analysis.figures.style import save_figure
+from analysis.gains.baselines import BaselineGroups, baseline_groups
+from analysis.gains.cells import gain_cells
+from analysis.gains.gain_table import PRIMARY, GainTable, gain_table
+from analysis.gains.responses import encode_responses
+from xling.records import check_records
+
+FEW, MANY = (3, 3), (6, 10)
+
+
+def test_the_expected_numbers() -> None:
+    table = power_table(
+        DEFAULT_COMPONENTS, items=[100, 900], languages=[FEW, MANY], models=[7], seeds=[1]
+    ).set_index(["related", "items"])
+    assert 100 * table.loc[(3, 100), "mde_d"] == pytest.approx(9.6, abs=0.2)
+    assert 100 * table.loc[(3, 100), "mde_i"] == pytest.approx(15, abs=0.4)
+    assert 100 * table.loc[(6, 900), "mde_d"] == pytest.approx(3.8, abs=0.1)
+    assert 100 * table.loc[(6, 900), "mde_i"] == pytest.approx(4.3, abs=0.2)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), FEW, MANY])
+def test_power_at_the_detectable_effect_is_080(sizes: tuple[int, int]) -> None:
+    rng, n = np.random.default_rng(10), 40_000
+    effect = minimal_detectable_effect(0.04, *sizes)
+    related, control = (rng.normal(0, 0.2, (n, size)) for size in sizes)
+    p = stats.ttest_ind(related + effect, control, axis=1).pvalue
+    assert (p < 0.05).mean() == pytest.approx(0.80, abs=0.01)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), FEW, MANY])
+def test_the_provable_bound_is_proved_in_80_of_100(sizes: tuple[int, int]) -> None:
+    rng, n = np.random.default_rng(11), 40_000
+    bound = smallest_provable_bound(0.04, *sizes)
+    related, control = (rng.normal(0, 0.2, (n, size)) for size in sizes)
+    above = stats.ttest_ind(related + bound, control, axis=1, alternative="greater").pvalue
+    below = stats.ttest_ind(related - bound, control, axis=1, alternative="less").pvalue
+    assert (np.maximum(above, below) < 0.05).mean() == pytest.approx(0.80, abs=0.01)
+
+
+def test_more_of_anything_sees_no_less() -> None:
+    components = replace(DEFAULT_COMPONENTS, residual_seed=0.1, item_language=0.02)
+    table = power_table(
+        components, items=[50, 900], languages=[FEW, MANY], models=[1, 4, 7], seeds=[1, 3]
+    )
+    assert tuple(table.columns) == POWER_COLUMNS and len(table) == 24
+    assert table.loc[table["models"] == 1, ["mde_i", "bound_i"]].isna().all(axis=None)
+    seen = table[["mde_d", "bound_d", "mde_i", "bound_i"]]
+    for name in ("items", "seeds", "models", "related"):
+        others = [c for c in ("models", "related", "items", "seeds") if c != name]
+        steps = seen.groupby([table[c] for c in others]).diff()
+        assert (steps.dropna() < 0).all(axis=None), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"n_related": 1}, "needs 2 related languages"),
+        ({"variance": -1.0}, "variance is -1"),
+        ({"variance": float("nan")}, "variance is nan"),
+        ({"power": 0.04}, "alpha < power < 1"),
+        ({"power": 1.0}, "alpha < power < 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: dict[str, float], told: str) -> None:
+    usual = {"variance": 0.01, "n_related": 3, "n_control": 3}
+    for function in (minimal_detectable_effect, smallest_provable_bound):
+        with pytest.raises(ValueError, match=told):
+            function(**{**usual, **arguments})
+
+
+def test_an_effect_beyond_the_solver_is_said() -> None:
+    with pytest.raises(ValueError, match="ten standard deviations"):
+        minimal_detectable_effect(0.01, 2, 2, power=0.999)
+    with pytest.raises(ValueError, match="number of items is 0"):
+        language_variance(DEFAULT_COMPONENTS, 7, 0, 1)
+    with pytest.raises(ValueError, match="component seed is -1"):
+        replace(DEFAULT_COMPONENTS, seed=-1.0)
+    with pytest.raises(ValueError, match="residual_seed must not exceed"):
+        replace(DEFAULT_COMPONENTS, residual_seed=0.5)
+
+
+def records(**changes: object) -> pd.DataFrame:
+    settings: dict = {"base": {"a": 0.3, "b": 0.35, "c": 0.6}, "n_items": 60} | changes
+    return check_records(study(np.random.default_rng(2), **settings))
+
+
+def tabled(frame: pd.DataFrame, with_records: bool = True) -> tuple[GainTable, BaselineGroups]:
+    accuracies = accuracies_of(frame).assign(has_records=with_records)
+    kept = frame if with_records else frame.iloc[:0]
+    table = gain_table(
+        gain_cells(kept, accuracies, FAMILY), encode_responses(kept), FAMILY, PRIMARY
+    )
+    groups = baseline_groups(kept, models=table.models, languages=table.languages,
+                             reasoning="direct", scoring="answer-token")  # fmt: skip
+    return table, groups
+
+
+ESTIMANDS = ["MDE of D", "provable bound of D", "MDE of I", "provable bound of I"]
+
+
+def test_a_study_says_what_it_could_have_seen() -> None:
+    table, groups = tabled(records(seeds=(0, 1), language_sd=0.05))
+    rows = power_rows(table, groups)
+    assert [row.estimand for row in rows] == ESTIMANDS
+    assert {row.status for row in rows} == {OK}
+    found = variance_components(table)
+    assert rows[0].estimate == minimal_detectable_effect(language_variance(found, 3, 60, 2), 3, 3)
+    assert rows[3].estimate == smallest_provable_bound(
+        interaction_variance(found, 2, 1, 60, 2), 3, 3
+    )
+    assert [row.baseline_source for row in rows] == ["none"] * 2 + ["training split"] * 2
+    assert all((row.p, row.ci_low, row.unit) == (None, None, "languages") for row in rows)
+    assert "standard deviations in points: language" in rows[0].note
+
+
+def test_what_cannot_be_known_has_a_status() -> None:
+    def statuses(frame: pd.DataFrame, with_records: bool = True) -> list[str]:
+        rows = power_rows(*tabled(frame, with_records))
+        assert [row.estimand for row in rows] == ESTIMANDS
+        assert all((row.estimate is None) == (row.status != OK) for row in rows)
+        return [row.status for row in rows]
+
+    few = ["needs 2 models to tell the variance components apart"] * 4
+    assert statuses(records(base={"a": 0.3})) == few
+    assert (
+        statuses(records(), with_records=False) == ["not available: a run has no item records"] * 4
+    )
+    no_groups = statuses(records(n_training=0))
+    assert no_groups == [OK, OK, *["needs training-split baseline"] * 2]
+    frame = records()
+    gone = (frame["model"] == "b") & (frame["language"] == "mlt_Latn") & (frame["arm"] != "base")
+    assert set(statuses(frame[~gone])) == {"missing cell b/mlt_Latn (finetuned)"}
+
+
+def test_gains_that_never_vary_have_no_power() -> None:
+    frame = records(base={"a": 0.3, "b": 0.4, "c": 0.5, "d": 0.6})
+    table, groups = tabled(frame)
+    assert table.items is not None
+    same = replace(table.items, after=np.asarray(table.items.before)[None])
+    table = replace(table, items=same)
+    assert {row.status for row in power_rows(table, groups)} == {"zero variance"}
+
+
+def test_the_figure_is_drawn_and_refuses_mixed_tables(tmp_path: Path) -> None:
+    table = power_table(
+        DEFAULT_COMPONENTS, items=[50, 100, 400], languages=[FEW, MANY], models=[1, 7], seeds=[1]
+    )
+    for models, texts in ((7, ["3 + 3", "6 + 10"]), (1, ["needs two models"])):
+        rows = table[table["models"] == models]
+        figure = power_figure(rows, title="what is seen", note="n", design=rows.iloc[0].to_dict())
+        svg, png = save_figure(figure, tmp_path / f"power-{models}")
+        assert svg.stat().st_size > 1000 and png.stat().st_size > 1000
+        drawn_texts = [t.get_text() for legend in figure.legends for t in legend.get_texts()]
+        drawn_texts += [text.get_text() for axes in figure.axes for text in axes.texts]
+        assert set(texts) <= set(drawn_texts)
+    line = power_figure(table[table["models"] == 7], title="").axes[0].lines[0]
+    chosen = table[(table["models"] == 7) & (table["related"] == 3)]
+    assert line.get_ydata() == pytest.approx(100 * chosen["mde_d"])
+    with pytest.raises(ValueError, match="several numbers of models"):
+        power_figure(table, title="")
+    with pytest.raises(ValueError, match="no rows"):
+        power_figure(table.iloc[:0], title="")
