@@ -61,7 +61,7 @@ def check_refused(result: Result, store: Path, *told: str) -> None:
     assert not store.exists()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", with_option("study"))
 def test_an_unknown_study_lists_the_valid_ones(name: str, store: Path) -> None:
     valid = f"Valid: {', '.join(study_names())}, or the path of a .yaml file"
     result = invoke(name, "--study", "dmo")
@@ -79,13 +79,14 @@ def test_a_wrong_study_file_names_the_key_and_the_valid_keys(store: Path, tmp_pa
     assert not store.exists()
 
 
-@pytest.mark.parametrize("name", with_option("model"))
+# Imported models need not be in the study.
+@pytest.mark.parametrize("name", [name for name in with_option("model") if name != "import"])
 def test_an_unknown_model_lists_the_valid_ones(name: str, store: Path) -> None:
     result = invoke(name, "--model", "gpt")
     check_refused(result, store, f"study 'demo' has no model 'gpt'; valid: {MODELS}")
 
 
-@pytest.mark.parametrize("name", with_option("models"))
+@pytest.mark.parametrize("name", ["main"])  # elsewhere `models` is a number
 def test_one_unknown_model_among_several_lists_the_valid_ones(name: str, store: Path) -> None:
     result = invoke(name, "--models", "gemma3-270m, gpt")
     check_refused(result, store, f"study 'demo' has no model 'gpt'; valid: {MODELS}")
@@ -103,6 +104,7 @@ def test_one_unknown_model_among_several_lists_the_valid_ones(name: str, store: 
         ("limit", "many", ("'--limit'", "'many' is not a valid integer")),
         ("seed", "-1", ("'--seed'", "-1 is not in the range 0<=x<=4294967295")),
         ("force", "maybe", ("'--force'", "'maybe' is not a valid boolean", "true")),
+        ("items", "0", ("'--items'", "0 is not in the range x>=1")),
         ("bound", "0", ("'--bound'", "0.0 is not in the range 0<x<1")),
         ("bound", "wide", ("'--bound'", "'wide' is not a valid float")),
     ],
@@ -154,7 +156,7 @@ def test_a_malformed_row_names_file_line_and_remedy(name: str, store: Path, tmp_
     check_refused(result, store, f"{tmp_path / 'arb_Arab.jsonl'}", "line 1")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "import"])
 def test_a_server_that_does_not_answer_is_named_without_its_password(
     name: str, monkeypatch: pytest.MonkeyPatch, store: Path
 ) -> None:
@@ -192,3 +194,12 @@ def test_wrong_input_loads_no_model_library(
     assert said[-1].startswith("Error: ")
     assert not any("Traceback" in line for line in said)
     assert not (tmp_path / "store.db").exists()
+
+
+def test_a_study_that_only_the_store_knows_is_found_by_its_name(store: Path) -> None:
+    made = invoke("simulate", "--models", "2", "--items", "8", "--name", "mine")
+    assert made.exit_code == 0, made.output
+    found = invoke("analyze", "--study", "mine")
+    assert found.exit_code == 0, found.output
+    unknown = invoke("analyze", "--study", "their")
+    assert unknown.exit_code == 2 and "unknown study 'their'" in unknown.output

@@ -1,0 +1,90 @@
+"""What any reader of foreign results gives back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class ImportedRun:
+    """The results of one model, arm, seed, reasoning and scoring.
+
+    Attributes:
+        model: what the study calls the model.
+        arm: one of xling.records.ARMS.
+        seed: of the training; 0 where there is none.
+        reasoning: one of xling.records.REASONINGS.
+        scoring: one of xling.records.SCORINGS.
+        accuracy: proportion of correct answers by language code.
+        n_items: questions behind each accuracy, for the languages of which it is known.
+        records: item records of the run, or None if only accuracies are known.
+        params: what else is known of the run, logged under ``cfg.``.
+    """
+
+    model: str
+    arm: str
+    seed: int
+    reasoning: str
+    scoring: str
+    accuracy: Mapping[str, float]
+    n_items: Mapping[str, int] = field(default_factory=dict)
+    records: pd.DataFrame | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Short name, such as ``qwen3-4b/base/seed-0``; the usual reasoning and scoring unsaid."""
+        usual = ("direct", "answer-token")
+        extra = [
+            f"/{value}"
+            for value, default in zip((self.reasoning, self.scoring), usual, strict=True)
+            if value != default
+        ]
+        return f"{self.model}/{self.arm}/seed-{self.seed}{''.join(extra)}"
+
+
+@dataclass(frozen=True)
+class ImportedResults:
+    """What a file or folder holds.
+
+    Attributes:
+        path: of the file or folder.
+        form: ``csv`` or ``lm-eval``.
+        sha256: of its content, hexadecimal.
+        runs: at least one.
+        notes: what a reader should know of them.
+    """
+
+    path: Path
+    form: str
+    sha256: str
+    runs: tuple[ImportedRun, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of all runs together, in the order of the file."""
+        return tuple(dict.fromkeys(code for run in self.runs for code in run.accuracy))
+
+
+def files_sha256(paths: Sequence[Path], root: Path) -> str:
+    """Hexadecimal sha256 of files: of a single one's bytes, else of their names and hashes.
+
+    Args:
+        paths: the files.
+        root: folder that names are relative to.
+    """
+    if len(paths) == 1:
+        return _file_sha256(paths[0])
+    lines = sorted(f"{path.relative_to(root).as_posix()} {_file_sha256(path)}" for path in paths)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
