@@ -4,8 +4,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from analysis.pull import pull_records
-from analysis.study_analysis import MINI_SET_NOTE, Analysis, analyze_records
+from analysis.pull import PulledRuns, pull_records
+from analysis.records_cache import DIGEST_TAG
+from analysis.report.content import RunSource
+from analysis.study_analysis import MINI_SET_NOTE, Analysis, Reading, analyze_records
 from xling import tracking
 from xling.languages import get_language, shared_branches
 from xling.study import Study
@@ -56,20 +58,43 @@ def run_analysis(
             experiment=experiment,
             folder=folder / "runs",
             run_ids=run_ids,
+            cache=tracking.records_cache(),
         )
-        codes = sorted(set(pulled.accuracies["language"]) | set(study.languages.evaluated))
         analysis = analyze_records(
             pulled,
-            family={code: study.languages.family(code) for code in codes},
-            distance={code: branches_away(study, code) for code in codes},
-            bound=bound,
-            folder=folder / "analysis",
-            study=study.name,
-            names={code: get_language(code).name for code in codes},
-            note=MINI_SET_NOTE if study.data.source == "mini" else "",
+            _reading(study, pulled, bound, tracking.run_command("analyze", parameters)),
+            folder / "analysis",
         )
         _log(analysis, folder / "analysis", pulled.run_ids)
     return analysis
+
+
+def _reading(study: Study, pulled: PulledRuns, bound: float, command: str) -> Reading:
+    codes = sorted(set(pulled.accuracies["language"]) | set(study.languages.evaluated))
+    return Reading(
+        family={code: study.languages.family(code) for code in codes},
+        bound=bound,
+        names={code: get_language(code).name for code in codes},
+        distance={code: branches_away(study, code) for code in codes},
+        description=study.description,
+        note=MINI_SET_NOTE if study.data.source == "mini" else "",
+        command=command,
+        sources=[_source(run) for run in pulled.runs],
+    )
+
+
+def _source(run: tracking.LoggedRun) -> RunSource:
+    """What the report says of a run."""
+    digests = [f"{name} {digest[:12]}" for name, digest in sorted(run.data.items())]
+    return RunSource(
+        run_id=run.run_id,
+        name=run.name,
+        **{key: run.params[f"cfg.{key}"] for key in ("model", "arm", "reasoning", "scoring")},
+        seed=int(run.params["cfg.seed"]),
+        data_digest=", ".join(digests) or run.tags.get(DIGEST_TAG, "")[:12],
+        command=run.tags.get("xling.command", ""),
+        url="",
+    )
 
 
 def _same_data(parameters: Mapping[str, object]) -> dict[str, object]:

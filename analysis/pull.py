@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import pandas as pd
 from tqdm import tqdm
 
+from analysis.records_cache import RECORDS_FILE, records_file
 from xling.records import (
     ARMS,
     REASONINGS,
@@ -24,7 +25,6 @@ from xling.records import (
 if TYPE_CHECKING:
     from xling.tracking import LoggedRun
 
-RECORDS_FILE = "records.parquet"
 ACCURACY_COLUMNS = (*RUN_COLUMNS, "language", "accuracy", "has_records", "run_id")
 _ALLOWED = {"arm": ARMS, "reasoning": REASONINGS, "scoring": SCORINGS}
 # Metrics pass through stores that keep fewer digits than a float64 has.
@@ -48,7 +48,7 @@ class PulledRuns:
     `records` holds item records (columns of RECORD_SCHEMA) of all runs that have them, and may be
     empty. `accuracies` holds one row per run and language (columns of ACCURACY_COLUMNS; held-out
     accuracy in proportion, from the records where `has_records`). `run_ids` are the runs used,
-    `notes` what a reader should know of them.
+    `notes` what a reader should know of them, `runs` the runs as the store has them.
     """
 
     study: str
@@ -56,6 +56,7 @@ class PulledRuns:
     accuracies: pd.DataFrame
     run_ids: tuple[str, ...]
     notes: tuple[str, ...]
+    runs: tuple[LoggedRun, ...] = ()
 
 
 def pull_records(
@@ -65,6 +66,7 @@ def pull_records(
     experiment: str,
     folder: Path,
     run_ids: Collection[str] = (),
+    cache: Path | None = None,
     workers: int = 8,
     progress: bool = True,
 ) -> PulledRuns:
@@ -79,6 +81,8 @@ def pull_records(
         experiment: The experiment's name; empty for the one selected.
         folder: Where to put the downloads, one folder per run id.
         run_ids: The only runs to use; empty for all of the study.
+        cache: Folder where records stay, by run id, and are used again while their digest is
+            the one that the run logged; None to keep nothing.
         workers: Downloads at a time.
         progress: Whether to show a progress bar.
 
@@ -102,7 +106,7 @@ def pull_records(
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         parts = list(
             tqdm(
-                pool.map(lambda run: _fetch(store, run, folder), runs),
+                pool.map(lambda run: _fetch(store, run, folder, cache), runs),
                 total=len(runs),
                 desc="records",
                 unit="run",
@@ -120,6 +124,7 @@ def pull_records(
         pd.concat(accuracies, ignore_index=True),
         tuple(run.run_id for run in runs),
         tuple(notes),
+        tuple(runs),
     )
 
 
@@ -170,15 +175,15 @@ def _cell(run: LoggedRun) -> tuple[str | int, ...]:
     return tuple(values)
 
 
-def _fetch(store: RunStore, run: LoggedRun, folder: Path) -> pd.DataFrame | None:
+def _fetch(
+    store: RunStore, run: LoggedRun, folder: Path, cache: Path | None
+) -> pd.DataFrame | None:
     """A run's records; None if it has none. ValueError if they are not this run's."""
-    target = folder / run.run_id
-    target.mkdir(parents=True, exist_ok=True)
+    where = f"run {run.name} ({run.run_id}), model {run.params['cfg.model']}"
     try:
-        path = store.download_artifact(run.run_id, RECORDS_FILE, target)
+        path = records_file(store, run, folder, cache)
     except FileNotFoundError:
         return None  # accuracies only: a form the contract allows, noted by the caller
-    where = f"run {run.name} ({run.run_id}), model {run.params['cfg.model']}"
     try:
         records = read_records(path)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The whole analysis of a study: estimates, cells, tables and figures, written into a folder."""
+"""The whole analysis of a study: estimates, tables, figures and report, written into a folder."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.estimates import OK, SCALE_DEPENDENT, Estimate, write_estimates
-from analysis.estimators.contrasts import primary_contrasts
-from analysis.figures.baseline import baseline_plot
-from analysis.figures.heatmap import figure_gains, gain_heatmap, save_figure
-from analysis.gains.baselines import NEEDS_BASELINE, baseline_groups, training_baselines
-from analysis.gains.cells import CONDITION, NO_DISCORDANT, NOT_AVAILABLE, gain_cells
+from analysis.estimates import Estimate, write_estimates
+from analysis.estimators.study import study_estimates
+from analysis.figures.study import draw_study
+from analysis.gains.comparisons import Comparisons, compare_runs
 from analysis.gains.gain_table import PRIMARY
 from analysis.pull import PulledRuns
+from analysis.report.content import RunSource
+from analysis.report.render import write_report
+from analysis.report.verdict import verdict
+from analysis.responses_summary import responses_summary
+from analysis.summary import headline_metrics, summary_lines
 from analysis.tables import language_table, write_table
 
 MINI_SET_NOTE = "mini set: for trying the software, not a finding"
@@ -26,8 +29,8 @@ class Analysis:
     """What an analysis found, and the files it wrote.
 
     `estimates` are the rows of estimates.json, `cells` the gains by cell
-    (analysis.gains.cells.CELL_COLUMNS), `headline` the metrics of the analyze run (finite, gains in
-    proportion), `summary` lines of plain text, `files` every file written.
+    (analysis.gains.cells.CELL_COLUMNS), `headline` the metrics of the analyze run (finite, gains
+    in proportion), `summary` lines of plain text, `files` every file written.
     """
 
     estimates: tuple[Estimate, ...]
@@ -37,228 +40,119 @@ class Analysis:
     files: tuple[Path, ...]
 
 
-def analyze_records(
-    pulled: PulledRuns,
-    *,
-    family: Mapping[str, str],
-    distance: Mapping[str, int] | None,
-    bound: float,
-    folder: Path,
-    study: str,
-    names: Mapping[str, str] | None = None,
-    note: str = "",
-) -> Analysis:
+@dataclass(frozen=True)
+class Reading:
+    """How a study is to be read: what its file says, and what a reader is told beside numbers.
+
+    `family` maps every language of the runs to `related`, `control` or `source`; `names` to its
+    English name; `distance` to the branches that it does not share with the source. `bound` is
+    the equivalence bound of D in proportion; `seed` is that of every draw. `command` repeats the
+    analysis; `sources` are the runs behind it.
+    """
+
+    family: Mapping[str, str]
+    bound: float
+    names: Mapping[str, str]
+    distance: Mapping[str, int] | None = None
+    seed: int = 0
+    description: str = ""
+    note: str = ""
+    command: str = ""
+    sources: Sequence[RunSource] = ()
+
+
+def analyze_records(pulled: PulledRuns, reading: Reading, folder: Path) -> Analysis:
     """Analyse a study's runs and write what comes out.
 
     Args:
         pulled: As analysis.pull.pull_records gives it.
-        family: Language code to `related`, `control` or `source`, for every language of the runs.
-        distance: Language code to steps from the source in the family tree, or None.
-        bound: Equivalence bound of D in proportion, above 0.
-        folder: Where the files go: estimates.json, cells and languages (.csv, .tex), and
-            figures/gains and figures/baseline (.svg, .png).
-        study: The study's name, for titles.
-        names: Language code to English name, for figures and tables.
-        note: Small print of figures and summary, such as MINI_SET_NOTE.
+        reading: Families, bound, names and notes.
+        folder: Where the files go: report.html, estimates.json, tables (.csv, .tex) of cells,
+            languages and estimates, and figures/ (.svg, .png).
 
     Returns:
         The analysis. What the data cannot show has a status, and figures that would be empty are
-        left out with a line in the summary.
+        left out.
 
     Raises:
         ValueError: If a language has no family, or the bound is not a positive number.
         OSError: If the folder cannot be written.
     """
-    cells = gain_cells(pulled.records, pulled.accuracies, family)
-    estimates = primary_contrasts(cells, pulled.records, family, bound)
+    compared = compare_runs(pulled.records, pulled.accuracies, reading.family)
+    estimates = study_estimates(compared, bound=reading.bound, seed=reading.seed)
+    said = verdict(estimates, reading.bound)
     write_estimates(estimates, folder / "estimates.json")
     files = [folder / "estimates.json"]
-    files += write_table(
-        cells,
-        folder / "cells",
-        caption=f"{study}: gain over the base model by cell. {note}".strip(),
+    files += _write_tables(pulled.study, compared, estimates, reading, folder)
+    answered = responses_summary(compared.responses)
+    files += draw_study(
+        pulled.study,
+        compared,
+        estimates,
+        answered,
+        folder / "figures",
+        family=reading.family,
+        names=reading.names,
+        distance=reading.distance,
+        bound=reading.bound,
+        note=reading.note,
     )
-    conditions = _conditions(cells)
-    for condition in conditions:
-        suffix = "" if condition == PRIMARY else "-" + "-".join(condition)
-        table = language_table(cells, condition, names)
-        files += write_table(
-            table,
-            folder / f"languages{suffix}",
-            caption=f"{study}: accuracy by language ({', '.join(condition)}). {note}".strip(),
-        )
-        files += _draw(
-            cells,
-            pulled.records,
-            condition,
-            folder / "figures",
-            suffix,
-            study=study,
-            distance=distance,
-            names=names,
-            note=note,
-        )
+    report = write_report(
+        folder / "report.html",
+        study=pulled.study,
+        description=reading.description,
+        estimates=estimates,
+        cells=compared.cells,
+        family=reading.family,
+        names=reading.names,
+        distance=reading.distance,
+        bound=reading.bound,
+        records_summary=answered,
+        runs=reading.sources,
+        notes=pulled.notes,
+        analysis_command=reading.command,
+        note=reading.note,
+        baseline=compared.primary.training,
+    )
     return Analysis(
         tuple(estimates),
-        cells,
-        _headline(estimates, cells),
-        tuple(_summary(pulled, cells, estimates, study, note)),
-        tuple(files),
+        compared.cells,
+        headline_metrics(estimates, compared.cells),
+        tuple(
+            summary_lines(
+                pulled, compared.cells, estimates, [said.headline, *said.sentences], reading.note
+            )
+        ),
+        (*files, report),
     )
 
 
-def _conditions(cells: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The comparisons there are, the primary one first."""
-    found = {tuple(map(str, row)) for row in cells[list(CONDITION)].drop_duplicates().to_numpy()}
-    return sorted(found, key=lambda condition: (condition != PRIMARY, condition))
-
-
-def _draw(
-    cells: pd.DataFrame,
-    records: pd.DataFrame,
-    condition: tuple[str, ...],
-    folder: Path,
-    suffix: str,
-    *,
+def _write_tables(
     study: str,
-    distance: Mapping[str, int] | None,
-    names: Mapping[str, str] | None,
-    note: str,
-) -> list[Path]:
-    """Both figures of one comparison; none if there is no gain to draw."""
-    gains = figure_gains(cells, condition)
-    if gains["gain"].isna().all():
-        return []
-    arm, reasoning, scoring = condition
-    how = "" if condition == PRIMARY else f" ({reasoning}, {scoring})"
-    baseline = _plotted_baseline(records, gains, reasoning, scoring)
-    heatmap = gain_heatmap(
-        gains,
-        distance=distance,
-        names=names,
-        note=note,
-        title=f"{study}: gain of {arm} over base by model and language, in points{how}",
-    )
-    scatter = baseline_plot(
-        gains,
-        baseline=baseline,
-        note=note,
-        title=f"{study}: gain of {arm} over base against the base model's accuracy{how}",
-    )
-    return [
-        *save_figure(heatmap, folder / f"gains{suffix}"),
-        *save_figure(scatter, folder / f"baseline{suffix}"),
-    ]
-
-
-def _plotted_baseline(
-    records: pd.DataFrame, gains: pd.DataFrame, reasoning: str, scoring: str
-) -> pd.DataFrame | None:
-    """Training-split accuracy by model and language, if every target language has it."""
-    targets = gains.loc[gains["family"] != "source", "language"].unique().tolist()
-    groups = baseline_groups(
-        records,
-        models=gains["model"].unique().tolist(),
-        languages=targets,
-        reasoning=reasoning,
-        scoring=scoring,
-    )
-    if groups.status == NEEDS_BASELINE:
-        return None
-    return training_baselines(
-        records, reasoning=reasoning, scoring=scoring, languages=gains["language"].unique().tolist()
-    )
-
-
-def _headline(estimates: Sequence[Estimate], cells: pd.DataFrame) -> dict[str, float]:
-    """Metrics of the analyze run: the primary estimates, and mean accuracies and gains."""
-    metrics: dict[str, float] = {}
-    for estimate in estimates:
-        if estimate.estimand not in ("D", "I"):
-            continue
-        key = f"{estimate.estimand}/{estimate.scale}"
-        key += "/tost" if estimate.estimator == "tost" else ""
-        values = {
-            "": estimate.estimate,
-            "/se": estimate.se,
-            "/ci_low": estimate.ci_low,
-            "/ci_high": estimate.ci_high,
-            "/p": estimate.p,
-            "/p_holm": estimate.p_holm,
-        }
-        metrics |= {key + end: value for end, value in values.items() if value is not None}
-    for row in _primary_means(cells).to_dict("records"):
-        metrics |= {
-            f"{column}/{row['model']}/{row['family']}": float(row[column])
-            for column in ("accuracy_base", "accuracy", "gain")
-        }
-    return {_metric_key(key): value for key, value in metrics.items()}
-
-
-def _metric_key(key: str) -> str:
-    """A key that MLflow takes: letters, digits, and _ - . space : / only."""
-    return "".join(c if (c.isascii() and c.isalnum()) or c in "_-. :/" else "_" for c in key)
-
-
-def _primary_means(cells: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracies and gain of the primary comparison by model and family, whole cells only."""
-    rows = cells[(cells[list(CONDITION)] == list(PRIMARY)).all(axis=1)]
-    means = rows.groupby(["model", "family"])[["accuracy_base", "accuracy", "gain"]].mean(
-        skipna=False
-    )
-    return means.dropna().reset_index()
-
-
-def _summary(
-    pulled: PulledRuns,
-    cells: pd.DataFrame,
+    compared: Comparisons,
     estimates: Sequence[Estimate],
-    study: str,
-    note: str,
-) -> list[str]:
-    """What a reader is told first, line by line."""
-    lines = [f"Study {study}: {len(pulled.run_ids)} evaluate runs"]
-    lines += [note] if note else []
-    for means in _primary_means(cells).to_dict("records"):
-        lines.append(
-            f"{means['model']}, {means['family']}: mean accuracy "
-            f"{means['accuracy_base']:.3f} (base) -> {means['accuracy']:.3f} (finetuned), "
-            f"gain {100 * means['gain']:+.1f} points"
-        )
-    lines += [_said(row) for row in estimates]
-    counts = cells["status"].value_counts()
-    lines += [
-        f"{_cells(number)}: {status}"
-        for status, number in counts.items()
-        if status not in (OK, NO_DISCORDANT, NOT_AVAILABLE)
-    ]
-    lines += [
-        f"{_cells(counts[status])}: {status}"
-        for status in (NO_DISCORDANT, NOT_AVAILABLE)
-        if status in counts
-    ]
-    return lines + [f"Note: {text}" for text in pulled.notes]
-
-
-def _said(row: Estimate) -> str:
-    """One estimate in words."""
-    what = f"{row.estimand} on {row.scale} ({row.estimator}, unit: {row.unit})"
-    if row.estimate is None:
-        return f"{what}: no number, {row.status}" + (f" ({row.note})" if row.note else "")
-    factor, unit = (100, " points") if row.scale == "points" else (1, " logits")
-    text = f"{what}: {factor * row.estimate:+.2f}{unit}"
-    if row.ci_low is None or row.ci_high is None or row.p is None:
-        return f"{text}; no interval, {row.status}"
-    level = "90 %" if row.estimator == "tost" else "95 %"
-    text += (
-        f", {level} interval {factor * row.ci_low:+.2f} to {factor * row.ci_high:+.2f}, "
-        f"p {row.p:.3f}"
+    reading: Reading,
+    folder: Path,
+) -> list[Path]:
+    """Estimates, cells, and accuracy by language for every comparison that has cells."""
+    files = write_table(
+        pd.DataFrame(estimates),
+        folder / "estimates",
+        caption=f"{study}: estimates. {reading.note}".strip(),
     )
-    text += f", Holm {row.p_holm:.3f}" if row.p_holm is not None else ""
-    text += f" [{row.status}]" if row.status == SCALE_DEPENDENT else ""
-    return f"{text} ({row.note})" if row.note else text
-
-
-def _cells(number: int) -> str:
-    """A number of cells, in words."""
-    return f"{number} cell" if number == 1 else f"{number} cells"
+    files += write_table(
+        compared.cells,
+        folder / "cells",
+        caption=f"{study}: gain over the base model by cell. {reading.note}".strip(),
+    )
+    for condition, comparison in compared.by_condition.items():
+        if not comparison.table.models:
+            continue
+        suffix = "" if condition == PRIMARY else "-" + "-".join(condition)
+        files += write_table(
+            language_table(compared.cells, condition, reading.names),
+            folder / f"languages{suffix}",
+            caption=f"{study}: accuracy by language ({', '.join(condition)}). "
+            f"{reading.note}".strip(),
+        )
+    return files

@@ -10,7 +10,7 @@ from xling.study import Study
 
 
 @click.command()
-@study_option()
+@study_option(logged=True)
 @data_option
 @limit_option
 @click.option("--experiment", default="", help="Experiment of the runs; empty: the run's own.")

@@ -14,17 +14,24 @@ import click
 from xling.folders import DISK_ERRORS
 from xling.settings import ARMS, REASONING, SCORING
 from xling.study import Study
-from xling.study_files import load_study
-from xling.tracking import MlflowException, Terminated, without_password
+from xling.study_files import load_study, parse_study
+from xling.tracking import MlflowException, Terminated, find_study_file, without_password
 
 Command = Callable[..., Any]
 DEBUG = "XLING_DEBUG"
 
 
 class StudyFile(click.ParamType[Study]):
-    """A study's name or the path of a study file, read and validated."""
+    """A study's name or the path of a study file, read and validated.
+
+    With `logged`, also the name of a study whose run in the tracking store holds its file, as
+    simulated and limited studies do.
+    """
 
     name = "study"
+
+    def __init__(self, *, logged: bool = False) -> None:
+        self.logged = logged
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -35,17 +42,21 @@ class StudyFile(click.ParamType[Study]):
         try:
             return load_study(value)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            text = find_study_file(value) if self.logged else None
+            if text is None:
+                self.fail(str(error), param, ctx)
+            return parse_study(text, where=value)
 
 
-def study_option(default: str = "demo") -> Callable[[Command], Command]:
-    """``--study``."""
+def study_option(default: str = "demo", *, logged: bool = False) -> Callable[[Command], Command]:
+    """``--study``; with `logged`, the store is asked for names that no file has."""
     return click.option(
         "--study",
-        type=StudyFile(),
+        type=StudyFile(logged=logged),
         default=default,
         show_default=True,
-        help="Name of a study in xling/studies, or path of a study file.",
+        help="Name of a study in xling/studies, or path of a study file"
+        + ("; or name of a study that was logged." if logged else "."),
     )
 
 

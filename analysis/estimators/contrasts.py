@@ -1,4 +1,4 @@
-"""The primary contrasts: D, related against control, and I, family by baseline group.
+"""The contrasts: D, related against control, and I, family by baseline group.
 
 D = mean gain of the related languages - mean gain of the controls; I = D of the weak models - D
 of the strong ones. Languages are the sampling unit. The source languages enter neither.
@@ -6,41 +6,35 @@ of the strong ones. Languages are the sampling unit. The source languages enter 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pingouin
 
 from analysis.estimates import OK, SCALE_DEPENDENT, Estimate
 from analysis.estimators.two_groups import Difference, equivalence, has_no_variance, interaction
 from analysis.estimators.two_groups import mean_difference as difference_of_means
-from analysis.gains.baselines import BaselineGroups, baseline_groups
-from analysis.gains.cells import CONDITION
-from analysis.gains.gain_table import CLIP, LOGIT, POINTS, PRIMARY, GainTable, gain_table
-from analysis.gains.responses import encode_responses
+from analysis.gains.baselines import BaselineGroups
+from analysis.gains.gain_table import CLIP, LOGIT, POINTS, GainTable
 
 ZERO_VARIANCE = "zero variance"
 _ALPHA = 0.05
 
 
-def primary_contrasts(
-    cells: pd.DataFrame, records: pd.DataFrame, family: Mapping[str, str], bound: float
-) -> list[Estimate]:
-    """D and I on both scales, and the equivalence test of D, for every arm.
+def contrast_rows(table: GainTable, groups: BaselineGroups, bound: float) -> list[Estimate]:
+    """D and I on both scales, and the equivalence test of D, for one arm.
 
     Args:
-        cells: As analysis.gains.cells.gain_cells gives them.
-        records: Item records of all runs, for the training-split baseline and the counts.
-        family: Language code to `related`, `control` or `source`.
+        table: Gains of the arm.
+        groups: Weak and strong models.
         bound: Equivalence bound of D in proportion, above 0.
 
     Returns:
-        Five rows per arm, reasoning and scoring: D by `ttest` and I by `mixed_anova` on each
-        scale, D by `tost` on points. The primary ones come first and are called `D` and `I`;
-        others carry arm, reasoning and scoring in brackets. Holm's correction is over {D, I} of
-        one scale. A row without a number has a status.
+        Five rows: D by `ttest` and I by `mixed_anova` on each scale, D by `tost` on points. The
+        primary arm's are called `D` and `I`; others carry arm, reasoning and scoring in
+        brackets. Holm's correction is over {D, I} of one scale. A row without a number has a
+        status.
 
     Raises:
         ValueError: If the bound is not a positive number.
@@ -49,28 +43,7 @@ def primary_contrasts(
         raise ValueError(
             f"the equivalence bound is {bound}; give a number above 0 (0.05 is five points)"
         )
-    found = [tuple(row) for row in cells[list(CONDITION)].drop_duplicates().to_numpy()]
-    others = sorted(condition for condition in found if condition != PRIMARY)
-    rows: list[Estimate] = []
-    responses = encode_responses(records)
-    for condition in (PRIMARY, *others):
-        label = "" if condition == PRIMARY else f" ({', '.join(condition)})"
-        table = gain_table(cells, responses, family, condition)
-        groups = baseline_groups(
-            records,
-            models=table.models,
-            languages=table.languages,
-            reasoning=condition[1],
-            scoring=condition[2],
-        )
-        rows += _contrasts(table, groups, label, bound)
-    return rows
-
-
-def _contrasts(
-    table: GainTable, groups: BaselineGroups, label: str, bound: float
-) -> list[Estimate]:
-    """D and I on both scales and TOST of D, for one arm."""
+    label = table.label
     pairs = [
         _holm(_family_row(table, scale, label), _interaction_row(table, groups, scale, label))
         for scale in (POINTS, LOGIT)

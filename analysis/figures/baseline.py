@@ -11,11 +11,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.heatmap import FAMILY_COLOURS, FAMILY_ORDER, GREY, finish_figure
+from analysis.estimates import Estimate
 from analysis.figures.labels import place_labels
+from analysis.figures.style import (
+    FAMILY_COLOURS,
+    FAMILY_ORDER,
+    GREY,
+    MAX_TIPS,
+    NARROW_WIDTH,
+    finish_figure,
+    new_figure,
+    plain_text,
+    quiet_axes,
+    tip_id,
+)
 
 _MARKERS = "osD^vPX<>hp8"
 _LABEL_SIZE = 7.0
+# Beyond these numbers labels hide more than they tell, and placing them takes long.
+_MAX_LABELS, _MAX_LABELS_NARROW = 150, 24
+SLOPES = {
+    "slope naive": ("naive slope (biased)", "--"),
+    "slope cross-fitted": ("cross-fitted slope", "-"),
+    "slope training-split": ("training-split slope", ":"),
+}
+"""Estimands that are drawn as lines: their words and their line style."""
 
 
 def baseline_plot(
@@ -23,7 +43,9 @@ def baseline_plot(
     *,
     title: str,
     baseline: pd.DataFrame | None = None,
+    slopes: Sequence[Estimate] = (),
     note: str = "",
+    narrow: bool = False,
 ) -> Figure:
     """Gain against baseline: colour tells the family, marker the model, label the language.
 
@@ -33,7 +55,10 @@ def baseline_plot(
         baseline: Training-split accuracy, models by languages (proportions); a language without
             one is left out. Without any, the held-out accuracy is drawn, and the axis says that
             gain and baseline share items.
+        slopes: Rows of estimates; those of SLOPES on points (points of gain for each point of
+            baseline) are drawn through the mean of the target languages' points.
         note: Small print below.
+        narrow: Whether it is for a phone.
 
     Returns:
         The figure, in points and per cent.
@@ -46,7 +71,7 @@ def baseline_plot(
         raise ValueError("baseline plot: there are no gains to draw; run a fine-tuned arm first")
     models = sorted(drawn["model"].unique())
     marker = {model: _MARKERS[i % len(_MARKERS)] for i, model in enumerate(models)}
-    figure = Figure(figsize=(10.5, 6.5), layout="constrained", dpi=150)
+    figure = new_figure(NARROW_WIDTH, 5.4) if narrow else new_figure(10.5, 6.5)
     axes = figure.add_subplot()
     axes.axhline(0, color=GREY, lw=1, zorder=1)
     x, y = (100 * drawn[name].to_numpy(np.float64) for name in ("baseline", "gain"))
@@ -54,35 +79,61 @@ def baseline_plot(
     axes.vlines(
         x, 100 * drawn["low"], 100 * drawn["high"], colors=colours, lw=0.9, alpha=0.35, zorder=2
     )
-    for point, (px, py) in enumerate(zip(x, y, strict=True)):
+    for point, row in enumerate(drawn.to_dict("records")):
+        said = f"{row['model']}, {row['language']}: base {x[point]:.1f} %, gain {y[point]:+.1f}"
         axes.scatter(
-            px,
-            py,
-            s=38,
-            marker=marker[drawn["model"].iloc[point]],
+            x[point],
+            y[point],
+            s=24 if narrow else 38,
+            marker=marker[row["model"]],
             zorder=3,
             color=colours[point],
             edgecolors="white",
             linewidths=0.6,
+            gid=tip_id(said) if len(drawn) <= MAX_TIPS else None,
         )
-    shared = baseline is None
-    axes.set_xlabel(
-        "base-model accuracy on the held-out items (%); it shares items with the gain, "
-        "\nso chance alone makes the points fall to the right"
-        if shared
-        else "base-model accuracy on training-split questions (%)",
-        fontsize=9,
-    )
+    lines = _draw_slopes(axes, drawn, slopes)
     seeds = int(drawn["n_seeds"].max())
     whiskers = "95 % Newcombe interval" if seeds == 1 else f"lowest to highest of {seeds} seeds"
-    axes.set_ylabel(f"gain (points); whiskers: {whiskers}", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(_baseline_words(baseline is None, narrow), fontsize=8 if narrow else 9)
+    axes.set_ylabel(f"gain (points); whiskers: {whiskers}", fontsize=8 if narrow else 9)
+    quiet_axes(axes)
     axes.margins(0.06)
-    _legends(axes, drawn, marker)
+    _legends(figure, drawn, marker, lines, narrow)
     finish_figure(figure, axes, title, note)
-    place_labels(figure, axes, x, y, short_codes(drawn["language"].tolist()), colours, _LABEL_SIZE)
+    if len(drawn) <= (_MAX_LABELS_NARROW if narrow else _MAX_LABELS):
+        codes = short_codes(drawn["language"].tolist())
+        place_labels(figure, axes, x, y, codes, colours, _LABEL_SIZE)
     return figure
+
+
+def _baseline_words(shared: bool, narrow: bool) -> str:
+    """The label of the horizontal axis."""
+    if not shared:
+        return "base-model accuracy on training-split questions (%)"
+    text = (
+        "base-model accuracy on the held-out items (%); it shares items with the gain, "
+        "so chance alone makes the points fall to the right"
+    )
+    return "\n".join(textwrap.wrap(text, 46 if narrow else 80))
+
+
+def _draw_slopes(axes: Axes, drawn: pd.DataFrame, slopes: Sequence[Estimate]) -> list[Line2D]:
+    """A line for each slope, through the mean of the targets' points."""
+    targets = drawn[drawn["family"] != "source"]
+    if targets.empty:
+        return []
+    centre = 100 * targets[["baseline", "gain"]].mean()
+    ends = 100 * np.array([targets["baseline"].min(), targets["baseline"].max()])
+    lines: list[Line2D] = []
+    for row in slopes:
+        if row.estimand not in SLOPES or row.scale != "points" or row.estimate is None:
+            continue
+        words, style = SLOPES[row.estimand]
+        height = centre["gain"] + row.estimate * (ends - centre["baseline"])
+        label = f"{words} {row.estimate:+.2f}".replace("-0", "\N{MINUS SIGN}0")
+        lines += axes.plot(ends, height, ls=style, color="#000000", lw=1.6, label=label, zorder=2)
+    return lines
 
 
 def _with_baseline(gains: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.DataFrame:
@@ -112,32 +163,33 @@ def short_codes(codes: Sequence[str]) -> list[str]:
     return [code.split("_")[0] if len(start[code.split("_")[0]]) == 1 else code for code in codes]
 
 
-def _legends(axes: Axes, drawn: pd.DataFrame, marker: Mapping[str, str]) -> None:
-    """One legend for families and one for models, beside the axes."""
-    present = [name for name in FAMILY_ORDER if (drawn["family"] == name).any()]
-    family = [Line2D([], [], ls="", marker="o", color=FAMILY_COLOURS[n], label=n) for n in present]
-    model = [
-        Line2D([], [], ls="", marker=shape, color=GREY, label="\n".join(textwrap.wrap(name, 24)))
+def _legends(
+    figure: Figure,
+    drawn: pd.DataFrame,
+    marker: Mapping[str, str],
+    lines: Sequence[Line2D],
+    narrow: bool,
+) -> None:
+    """Families, slopes and models: beside the axes, or below them on a phone."""
+    handles = [
+        Line2D([], [], ls="", marker="o", color=FAMILY_COLOURS[name], label=name)
+        for name in FAMILY_ORDER
+        if (drawn["family"] == name).any()
+    ]
+    handles += lines
+    handles += [
+        Line2D([], [], ls="", marker=shape, color=GREY, label=_wrapped(name, 24))
         for name, shape in marker.items()
     ]
-    first = axes.legend(
-        handles=family,
-        title="language family",
-        loc="upper left",
-        fontsize=8,
-        bbox_to_anchor=(1.01, 1),
+    figure.legend(
+        handles=handles,
+        loc="outside lower left" if narrow else "outside right upper",
+        ncols=2 if narrow else 1,
+        fontsize=7 if narrow else 8,
         frameon=False,
-        title_fontsize=8,
-        alignment="left",
+        columnspacing=1.0,
     )
-    axes.add_artist(first)
-    axes.legend(
-        handles=model,
-        title="model",
-        loc="upper left",
-        frameon=False,
-        fontsize=8,
-        bbox_to_anchor=(1.01, 0.93 - 0.03 * len(present)),
-        title_fontsize=8,
-        alignment="left",
-    )
+
+
+def _wrapped(name: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(plain_text(name), width))

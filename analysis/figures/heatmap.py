@@ -1,14 +1,10 @@
-"""The heatmap of gains by model and language, and what every figure shares.
-
-Figures are drawn without pyplot, so drawing changes no global state and works in threads.
-"""
+"""The heatmap of gains by model and language."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,52 +15,27 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-FAMILY_ORDER = ("source", "related", "control")
-# Okabe & Ito's palette, told apart by readers with any common form of colour blindness.
-FAMILY_COLOURS = {"source": "#000000", "related": "#0072B2", "control": "#D55E00"}
-GREY = "#666666"
+from analysis.figures.style import (
+    FAMILY_COLOURS,
+    FAMILY_ORDER,
+    GREY,
+    figure_gains,
+    finish_figure,
+    language_order,
+    plain_text,
+    save_figure,
+)
 
-
-def figure_gains(cells: pd.DataFrame, condition: tuple[str, ...]) -> pd.DataFrame:
-    """Gains to be drawn: one row per model and language, averaged over seeds.
-
-    Args:
-        cells: As analysis.gains.cells.gain_cells gives them.
-        condition: Arm, reasoning and scoring.
-
-    Returns:
-        Columns model, language, family, accuracy_base, gain, low, high, n_seeds; proportions.
-        `low` and `high` are the Newcombe limits of a single seed, else the lowest and highest
-        gain of the seeds; NaN where there are none.
-    """
-    rows = cells[(cells[["arm", "reasoning", "scoring"]] == list(condition)).all(axis=1)]
-    groups = rows.groupby(["model", "language", "family"], sort=True)
-    table = groups[["accuracy_base", "gain", "ci_low", "ci_high"]].mean(skipna=False)
-    gain = groups["gain"]
-    table["n_seeds"] = gain.size()
-    many = table["n_seeds"] > 1
-    table["low"] = table.pop("ci_low").mask(many, gain.min())
-    table["high"] = table.pop("ci_high").mask(many, gain.max())
-    return table.reset_index()
-
-
-def language_order(gains: pd.DataFrame, distance: Mapping[str, int] | None) -> list[str]:
-    """Languages by family (source, related, control), then by distance if known, then by code.
-
-    Args:
-        gains: As figure_gains gives them.
-        distance: Language code to steps from the source in the family tree, or None.
-
-    Returns:
-        The codes, each once.
-    """
-    family = gains.drop_duplicates("language").set_index("language")["family"]
-    steps = distance or {}
-    far = max(steps.values(), default=0) + 1
-    return sorted(
-        (str(code) for code in family.index),
-        key=lambda c: (FAMILY_ORDER.index(family[c]), steps.get(c, far), c),
-    )
+__all__ = [
+    "FAMILY_COLOURS",
+    "FAMILY_ORDER",
+    "GREY",
+    "figure_gains",
+    "finish_figure",
+    "gain_heatmap",
+    "language_order",
+    "save_figure",
+]
 
 
 def gain_heatmap(
@@ -183,7 +154,7 @@ def _heatmap_axes(
     axes.set_ylim(len(models), -0.5)
     axes.set_xticks(
         [x + 0.5 for x in left],
-        [f"{names[c]} ({c})" if names.get(c) else c for c in codes],
+        [plain_text(f"{names[c]} ({c})" if names.get(c) else c) for c in codes],
         rotation=45,
         ha="right",
         rotation_mode="anchor",
@@ -191,43 +162,8 @@ def _heatmap_axes(
     )
     axes.set_yticks(
         [y + 0.5 for y in range(len(models))],
-        ["\n".join(textwrap.wrap(m, 24)) for m in models],
+        ["\n".join(textwrap.wrap(plain_text(m), 24)) for m in models],
         fontsize=9,
     )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-
-
-def finish_figure(figure: Figure, axes: Axes, title: str, note: str) -> None:
-    """Add the title and the small print.
-
-    Args:
-        figure: Where they go.
-        axes: What the title stands above.
-        title: Wrapped to the figure's width.
-        note: Small print below; may be empty.
-    """
-    width = int(figure.get_figwidth() * 10)  # about ten letters an inch at this size
-    axes.set_title("\n".join(textwrap.wrap(title, width)), loc="left", fontsize=11, pad=10)
-    if note:
-        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY, style="italic")
-
-
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as SVG and PNG.
-
-    Args:
-        figure: What to write.
-        stem: The path without its ending; the folder is made if need be.
-
-    Returns:
-        The two paths.
-
-    Raises:
-        OSError: If a file cannot be written.
-    """
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("svg", "png")]
-    figure.savefig(paths[0], metadata={"Date": None})
-    figure.savefig(paths[1])
-    return paths

@@ -15,6 +15,7 @@ from scipy import stats
 
 from analysis.estimates import OK
 from analysis.gains.paired import mcnemar_exact, newcombe_interval
+from analysis.gains.responses import NO_ANSWER, Bytes, Responses, encode_responses
 from xling.records import FAMILIES, RUN_COLUMNS
 
 NOT_AVAILABLE = "not available"
@@ -28,11 +29,14 @@ CELL_COLUMNS = (
 )  # fmt: skip
 _ID = [*RUN_COLUMNS, "language"]
 Integers = npt.NDArray[np.int64]
+Places = npt.NDArray[np.intp]
+# Answers compared at a time; a dozen byte arrays of this size are held at once.
+_BLOCK_ANSWERS = 4_000_000
 _COUNTS = ("both", "gained", "lost", "neither", "n_arm", "n_base", "n_passages", "gold_differs")
 
 
 def gain_cells(
-    records: pd.DataFrame, accuracies: pd.DataFrame, family: Mapping[str, str]
+    records: pd.DataFrame | Responses, accuracies: pd.DataFrame, family: Mapping[str, str]
 ) -> pd.DataFrame:
     """Gain, interval and test for every model, arm, seed and language.
 
@@ -41,7 +45,8 @@ def gain_cells(
     to have every arm that any model has, in every language that any run has.
 
     Args:
-        records: Item records of all runs (xling.records), possibly none.
+        records: Item records of all runs (xling.records), possibly none; or the held-out ones
+            encoded already (analysis.gains.responses.encode_responses), which saves time.
         accuracies: Held-out accuracy by run and language, columns of
             analysis.pull.ACCURACY_COLUMNS.
         family: Language code to `related`, `control` or `source`.
@@ -55,8 +60,9 @@ def gain_cells(
         differ …` (no gain).
 
     Raises:
-        ValueError: If a language has no family.
+        ValueError: If a language has no family, or an item stands on two passages.
     """
+    responses = records if isinstance(records, Responses) else encode_responses(records)
     unknown = sorted(set(accuracies["language"]) - {k for k, v in family.items() if v in FAMILIES})
     if unknown:
         raise ValueError(
@@ -66,7 +72,7 @@ def gain_cells(
         )
     cells = _with_accuracies(_grid(accuracies), accuracies)
     cells["family"] = cells["language"].map(dict(family))
-    cells = _with_counts(cells, records)
+    cells = _with_counts(cells, responses)
     cells["status"] = _statuses(cells)
     cells = _with_statistics(cells)
     return cells.sort_values(_ID, ignore_index=True)[list(CELL_COLUMNS)]
@@ -116,68 +122,54 @@ def _with_accuracies(grid: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFra
     )
 
 
-def _with_counts(cells: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+def _with_counts(cells: pd.DataFrame, responses: Responses) -> pd.DataFrame:
     """Add the counts of item pairs (_COUNTS); 0 where a cell has no records."""
-    heldout = records[records["part"] == "heldout"]
-    groups = heldout.groupby(_ID, sort=False)
-    code: Integers = groups.ngroup().to_numpy().astype(np.int64)
-    first = ~pd.Series(code).duplicated().to_numpy()
-    known = heldout[first][_ID].assign(code=code[first])
-    base = (
-        known[known["arm"] == "base"]
-        .drop(columns=["arm"])
-        .rename(columns={"seed": "base_seed", "code": "base_code"})
+    names = list(RUN_COLUMNS)
+    base = cells[names].assign(arm="base", seed=cells["base_seed"])
+    known = pd.MultiIndex.from_frame(responses.runs[names])
+    arm_run, base_run = (
+        known.get_indexer(pd.MultiIndex.from_frame(wanted))
+        if len(known)
+        else np.full(len(cells), -1)
+        for wanted in (cells[names], base)
     )
-    keys = ["model", "base_seed", "reasoning", "scoring", "language"]
-    cells = cells.merge(known, how="left", on=_ID).merge(
-        base.astype({"base_seed": "float64"}), how="left", on=keys
-    )
-    cells[["code", "base_code"]] = cells[["code", "base_code"]].fillna(-1).astype(np.int64)
-    counts = _pair_counts(
-        code, heldout, cells["code"].to_numpy(np.int64), cells["base_code"].to_numpy(np.int64)
-    )
-    return cells.assign(**counts)
+    language = pd.Index(responses.languages, dtype="str").get_indexer(pd.Index(cells["language"]))
+    return cells.assign(**_pair_counts(responses, arm_run, base_run, language))
 
 
 def _pair_counts(
-    code: Integers,
-    heldout: pd.DataFrame,
-    arm_cells: Integers,
-    base_cells: Integers,
+    responses: Responses, arm_run: Places, base_run: Places, language: Places
 ) -> dict[str, Integers]:
-    """Counts of item pairs for each (arm cell, base cell); code -1 stands for no records."""
-    if len(code) == 0:
-        return {name: np.zeros(len(arm_cells), np.int64) for name in _COUNTS}
-    n_codes = int(code.max()) + 1
-    item, items = pd.factorize(heldout["item_id"])
-    passage, passages = pd.factorize(heldout["passage_id"])
-    correct, gold = heldout["correct"].to_numpy(), heldout["gold"].to_numpy()
-    base_of = np.full(n_codes, -1, np.int64)
-    base_of[arm_cells[arm_cells >= 0]] = base_cells[arm_cells >= 0]
-    # One integer names a cell and an item, so the partner in the base cell is a binary search.
-    key = code * len(items) + item
-    order = np.argsort(key)
-    wanted = base_of[code] * len(items) + item
-    place = order[np.minimum(np.searchsorted(key, wanted, sorter=order), len(key) - 1)]
-    paired = (base_of[code] >= 0) & (key[place] == wanted)
-    cell, before, after = code[paired], correct[place[paired]], correct[paired]
-    size = np.bincount(code, minlength=n_codes)
+    """Counts of item pairs of cells; a place of -1 stands for no records."""
+    counts = {name: np.zeros(len(language), np.int64) for name in _COUNTS}
+    n_items = len(responses.items)
+    order = np.argsort(responses.passage, kind="stable")
+    starts = np.searchsorted(responses.passage[order], np.arange(responses.n_passages))
+    step = max(1, _BLOCK_ANSWERS // max(1, n_items))
+    for first in range(0, len(language) if n_items else 0, step):
+        block = slice(first, first + step)
 
-    def count(marked: npt.NDArray[np.bool_]) -> Integers:
-        return np.bincount(cell[marked], minlength=n_codes).astype(np.int64)
+        def answers(values: Bytes, run: Places, empty: int, block: slice = block) -> Bytes:
+            """Answers by cell and item, `empty` where the cell has none."""
+            found = values[run[block], language[block]]
+            found[(run[block] < 0) | (language[block] < 0)] = empty
+            return found
 
-    pairs = np.unique(code * len(passages) + passage) // len(passages)
-    found = {
-        "both": count(before & after), "gained": count(~before & after),
-        "lost": count(before & ~after), "neither": count(~before & ~after),
-        "n_arm": size, "n_passages": np.bincount(pairs, minlength=n_codes),
-        "gold_differs": count(gold[paired] != gold[place[paired]]),
-    }  # fmt: skip
-    result = {
-        name: np.where(arm_cells >= 0, values[arm_cells], 0) for name, values in found.items()
-    }
-    result["n_base"] = np.where(base_cells >= 0, size[base_cells], 0)
-    return result
+        after = answers(responses.correct, arm_run, NO_ANSWER)
+        before = answers(responses.correct, base_run, NO_ANSWER)
+        gold_after, gold_before = (answers(responses.gold, run, 0) for run in (arm_run, base_run))
+        has_after, has_before = after != NO_ANSWER, before != NO_ANSWER
+        paired = has_after & has_before
+        marked = {
+            "both": (after == 1) & (before == 1), "gained": (after == 1) & (before == 0),
+            "lost": (after == 0) & (before == 1), "neither": (after == 0) & (before == 0),
+            "n_arm": has_after, "n_base": has_before,
+            "n_passages": np.logical_or.reduceat(has_after[:, order], starts, axis=1),
+            "gold_differs": paired & (gold_after != gold_before),
+        }  # fmt: skip
+        for name, mask in marked.items():
+            counts[name][block] = np.count_nonzero(mask, axis=1)
+    return counts
 
 
 def _statuses(cells: pd.DataFrame) -> list[str]:

@@ -16,6 +16,10 @@ Singles = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 NO_ANSWER = -1
+_USED = (
+    *RUN_COLUMNS, "language", "item_id", "passage_id", "correct", "prediction", "gold",
+    "answer_mass",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def encode_responses(records: pd.DataFrame, part: str = "heldout") -> Responses:
     """Encode one part of item records.
 
     Args:
-        records: Item records of all runs (xling.records), checked, possibly none.
+        records: Item records of all runs (xling.records), checked, possibly none; text columns
+            may be categories, which are not read anew.
         part: `heldout` or `training`.
 
     Returns:
@@ -61,51 +66,75 @@ def encode_responses(records: pd.DataFrame, part: str = "heldout") -> Responses:
     Raises:
         ValueError: If one item stands on two passages; the message names item and language.
     """
-    rows = records[records["part"] == part]
-    run_code, runs = _codes(rows, RUN_COLUMNS)
+    # Only the columns used are filtered: most of a record's bytes are in the others.
+    rows = records[list(_USED)]
+    chosen = (records["part"] == part).to_numpy(np.bool_)
+    if not chosen.all():
+        rows = rows[chosen]
+    run_code, runs = _run_codes(rows)
     language_code, languages = _sorted_codes(rows["language"])
     item_code, items = _sorted_codes(rows["item_id"])
     passage_code, passages = _sorted_codes(rows["passage_id"])
     passage = np.zeros(len(items), np.int64)
     passage[item_code] = passage_code
-    _refuse_two_passages(rows, passage[item_code] != passage_code, passages)
+    _refuse_two_passages(rows, passage[item_code] != passage_code, len(passages))
     shape = (len(runs), len(languages), len(items))
-    place = (run_code, language_code, item_code)
+    place = (run_code * shape[1] + language_code) * shape[2] + item_code
 
     def spread(name: str, empty: float, kind: type[np.generic]) -> npt.NDArray[Any]:
         values = np.full(shape, empty, kind)
-        values[place] = rows[name].to_numpy(kind)
+        values.reshape(-1)[place] = rows[name].to_numpy(kind)
         return values
 
     return Responses(
-        runs, languages, items, passage,
+        runs, tuple(map(str, languages)), tuple(map(str, items)), passage,
         spread("correct", NO_ANSWER, np.int8), spread("prediction", 0, np.int8),
         spread("gold", 0, np.int8), spread("answer_mass", np.nan, np.float32),
     )  # fmt: skip
 
 
-def _sorted_codes(values: pd.Series) -> tuple[Integers, tuple[str, ...]]:
-    codes, uniques = pd.factorize(values, sort=True)
-    return codes.astype(np.int64), tuple(str(value) for value in uniques)
+def _sorted_codes(values: pd.Series) -> tuple[Integers, pd.Index]:
+    """Code of each value, and the values there are, sorted; categories are read off."""
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        codes, uniques = pd.factorize(values, sort=True)
+        return codes.astype(np.int64, copy=False), pd.Index(uniques)
+    old_code = values.cat.codes.to_numpy()
+    used = np.flatnonzero(np.bincount(old_code, minlength=len(values.cat.categories)))
+    found = values.cat.categories[used]
+    order = found.argsort()
+    new_code = np.zeros(len(values.cat.categories), np.int64)
+    new_code[used[order]] = np.arange(len(used))
+    return new_code[old_code], found[order]
 
 
-def _codes(rows: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Integers, pd.DataFrame]:
-    """Code of each row's combination of columns, and the combinations, sorted."""
-    groups = rows.groupby(list(columns), sort=True, observed=True)
-    code: Integers = groups.ngroup().to_numpy().astype(np.int64)
-    first = ~pd.Series(code).duplicated().to_numpy()
-    found = rows.loc[first, list(columns)].assign(_code=code[first]).sort_values("_code")
-    return code, found.drop(columns="_code").reset_index(drop=True)
+def _run_codes(rows: pd.DataFrame) -> tuple[Integers, pd.DataFrame]:
+    """Code of each row's run, and the runs, sorted by RUN_COLUMNS."""
+    code = np.zeros(len(rows), np.int64)
+    found: list[tuple[Any, ...]] = [()] if len(rows) else []
+    for name in RUN_COLUMNS:
+        column, values = _sorted_codes(rows[name])
+        if len(values) > 1:
+            code = code * len(values) + column
+        pairs = [(*run, value) for run in found for value in values]
+        # Only combinations that occur are kept, so that the codes stay small.
+        used = np.flatnonzero(np.bincount(code, minlength=len(pairs)))
+        if len(used) < len(pairs):
+            new_code = np.zeros(len(pairs), np.int64)
+            new_code[used] = np.arange(len(used))
+            code = np.asarray(new_code[code], np.int64)
+        found = [pairs[k] for k in used]
+    runs = pd.DataFrame(found, columns=list(RUN_COLUMNS))
+    return code, runs.astype({"seed": np.int64})
 
 
 def _refuse_two_passages(
-    rows: pd.DataFrame, differs: npt.NDArray[np.bool_], passages: tuple[str, ...]
+    rows: pd.DataFrame, differs: npt.NDArray[np.bool_], n_passages: int
 ) -> None:
     if not differs.any():
         return
     row = rows.iloc[int(np.argmax(differs))]
     raise ValueError(
         f"item {row['item_id']} stands on passage {row['passage_id']} in model {row['model']}, "
-        f"language {row['language']}, and on another one elsewhere; one of {len(passages)} "
+        f"language {row['language']}, and on another one elsewhere; one of {n_passages} "
         "passages is named wrongly: log the run again"
     )

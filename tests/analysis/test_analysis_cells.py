@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis.gains.cells import CELL_COLUMNS, NO_DISCORDANT, NOT_AVAILABLE, gain_cells
 from analysis.gains.paired import newcombe_interval
+from analysis.gains.responses import encode_responses
 from xling.records import check_records
 
 
@@ -150,3 +151,58 @@ def test_a_language_without_a_family_is_refused() -> None:
 def test_base_runs_alone_give_no_cells() -> None:
     frame = records()
     assert cells_of(frame[frame["arm"] == "base"]).empty
+
+
+def as_categories(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text columns as categories, listed backwards and with one that is not used."""
+    return frame.assign(
+        **{
+            name: pd.Categorical(frame[name], [*sorted(set(frame[name]), reverse=True), "~"])
+            for name in frame.columns
+            if isinstance(frame[name].dtype, pd.StringDtype)
+        }
+    )
+
+
+def test_encoded_responses_give_the_same_cells_as_records() -> None:
+    frame = records(seeds=(0, 1), arms=("finetuned", "shuffled-labels"))
+    accuracies = accuracies_of(frame)
+    expected = gain_cells(frame, accuracies, FAMILY)
+    for given in (frame, as_categories(frame)):
+        found = gain_cells(encode_responses(given), accuracies, FAMILY)
+        pd.testing.assert_frame_equal(found, expected)
+
+
+def test_categories_are_encoded_as_text_is() -> None:
+    frame = records(seeds=(0, 1)).sample(frac=1, random_state=5).reset_index(drop=True)
+    plain, coded = encode_responses(frame), encode_responses(as_categories(frame))
+    pd.testing.assert_frame_equal(plain.runs, coded.runs)
+    assert (plain.items, plain.languages) == (coded.items, coded.languages)
+    for name in ("passage", "correct", "prediction", "gold", "answer_mass"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(coded, name))
+
+
+def test_every_answer_is_at_its_place() -> None:
+    frame = records(seeds=(3, 12))
+    found = encode_responses(frame)
+    assert list(found.runs["seed"]) == [0, 3, 12, 0, 3, 12]
+    for row in frame[frame["part"] == "heldout"].sample(40, random_state=6).itertuples():
+        run = found.run(model=row.model, arm=row.arm, seed=row.seed)
+        place = run, found.languages.index(row.language), found.items.index(row.item_id)
+        assert found.correct[place] == row.correct
+        assert (found.prediction[place], found.gold[place]) == (row.prediction, row.gold)
+
+
+def test_blocks_of_cells_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = records(seeds=(0, 1))
+    expected = cells_of(frame)
+    monkeypatch.setattr("analysis.gains.cells._BLOCK_ANSWERS", 150)
+    pd.testing.assert_frame_equal(cells_of(frame), expected)
+
+
+def test_an_item_on_two_passages_is_named() -> None:
+    frame = records()
+    chosen = where(frame, "b", "mlt_Latn") & (frame["item_id"] == "heldout-0003")
+    frame.loc[chosen, "passage_id"] = "heldout-p0009"
+    with pytest.raises(ValueError, match="item heldout-0003 stands on passage"):
+        cells_of(frame)

@@ -9,9 +9,10 @@ from simulated_records import CONTROL, FAMILY, RELATED, accuracies_of, study
 from statsmodels.stats.multitest import multipletests
 
 from analysis.estimates import SCALE_DEPENDENT, Estimate
-from analysis.estimators.contrasts import primary_contrasts
+from analysis.estimators.contrasts import contrast_rows
 from analysis.gains.baselines import NEEDS_BASELINE, NEEDS_MODELS, baseline_groups
 from analysis.gains.cells import gain_cells
+from analysis.gains.comparisons import compare_runs
 from analysis.gains.gain_table import LOGIT, POINTS, guess_corrected_logit
 from xling.records import check_records
 
@@ -23,9 +24,15 @@ def records(**changes: object) -> pd.DataFrame:
     return check_records(study(np.random.default_rng(2), **settings))
 
 
+def contrasts_of(
+    frame: pd.DataFrame, accuracies: pd.DataFrame, family: dict[str, str], bound: float = 0.05
+) -> list[Estimate]:
+    compared = compare_runs(frame, accuracies, family).by_condition.values()
+    return [row for c in compared for row in contrast_rows(c.table, c.groups, bound)]
+
+
 def rows_of(frame: pd.DataFrame, family: dict[str, str] = FAMILY) -> dict[str, Estimate]:
-    cells = gain_cells(frame, accuracies_of(frame), family)
-    found = primary_contrasts(cells, frame, family, 0.05)
+    found = contrasts_of(frame, accuracies_of(frame), family)
     return {f"{r.estimand}/{r.scale}/{r.estimator}": r for r in found}
 
 
@@ -187,8 +194,7 @@ def test_no_runs_of_the_primary_arm_and_other_arms_by_name() -> None:
 def test_accuracies_alone_still_give_d() -> None:
     frame = records()
     accuracies = accuracies_of(frame).assign(has_records=False)
-    cells = gain_cells(frame.iloc[:0], accuracies, FAMILY)
-    d, i, *_ = primary_contrasts(cells, frame.iloc[:0], FAMILY, 0.05)
+    d, i, *_ = contrasts_of(frame.iloc[:0], accuracies, FAMILY)
     assert d.estimate == pytest.approx(rows_of(frame)["D/points/ttest"].estimate)
     assert d.n_items is None and d.status == "ok"
     assert i.status == NEEDS_BASELINE
@@ -211,7 +217,7 @@ def test_groups_are_split_at_the_median() -> None:
 def test_the_bound_must_be_positive(bound: float) -> None:
     frame = records()
     with pytest.raises(ValueError, match="equivalence bound"):
-        primary_contrasts(gain_cells(frame, accuracies_of(frame), FAMILY), frame, FAMILY, bound)
+        contrasts_of(frame, accuracies_of(frame), FAMILY, bound)
 
 
 def test_an_estimate_is_never_nan() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ import pytest
 from simulated_records import frame_of
 
 from analysis.pull import ACCURACY_COLUMNS, pull_records
+from analysis.records_cache import DIGEST_TAG, RECORDS_FILE
 from xling.records import check_records, write_records
 
 
@@ -72,6 +74,13 @@ class Store:
         if not source.exists():
             raise FileNotFoundError(path)
         return Path(shutil.copy(source, folder / path))
+
+
+def tagged(store: Store, run: Run) -> Run:
+    """The same run with the digest of its records, as runs of this package have it."""
+    digest = hashlib.sha256((store.folder / f"{run.run_id}.parquet").read_bytes()).hexdigest()
+    store.runs[store.runs.index(run)] = found = replace(run, tags={DIGEST_TAG: digest})
+    return found
 
 
 @pytest.fixture
@@ -187,3 +196,45 @@ def test_a_fault_of_the_store_is_not_swallowed(store: Store, tmp_path: Path) -> 
     store.download_artifact = broken  # type: ignore[method-assign]
     with pytest.raises(ConnectionError, match="server gone"):
         pull(store, tmp_path)
+
+
+def test_records_are_fetched_once_while_their_digest_is_the_runs(
+    store: Store, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    run = tagged(store, store.add("a"))
+    untagged = store.add("b", model="n")
+    fetched: list[str] = []
+    download = store.download_artifact
+
+    def counting(run_id: str, path: str, folder: Path) -> Path:
+        fetched.append(run_id)
+        return download(run_id, path, folder)
+
+    store.download_artifact = counting  # type: ignore[method-assign]
+
+    def pull(number: int) -> pd.DataFrame:
+        return pull_records(
+            store, study="demo", experiment="", folder=tmp_path / f"runs{number}", cache=cache,
+            progress=False,
+        ).records  # fmt: skip
+
+    first, second = pull(1), pull(2)
+    pd.testing.assert_frame_equal(first, second)
+    assert sorted(fetched) == ["a", "b", "b"]
+    kept = cache / run.run_id / RECORDS_FILE
+    kept.write_bytes(kept.read_bytes()[:-1])  # a kept file that broke is fetched again
+    pd.testing.assert_frame_equal(pull(3), first)
+    assert fetched.count("a") == 2 and untagged.run_id in fetched
+
+
+def test_a_file_that_is_not_the_logged_one_is_refused(store: Store, tmp_path: Path) -> None:
+    tagged(store, store.add("a"))
+    shutil.copy(store.folder / "a.parquet", store.folder / "kept.parquet")
+    store_path = store.folder / "a.parquet"
+    store_path.write_bytes(store_path.read_bytes() + b"more")
+    with pytest.raises(ValueError, match=r"run evaluate-m-base \(a\), model m: .*not the file"):
+        pull_records(
+            store, study="demo", experiment="", folder=tmp_path / "runs", cache=tmp_path / "cache"
+        )
+    assert not (tmp_path / "cache").exists()

@@ -22,7 +22,7 @@ from analysis.figures.labels import place_labels
 from analysis.gains.cells import gain_cells
 from analysis.gains.gain_table import PRIMARY
 from analysis.pull import PulledRuns
-from analysis.study_analysis import MINI_SET_NOTE, Analysis, analyze_records
+from analysis.study_analysis import MINI_SET_NOTE, Analysis, Reading, analyze_records
 from analysis.tables import write_table
 from xling.records import check_records
 
@@ -45,16 +45,14 @@ def analyse(frame: pd.DataFrame, folder: Path, accuracies: pd.DataFrame | None =
         ("r1", "r2"),
         ("two runs for one cell",),
     )
-    return analyze_records(
-        pulled,
+    reading = Reading(
         family=FAMILY,
         distance={"heb_Hebr": 4, "mlt_Latn": 2},
         bound=0.05,
-        folder=folder,
-        study="demo",
         note=MINI_SET_NOTE,
         names={"heb_Hebr": "Hebrew"},
     )
+    return analyze_records(pulled, reading, folder)
 
 
 def test_everything_is_written_and_can_be_read(tmp_path: Path) -> None:
@@ -62,7 +60,13 @@ def test_everything_is_written_and_can_be_read(tmp_path: Path) -> None:
     assert set(found.files) == {p for p in tmp_path.rglob("*") if p.is_file()}
     names = {str(p.relative_to(tmp_path)) for p in found.files}
     assert {
+        "report.html",
         "estimates.json",
+        "estimates.csv",
+        "estimates.tex",
+        "figures/contrasts.svg",
+        "figures/answer-mass.png",
+        "figures/distance.png",
         "cells.csv",
         "cells.tex",
         "languages.csv",

@@ -1,0 +1,291 @@
+"""D and I with other things than languages drawn at random: models, both at once, or items.
+
+The same estimate has another error under each, for each generalises to something else: to other
+models, to other languages and models, or to other questions for the languages and models at hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pingouin
+from scipy import stats
+from statsmodels.regression.linear_model import OLS
+
+from analysis.estimates import OK, Estimate
+from analysis.estimators.two_groups import Difference, has_no_variance, mean_difference
+from analysis.gains.baselines import BaselineGroups
+from analysis.gains.bootstrap import bootstrap_interval, passage_bootstrap
+from analysis.gains.gain_table import LOGIT, POINTS, GainTable, guess_corrected_logit
+from analysis.gains.items import ItemGains
+
+Floats = npt.NDArray[np.float64]
+Bits = npt.NDArray[np.bool_]
+
+ZERO_VARIANCE = "zero variance"
+NEEDS_MODELS = "needs 2 models"
+NEEDS_GROUPS = "needs 2 weak and 2 strong models"
+NEEDS_PASSAGES = "needs 2 passages"
+# Gains are multiples of 1 / n, so a standard error below this is rounding.
+_ROUNDING = 1e-12
+# Accuracies held at a time while passages are drawn anew, 160 MB.
+_BLOCK = 20_000_000
+_MODELS = "generalises to other models in these same languages"
+_CROSSED = "generalises to other languages and other models at once"
+_ITEMS = "generalises to other passages and questions for these same languages and models"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """D or I as weights, so that its estimate is models @ gain @ languages.
+
+    `groups` (G, M) marks the models of each baseline group: one group for D, weak and strong for
+    I. `families` (2, L) marks related and control languages. `status` and `source` are those of
+    the baseline groups.
+    """
+
+    name: str
+    groups: Bits
+    families: Bits
+    status: str
+    source: str
+
+    @property
+    def models(self) -> Floats:
+        """Shape (M,): 1 / M for D; 1 / weak models and -1 / strong models for I."""
+        return _weights(self.groups)
+
+    @property
+    def languages(self) -> Floats:
+        """Shape (L,): 1 / related languages and -1 / control languages."""
+        return _weights(self.families)
+
+    def of(self, gain: Floats) -> Floats:
+        """The contrast of gains of shape (…, M, L), shape (…)."""
+        return np.asarray((gain @ self.languages) @ self.models, np.float64)
+
+
+def unit_rows(
+    table: GainTable, groups: BaselineGroups, rng: np.random.Generator, draws: int = 2000
+) -> list[Estimate]:
+    """D and I with models, languages and models, and items as the sampling unit.
+
+    - `models`, `ttest`: the models' own family differences against 0 (`pingouin.ttest`); for I,
+      those of weak against those of strong models, equal variances assumed.
+    - `languages and models`, `crossed_quasi_t`: see crossed_difference.
+    - `items`, `cluster_t`: the items' contributions to the estimate, errors clustered by passage
+      (statsmodels' OLS on a constant, df = passages - 1; Miller 2024). On points alone, for a
+      logit is no mean over items.
+    - `items`, `passage_bootstrap`: percentile interval, no p.
+
+    Args:
+        table: Gains by model and language.
+        groups: Weak and strong models, for I.
+        rng: Where the bootstrap's draws come from.
+        draws: How many there are, at least 2.
+
+    Returns:
+        Fourteen rows. A row without an interval has a status: that of the table, the groups or
+        the items, or what is lacking.
+    """
+    contrasts = (contrast_of(table, None), contrast_of(table, groups))
+    rows: list[Estimate] = []
+    for unit, estimator, note, test in (
+        ("models", "ttest", _MODELS, models_difference),
+        ("languages and models", "crossed_quasi_t", _CROSSED, crossed_difference),
+    ):
+        for scale in (POINTS, LOGIT):
+            for contrast in contrasts:
+                row = _row(table, contrast, scale, estimator, unit, note)
+                if row.status == OK:
+                    row = _filled(row, table, contrast, test(table.gain[scale], contrast))
+                rows.append(row)
+    for contrast in contrasts:
+        row = _row(table, contrast, POINTS, "cluster_t", "items", _ITEMS)
+        if row.status == OK and table.items is not None:
+            row = _filled(row, table, contrast, clustered_difference(table.items, contrast))
+        rows.append(row)
+    return rows + _bootstrap_rows(table, contrasts, rng, draws)
+
+
+def contrast_of(table: GainTable, groups: BaselineGroups | None) -> Contrast:
+    """D of a table, or I where groups are given."""
+    families = np.stack([table.related, ~table.related])
+    if groups is None:
+        return Contrast("D", np.ones((1, len(table.models)), np.bool_), families, OK, "none")
+    named = [groups.group.get(model) for model in table.models]
+    members = [[name == group for name in named] for group in ("weak", "strong")]
+    return Contrast("I", np.array(members, np.bool_), families, groups.status, groups.source)
+
+
+def models_difference(gain: Floats, contrast: Contrast) -> Difference | None:
+    """D or I with models as the sampling unit; None if the models do not vary.
+
+    Args:
+        gain: Shape (M, L), finite.
+        contrast: D or I, with two models or more in each group.
+
+    Returns:
+        The difference with pingouin's p and a 95 % interval.
+    """
+    by_model = gain @ contrast.languages
+    groups = [by_model[members] for members in contrast.groups]
+    if has_no_variance(groups[0], groups[-1]):
+        return None
+    if len(groups) == 2:
+        return mean_difference(groups[0], groups[1])
+    tested = pingouin.ttest(by_model, 0).iloc[0]
+    se = float(stats.sem(by_model))
+    found = _t_difference(float(by_model.mean()), se, float(tested["dof"]))
+    return replace(found, p=float(tested["p_val"]))
+
+
+def crossed_difference(gain: Floats, contrast: Contrast) -> Difference | None:
+    """D or I with languages and models both drawn at random (after the quasi-F of Clark 1973).
+
+    Var = V_L + V_M - V_ML, not below the larger of V_L and V_M. V_L comes from the languages'
+    contrasts within families, V_M from the models' contrasts within baseline groups. Each holds
+    V_ML, the part of model × language, which is therefore taken off once. df is Satterthwaite's.
+
+    Args:
+        gain: Shape (M, L), finite.
+        contrast: D or I, with two models or more in each group and two languages in each family.
+
+    Returns:
+        The contrast with its 95 % t interval; None if neither languages nor models vary.
+    """
+    by_language, by_model = contrast.models @ gain, gain @ contrast.languages
+    df_l = len(by_language) - len(contrast.families)
+    df_m = len(by_model) - len(contrast.groups)
+    k_l = float((1 / contrast.families.sum(axis=1)).sum())
+    k_m = float((1 / contrast.groups.sum(axis=1)).sum())
+    rest = _centred(_centred(gain, contrast.groups).T, contrast.families)
+    v_l = k_l * float((_centred(by_language, contrast.families) ** 2).sum()) / df_l
+    v_m = k_m * float((_centred(by_model, contrast.groups) ** 2).sum()) / df_m
+    v_ml = k_l * k_m * float((rest**2).sum()) / (df_l * df_m)
+    variance = max(v_l + v_m - v_ml, v_l, v_m)
+    if variance < _ROUNDING**2:
+        return None
+    df = variance**2 / (v_l**2 / df_l + v_m**2 / df_m + v_ml**2 / (df_l * df_m))
+    return _t_difference(float(contrast.of(gain)), variance**0.5, df)
+
+
+def clustered_difference(items: ItemGains, contrast: Contrast) -> Difference | None:
+    """D or I in points with items as the sampling unit, clustered by passage.
+
+    Args:
+        items: Answers before and after, on two passages or more.
+        contrast: D or I.
+
+    Returns:
+        The mean of the items' contributions with its 95 % t interval, df = passages - 1; None if
+        no passage differs from the others.
+    """
+    gain = items.after.mean(axis=0, dtype=np.float64) - items.before
+    share = np.tensordot(contrast.models, np.tensordot(contrast.languages, gain, (0, 1)), 1)
+    off = np.bincount(items.passage, share - share.mean())
+    if float(np.abs(off).max()) < _ROUNDING * len(share):
+        return None
+    fit = OLS(share, np.ones(len(share))).fit(
+        cov_type="cluster", cov_kwds={"groups": items.passage}, use_t=True
+    )
+    found = _t_difference(float(fit.params[0]), float(fit.bse[0]), items.n_passages - 1)
+    return replace(found, p=float(fit.pvalues[0]))
+
+
+def _bootstrap_rows(
+    table: GainTable, contrasts: tuple[Contrast, ...], rng: np.random.Generator, draws: int
+) -> list[Estimate]:
+    """Percentile intervals of D and I on both scales, all from the same draws of passages."""
+    note = f"{_ITEMS}; percentile interval of {draws:,} draws"
+    keys = [(scale, contrast) for scale in (POINTS, LOGIT) for contrast in contrasts]
+    rows = [_row(table, of, scale, "passage_bootstrap", "items", note) for scale, of in keys]
+    if table.items is None or all(row.status != OK for row in rows):
+        return rows
+    drawn = _drawn_contrasts(table.items, keys, rng, draws)
+    for k, (scale, contrast) in enumerate(keys):
+        if rows[k].status != OK:
+            continue
+        rows[k] = replace(rows[k], estimate=float(contrast.of(table.gain[scale])))
+        se, limits = float(drawn[k].std(ddof=1)), bootstrap_interval(drawn[k])
+        if se < _ROUNDING:
+            rows[k] = replace(rows[k], status=ZERO_VARIANCE)
+        else:
+            rows[k] = replace(rows[k], se=se, ci_low=float(limits.low), ci_high=float(limits.high))
+    return rows
+
+
+def _drawn_contrasts(
+    items: ItemGains, keys: list[tuple[str, Contrast]], rng: np.random.Generator, draws: int
+) -> Floats:
+    """Contrasts by draw of passages, shape (keys, draws); a block of draws at a time."""
+    answers = np.stack([items.before, items.after.mean(axis=0, dtype=np.float64)])
+    drawn = np.empty((len(keys), draws))
+    step = max(1, _BLOCK // (answers.size // answers.shape[-1]))
+    for first in range(0, draws, step):
+        block = slice(first, min(draws, first + step))
+        accuracy = passage_bootstrap(answers, items.passage, block.stop - first, rng)
+        for scale in (POINTS, LOGIT):
+            values = accuracy if scale == POINTS else guess_corrected_logit(accuracy)
+            gain = values[:, 1] - values[:, 0]
+            for k, (of, contrast) in enumerate(keys):
+                if of == scale:
+                    drawn[k, block] = contrast.of(gain)
+    return drawn
+
+
+def _row(
+    table: GainTable, contrast: Contrast, scale: str, estimator: str, unit: str, note: str
+) -> Estimate:
+    """The row before its test, with the status of what it would be computed from."""
+    status = table.status if table.status != OK else contrast.status
+    gone = np.argwhere(~np.isfinite(table.gain[scale]))
+    if status == OK and len(gone):
+        status = f"missing cell {table.models[gone[0][0]]}/{table.languages[gone[0][1]]}"
+    if status == OK and unit == "items":
+        if table.items is None:
+            status = table.item_status
+        elif table.items.n_passages < 2:
+            status = NEEDS_PASSAGES
+    elif status == OK and contrast.groups.sum(axis=1).min() < 2:
+        status = NEEDS_MODELS if contrast.name == "D" else NEEDS_GROUPS
+    return Estimate(
+        estimand=f"{contrast.name}{table.label}", scale=scale, estimator=estimator, status=status,
+        note=note if status == OK else "", baseline_source=contrast.source,
+        **{**table.shared, "unit": unit},
+    )  # fmt: skip
+
+
+def _filled(
+    row: Estimate, table: GainTable, contrast: Contrast, found: Difference | None
+) -> Estimate:
+    """The row with its numbers, or with the estimate alone where nothing varies."""
+    if found is None:
+        estimate = float(contrast.of(table.gain[row.scale]))
+        return replace(row, estimate=estimate, status=ZERO_VARIANCE)
+    return replace(
+        row, estimate=found.estimate, se=found.se, df=found.df, ci_low=found.low,
+        ci_high=found.high, p=found.p,
+    )  # fmt: skip
+
+
+def _t_difference(estimate: float, se: float, df: float) -> Difference:
+    """A difference with its 95 % t interval and two-sided p."""
+    half = float(stats.t.ppf(0.975, df)) * se
+    p = 2 * float(stats.t.sf(abs(estimate) / se, df))
+    return Difference(estimate, se, df, estimate - half, estimate + half, p)
+
+
+def _weights(groups: Bits) -> Floats:
+    """Weights of the mean of the first group, minus that of the second if there is one."""
+    signs = np.array([1.0, -1.0])[: len(groups)]
+    return np.asarray((signs / np.maximum(groups.sum(axis=1), 1)) @ groups, np.float64)
+
+
+def _centred(values: Floats, groups: Bits) -> Floats:
+    """Values, (n,) or (n, k), minus the mean of their group along the first axis."""
+    belongs = groups.astype(np.float64)
+    share = belongs / belongs.sum(axis=1, keepdims=True)
+    return np.asarray(values - belongs.T @ (share @ values), np.float64)

@@ -1,0 +1,183 @@
+"""Slope of gain on baseline within models: naive, cross-fitted, and on the training split.
+
+Chance that makes a held-out baseline low makes the gain over it high, so the naive slope is
+negative even where gains do not depend on the baseline (Tu & Gilthorpe 2007; Chiolero et al.
+2013). A baseline from other items than the gain is free of that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import statsmodels.api as sm
+
+from analysis.estimates import OK, Estimate
+from analysis.estimators.contrasts import ZERO_VARIANCE
+from analysis.estimators.regression import ROUNDING, baseline_of, with_t_interval
+from analysis.gains.baselines import NEEDS_BASELINE
+from analysis.gains.gain_table import POINTS, GainTable
+from analysis.gains.items import ItemGains
+
+NEEDS_PASSAGES = "needs 2 passages"
+_TINY_VARIANCE = 1e-14
+_NAIVE = "baseline and gain share the held-out items: chance alone makes this slope negative"
+_NOISY = "noise in the baseline draws the slope towards 0"
+
+Floats = npt.NDArray[np.float64]
+
+
+def slope_rows(
+    table: GainTable, training: pd.DataFrame, rng: np.random.Generator, splits: int = 20
+) -> list[Estimate]:
+    """Three slopes of gain on baseline, in points per point, with model fixed effects.
+
+    Args:
+        table: Gains of one arm; the source languages are not in it.
+        training: Base-model accuracy on training-split questions, models by languages.
+        rng: Draws the halves of the passages.
+        splits: How many random halvings the cross-fitted slope is averaged over, at least 1.
+
+    Returns:
+        Rows `slope naive`, `slope cross-fitted` and `slope training-split`, clustered by
+        language, df = languages - 1. The cross-fitted variance is the mean over halvings, an
+        upper bound of the variance of their mean. A row without a number has a status.
+
+    Raises:
+        ValueError: If `splits` is below 1.
+    """
+    if splits < 1:
+        raise ValueError(f"splits is {splits}; give the number of random halvings, at least 1")
+    return [
+        _one_pair(_row(table, "slope naive", "held-out", _NAIVE), table, table.before),
+        _cross_fitted_row(table, rng, splits),
+        _training_row(table, training),
+    ]
+
+
+def cross_fitted_pairs(
+    items: ItemGains, rng: np.random.Generator, splits: int
+) -> tuple[Floats, Floats]:
+    """Baselines from one half of the passages, gains from the other, in both directions.
+
+    Args:
+        items: Answers before and after, with at least two passages.
+        rng: Draws the halves.
+        splits: How many halvings.
+
+    Returns:
+        Baseline and gain (accuracy after minus before, averaged over seeds), each of shape
+        (2 * splits, models, languages), in proportion.
+    """
+    order = rng.permuted(np.tile(np.arange(items.n_passages), (splits, 1)), axis=1)
+    first = (order < items.n_passages // 2)[:, items.passage]
+    before = _half_means(items.before, first)
+    gain = _half_means(items.gain, first)
+    return np.concatenate(before), np.concatenate(gain[::-1])
+
+
+def within_slopes(baseline: Floats, gain: Floats) -> Floats:
+    """Slope of gain on baseline with model fixed effects.
+
+    Args:
+        baseline: Shape (..., models, languages).
+        gain: The same shape.
+
+    Returns:
+        Slopes of shape (...); NaN where the baseline does not vary within models.
+    """
+    x, y = _centred(baseline), _centred(gain)
+    size = (x * x).sum(axis=(-2, -1))
+    varies = np.abs(x).max(axis=(-2, -1)) > ROUNDING
+    return np.asarray((x * y).sum(axis=(-2, -1)) / np.where(varies, size, np.nan), np.float64)
+
+
+def slope_variance(baseline: Floats, gain: Floats) -> float:
+    """Variance of the within-model slope, clustered by language.
+
+    The fit on values centred by model has the slope and residuals of the one with an indicator
+    per model; the factor makes up for the indicators that the small-sample correction then
+    does not see.
+
+    Args:
+        baseline: Shape (models M, languages L), varying within models.
+        gain: Shape (M, L).
+
+    Returns:
+        The variance, 0 where the line fits exactly.
+    """
+    n_models, n_languages = baseline.shape
+    n = baseline.size
+    fitted = sm.OLS(_centred(gain).ravel(), _centred(baseline).ravel()).fit(
+        cov_type="cluster", cov_kwds={"groups": np.tile(np.arange(n_languages), n_models)}
+    )
+    clustered: float = np.asarray(fitted.cov_params(), np.float64)[0, 0]
+    return float(clustered * (n - 1) / (n - n_models - 1))
+
+
+def _half_means(values: npt.NDArray[np.float32], first: npt.NDArray[np.bool_]) -> list[Floats]:
+    """Means in and outside each half (K, N) of the items: (M, L, N) to two of (K, M, L)."""
+    return [
+        np.moveaxis(
+            np.asarray(values @ half.T.astype(np.float32), np.float64) / half.sum(axis=1), -1, 0
+        )
+        for half in (first, ~first)
+    ]
+
+
+def _centred(values: Floats) -> Floats:
+    """Model means taken out: (..., models, languages)."""
+    return np.asarray(values - values.mean(axis=-1, keepdims=True), np.float64)
+
+
+def _row(table: GainTable, name: str, source: str, *notes: str) -> Estimate:
+    return Estimate(
+        estimand=f"{name}{table.label}", scale=POINTS, estimator="ols_model_fixed_effects",
+        status=table.status, baseline_source=source, note="; ".join(notes), **table.shared,
+    )  # fmt: skip
+
+
+def _one_pair(row: Estimate, table: GainTable, baseline: Floats) -> Estimate:
+    """Fill a row from one array of baselines and the table's gains."""
+    if row.status != OK:
+        return row
+    return _filled(row, baseline[None], table.gain[POINTS][None])
+
+
+def _training_row(table: GainTable, training: pd.DataFrame) -> Estimate:
+    row = _row(table, "slope training-split", "training split", _NOISY)
+    if row.status != OK:
+        return row
+    baseline = baseline_of(table, training)
+    if baseline is None:
+        return replace(row, status=NEEDS_BASELINE, baseline_source="none")
+    return _one_pair(row, table, baseline)
+
+
+def _cross_fitted_row(table: GainTable, rng: np.random.Generator, splits: int) -> Estimate:
+    said = (
+        f"mean over {splits} random halvings of the passages, both directions; the variance is "
+        "the mean of theirs, so the interval is too wide rather than too narrow"
+    )
+    row = _row(table, "slope cross-fitted", "other half of the items", said, _NOISY)
+    if row.status != OK:
+        return row
+    if table.items is None:
+        return replace(row, status=table.item_status)
+    if table.items.n_passages < 2:
+        return replace(row, status=NEEDS_PASSAGES)
+    return _filled(row, *cross_fitted_pairs(table.items, rng, splits))
+
+
+def _filled(row: Estimate, baseline: Floats, gain: Floats) -> Estimate:
+    """Mean slope and mean variance over pairs of shape (K, models, languages)."""
+    slopes = within_slopes(baseline, gain)
+    if np.isnan(slopes).any():
+        return replace(row, status=ZERO_VARIANCE)
+    variance = float(np.mean([slope_variance(*pair) for pair in zip(baseline, gain, strict=True)]))
+    estimate = float(slopes.mean())
+    if variance < _TINY_VARIANCE:
+        return replace(row, estimate=estimate, status=ZERO_VARIANCE)
+    return with_t_interval(row, estimate, float(np.sqrt(variance)), baseline.shape[2] - 1)

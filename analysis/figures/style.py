@@ -1,0 +1,146 @@
+"""What every figure shares: colours, the gains to be drawn, title and small print, files.
+
+Figures are drawn without pyplot, so drawing changes no global state and works in threads.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+FAMILY_ORDER = ("source", "related", "control")
+# Okabe & Ito's palette, told apart by readers with any common form of colour blindness.
+FAMILY_COLOURS = {"source": "#000000", "related": "#0072B2", "control": "#D55E00"}
+GREY = "#666666"
+ACCENT = "#009E73"
+BAND = "#e8e8e8"
+NARROW_WIDTH = 3.7
+"""Width in inches of a figure for a phone, where letters of 7 points can still be read."""
+MAX_TIPS = 600
+"""Points that get a text on hover; beyond it the file would grow and hover help nobody."""
+
+
+def figure_gains(cells: pd.DataFrame, condition: tuple[str, ...]) -> pd.DataFrame:
+    """Gains to be drawn: one row per model and language, averaged over seeds.
+
+    Args:
+        cells: As analysis.gains.cells.gain_cells gives them.
+        condition: Arm, reasoning and scoring.
+
+    Returns:
+        Columns model, language, family, accuracy_base, gain, low, high, n_seeds; proportions.
+        `low` and `high` are the Newcombe limits of a single seed, else the lowest and highest
+        gain of the seeds; NaN where there are none.
+    """
+    rows = cells[(cells[["arm", "reasoning", "scoring"]] == list(condition)).all(axis=1)]
+    groups = rows.groupby(["model", "language", "family"], sort=True)
+    table = groups[["accuracy_base", "gain", "ci_low", "ci_high"]].mean(skipna=False)
+    gain = groups["gain"]
+    table["n_seeds"] = gain.size()
+    many = table["n_seeds"] > 1
+    table["low"] = table.pop("ci_low").mask(many, gain.min())
+    table["high"] = table.pop("ci_high").mask(many, gain.max())
+    return table.reset_index()
+
+
+def language_order(gains: pd.DataFrame, distance: Mapping[str, int] | None) -> list[str]:
+    """Languages by family (source, related, control), then by distance if known, then by code.
+
+    Args:
+        gains: As figure_gains gives them.
+        distance: Language code to steps from the source in the family tree, or None.
+
+    Returns:
+        The codes, each once.
+    """
+    family = gains.drop_duplicates("language").set_index("language")["family"]
+    steps = distance or {}
+    far = max(steps.values(), default=0) + 1
+    return sorted(
+        (str(code) for code in family.index),
+        key=lambda c: (FAMILY_ORDER.index(family[c]), steps.get(c, far), c),
+    )
+
+
+def plain_text(text: str) -> str:
+    """Text as matplotlib must get it so that a dollar sign is no formula.
+
+    Args:
+        text: Any name, such as a model's.
+
+    Returns:
+        The same with its dollar signs escaped.
+    """
+    return text.replace("$", r"\$")
+
+
+def tip_id(text: str) -> str:
+    """An artist's gid that analysis.figures.inline turns into a text shown on hover.
+
+    Args:
+        text: One line of plain text.
+
+    Returns:
+        The gid for `Artist.set_gid`.
+    """
+    return f"tip:{text}"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure with automatic layout, not registered anywhere.
+
+    Args:
+        width: In inches.
+        height: In inches.
+    """
+    return Figure(figsize=(width, height), layout="constrained", dpi=150)
+
+
+def quiet_axes(axes: Axes) -> None:
+    """Take the frame's upper and right side away and make the ticks' numbers small."""
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def finish_figure(figure: Figure, axes: Axes, title: str, note: str) -> None:
+    """Add the title and the small print.
+
+    Args:
+        figure: Where they go.
+        axes: What the title stands above.
+        title: Wrapped to the figure's width; none if empty, as where a page has its own.
+        note: Small print below; may be empty.
+    """
+    width = int(figure.get_figwidth() * 10)  # about ten letters an inch at this size
+    if title:
+        wrapped = "\n".join(textwrap.wrap(plain_text(title), width))
+        axes.set_title(wrapped, loc="left", fontsize=11, pad=10)
+    if note:
+        figure.supxlabel(
+            plain_text(note), x=0.01, ha="left", fontsize=8, color=GREY, style="italic"
+        )
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as SVG and PNG.
+
+    Args:
+        figure: What to write.
+        stem: The path without its ending; the folder is made if need be.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("svg", "png")]
+    figure.savefig(paths[0], metadata={"Date": None})
+    figure.savefig(paths[1])
+    return paths

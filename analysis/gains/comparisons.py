@@ -1,0 +1,102 @@
+"""Every comparison of an arm with the base model that a study's runs allow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.gains.baselines import BaselineGroups, baseline_groups, training_baselines
+from analysis.gains.cells import CONDITION, gain_cells
+from analysis.gains.gain_table import PRIMARY, GainTable, gain_table
+from analysis.gains.responses import Responses, encode_responses
+
+Condition = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm, reasoning and scoring: its gains, baseline groups and training-split accuracies.
+
+    `training` has models as rows and target languages as columns (proportions); it lacks what
+    the base model did not answer, and may be empty.
+    """
+
+    table: GainTable
+    groups: BaselineGroups
+    training: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Cells (analysis.gains.cells.CELL_COLUMNS), held-out answers, and comparisons by condition.
+
+    The primary condition is always there, if only with a status.
+    """
+
+    cells: pd.DataFrame
+    responses: Responses
+    by_condition: dict[Condition, Comparison]
+
+    @property
+    def primary(self) -> Comparison:
+        """Fine-tuned against base, answered directly, scored by the answer's token."""
+        return self.by_condition[PRIMARY]
+
+    @property
+    def tables(self) -> dict[Condition, GainTable]:
+        """The gain tables alone."""
+        return {condition: found.table for condition, found in self.by_condition.items()}
+
+
+def compare_runs(
+    records: pd.DataFrame, accuracies: pd.DataFrame, family: Mapping[str, str]
+) -> Comparisons:
+    """Make every comparison that records and accuracies allow.
+
+    Args:
+        records: Item records of all runs (xling.records), possibly none.
+        accuracies: Columns of analysis.pull.ACCURACY_COLUMNS.
+        family: Language code to `related`, `control` or `source`.
+
+    Returns:
+        The comparisons, the primary one first, the others sorted.
+
+    Raises:
+        ValueError: If a language has no family, or an item stands on two passages.
+    """
+    responses = encode_responses(records)
+    cells = gain_cells(responses, accuracies, family)
+    found = [tuple(map(str, row)) for row in cells[list(CONDITION)].drop_duplicates().to_numpy()]
+    others = sorted(condition for condition in found if condition != PRIMARY)
+    return Comparisons(
+        cells,
+        responses,
+        {
+            condition: _comparison(cells, responses, records, family, condition)
+            for condition in (PRIMARY, *others)
+        },
+    )
+
+
+def _comparison(
+    cells: pd.DataFrame,
+    responses: Responses,
+    records: pd.DataFrame,
+    family: Mapping[str, str],
+    condition: Condition,
+) -> Comparison:
+    table = gain_table(cells, responses, family, condition)
+    _, reasoning, scoring = condition
+    groups = baseline_groups(
+        records,
+        models=table.models,
+        languages=table.languages,
+        reasoning=reasoning,
+        scoring=scoring,
+    )
+    training = training_baselines(
+        records, reasoning=reasoning, scoring=scoring, languages=table.languages
+    )
+    return Comparison(table, groups, training)

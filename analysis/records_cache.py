@@ -1,0 +1,77 @@
+"""Records files of runs, fetched once: kept by run id while their digest is the run's."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from xling.tracking import LoggedRun
+
+RECORDS_FILE = "records.parquet"
+DIGEST_TAG = "xling.records_sha256"
+
+
+class ArtifactStore(Protocol):
+    """Where artifacts are found; the module xling.tracking is one."""
+
+    def download_artifact(self, run_id: str, path: str, folder: Path) -> Path:
+        """Fetch one artifact; FileNotFoundError if the run has none of that name."""
+
+
+def records_file(
+    store: ArtifactStore, run: LoggedRun, folder: Path, cache: Path | None = None
+) -> Path:
+    """A run's records file: the kept one if its digest is the run's, else a download.
+
+    A run without the tag `xling.records_sha256` is fetched each time: nothing says whether what
+    was kept is still what the store has.
+
+    Args:
+        store: The tracking store.
+        run: An evaluate run.
+        folder: Where downloads go that are not kept, one folder per run id.
+        cache: Where files are kept, one folder per run id; None to keep nothing.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        FileNotFoundError: If the run has no records.
+        ValueError: If the file is not the one that the run logged; the message names the run.
+        OSError: If a folder cannot be written.
+    """
+    digest = run.tags.get(DIGEST_TAG, "")
+    kept = cache / run.run_id / RECORDS_FILE if cache and digest else None
+    if kept and kept.is_file() and _sha256(kept) == digest:
+        return kept
+    target = folder / run.run_id
+    target.mkdir(parents=True, exist_ok=True)
+    path = store.download_artifact(run.run_id, RECORDS_FILE, target)
+    if digest and _sha256(path) != digest:
+        raise ValueError(
+            f"run {run.name} ({run.run_id}), model {run.params.get('cfg.model', 'unknown')}: its "
+            f"{RECORDS_FILE} is not the file that it logged (the tag {DIGEST_TAG} says another "
+            "sha256); repeat the run"
+        )
+    return _keep(path, kept) if kept else path
+
+
+def _keep(path: Path, kept: Path) -> Path:
+    """Copy a file to its place, whole or not at all; two processes may do so at once."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    temporary = kept.with_name(f".{kept.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        shutil.copyfile(path, temporary)
+        temporary.replace(kept)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return kept
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,432 @@
+"""Comparisons of arms, of fine-tuning with chain-of-thought, and of answer formats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_tables import answers, items_of, table_of, table_of_items
+from scipy import stats
+from simulated_records import CONTROL, RELATED, study
+
+from analysis.estimates import Estimate
+from analysis.estimators.chain_of_thought import (
+    NO_HEADROOM,
+    ChainOfThought,
+    chain_of_thought_arrays,
+    chain_of_thought_rows,
+    split_half_gains,
+)
+from analysis.estimators.format_alignment import CLOZE, format_rows, position_entropies
+from analysis.estimators.source_arms import (
+    CONTROL_SOURCE,
+    DIFFERENT_CELLS,
+    NO_GAIN,
+    SHUFFLED,
+    fieller,
+    source_arm_rows,
+)
+from analysis.gains.baselines import NEEDS_BASELINE, BaselineGroups
+from analysis.gains.gain_table import PRIMARY, GainTable
+from analysis.gains.responses import encode_responses
+from xling.record_metrics import position_entropy
+from xling.records import check_records
+
+FAMILY = np.array([True] * 3 + [False] * 3)
+GROUPS = BaselineGroups(
+    {}, {"m0": "weak", "m1": "weak", "m2": "strong", "m3": "strong"}, "training split", "ok", "g"
+)
+NO_GROUPS = BaselineGroups({}, {}, "none", NEEDS_BASELINE, "")
+SHARED = {"unit": "languages", "n_related": 3, "n_control": 3, "n_seeds": 1}
+
+
+def by_name(rows: list[Estimate]) -> dict[str, Estimate]:
+    return {f"{row.estimand}/{row.scale}": row for row in rows}
+
+
+def arm(gain: np.ndarray, condition: tuple[str, ...] = PRIMARY, level: float = 0.4) -> GainTable:
+    before = np.full(gain.shape, level)
+    return table_of(before, before + gain, FAMILY, condition=condition)
+
+
+# Source arms
+
+
+def test_receptivity_cancels_between_source_arms() -> None:
+    rng = np.random.default_rng(1)
+    receptivity = rng.normal(0.1, 0.08, 6)  # by language, the same whatever is tuned on
+    noise = rng.normal(0, 0.004, (2, 4, 6))
+    transfer = 0.06 * FAMILY * np.array([1.0, 1.0, 0.0, 0.0])[:, None]
+    tuned, other = arm(receptivity + transfer + noise[0]), arm(receptivity + noise[1])
+    rows = by_name(source_arm_rows({PRIMARY: tuned, CONTROL_SOURCE: other}, GROUPS))
+    d = rows["D (finetuned - control-source)/points"]
+    i = rows["I (finetuned - control-source)/points"]
+    assert d.estimate == pytest.approx(0.03, abs=0.006)
+    assert i.estimate == pytest.approx(0.06, abs=0.012)
+    assert d.se is not None and d.se < 0.005  # receptivity alone would give 0.065
+    difference = (tuned.gain["points"] - other.gain["points"]).mean(axis=0)
+    expected = stats.ttest_ind(difference[:3], difference[3:])
+    assert (d.p, d.df) == pytest.approx((expected.pvalue, 4))
+    assert (i.estimator, i.baseline_source) == ("mixed_anova", "training split")
+    assert {name.split("/")[1] for name in rows} == {"points", "logit"} and len(rows) == 4
+
+
+def test_languages_that_the_control_source_was_tuned_on_are_left_out() -> None:
+    rng = np.random.default_rng(2)
+    gain = rng.normal(0.1, 0.01, (4, 6))
+    other = gain + rng.normal(0, 0.01, (4, 6))
+    other[:, 5] += 0.5
+    tables = {PRIMARY: arm(gain), CONTROL_SOURCE: arm(other, CONTROL_SOURCE)}
+    d = by_name(source_arm_rows(tables, GROUPS, left_out=["l5"]))[
+        "D (finetuned - control-source)/points"
+    ]
+    assert d.estimate == pytest.approx(0, abs=0.02)
+    assert (d.n_control, d.df, d.status) == (2, 3, "ok") and "without l5" in d.note
+    short = by_name(source_arm_rows(tables, GROUPS, left_out=["l4", "l5"]))
+    assert {row.status for row in short.values()} == {"needs 2 control languages"}
+
+
+def test_absent_arms_give_no_rows_and_bad_ones_a_status() -> None:
+    gain = np.random.default_rng(3).normal(0.1, 0.05, (4, 6))
+    tuned = arm(gain)
+    empty = table_of(np.empty((0, 6)), np.empty((0, 6)), FAMILY, status="no gains")
+    assert source_arm_rows({}, GROUPS) == []
+    assert source_arm_rows({PRIMARY: tuned}, GROUPS) == []
+    assert source_arm_rows({PRIMARY: empty, CONTROL_SOURCE: tuned}, GROUPS) == []
+    assert source_arm_rows({PRIMARY: tuned, CONTROL_SOURCE: empty}, GROUPS) == []
+    rows = source_arm_rows({PRIMARY: tuned, CONTROL_SOURCE: arm(gain[:3])}, GROUPS)
+    assert {row.status for row in rows} == {DIFFERENT_CELLS}
+    lost = replace(tuned, status="missing cell a/b")
+    rows = source_arm_rows({PRIMARY: tuned, CONTROL_SOURCE: lost, SHUFFLED: lost}, GROUPS)
+    assert {row.status for row in rows} == {"missing cell a/b"} and len(rows) == 5
+    same = by_name(source_arm_rows({PRIMARY: tuned, CONTROL_SOURCE: tuned}, GROUPS))
+    assert {(row.status, row.p) for row in same.values()} == {("zero variance", None)}
+    noisy = arm(gain + np.random.default_rng(4).normal(0, 0.01, gain.shape))
+    rows = by_name(source_arm_rows({PRIMARY: tuned, CONTROL_SOURCE: noisy}, NO_GROUPS))
+    assert rows["D (finetuned - control-source)/points"].status == "ok"
+    assert rows["I (finetuned - control-source)/points"].status == NEEDS_BASELINE
+
+
+def test_fieller_limits_are_the_ratios_that_a_paired_t_test_just_rejects() -> None:
+    rng = np.random.default_rng(5)
+    bottom = rng.normal(0.12, 0.04, 8)
+    top = 0.3 * bottom + rng.normal(0.0, 0.02, 8)
+    found = fieller(top, bottom)
+    assert found is not None and found.low < found.estimate < found.high
+    assert found.estimate == pytest.approx(top.mean() / bottom.mean())
+    for limit in (found.low, found.high):
+        assert stats.ttest_1samp(top - limit * bottom, 0).pvalue == pytest.approx(0.05, abs=1e-9)
+    assert found.p == pytest.approx(stats.ttest_1samp(top, 0).pvalue)
+    assert fieller(top, bottom - bottom.mean() + 0.01) is None
+
+
+def test_fieller_coverage() -> None:
+    rng = np.random.default_rng(6)
+    hits = []
+    for _ in range(600):
+        bottom = rng.normal(0.12, 0.04, 6)
+        found = fieller(0.4 * bottom + rng.normal(0, 0.02, 6), bottom)
+        hits.append(found is None or found.low < 0.4 < found.high)
+    assert 0.93 <= np.mean(hits) <= 0.97
+
+
+def test_the_format_share_of_the_gain() -> None:
+    rng = np.random.default_rng(7)
+    gain = rng.normal(0.2, 0.01, (4, 6))
+    tables = {PRIMARY: arm(gain), SHUFFLED: arm(0.25 * gain + rng.normal(0, 0.005, (4, 6)))}
+    (row,) = source_arm_rows(tables, GROUPS)
+    assert (row.estimand, row.estimator) == ("format share of the gain", "fieller")
+    assert row.estimate == pytest.approx(0.25, abs=0.02)
+    assert row.ci_low is not None and row.ci_low < 0.25 < row.ci_high
+    wild = rng.normal(0, 0.2, (4, 6))
+    (row,) = source_arm_rows({PRIMARY: arm(wild), SHUFFLED: arm(gain)}, GROUPS)
+    assert (row.status, row.estimate, row.p) == (NO_GAIN, None, None)
+    flat = np.full((4, 6), 0.1)
+    (row,) = source_arm_rows({PRIMARY: arm(gain), SHUFFLED: arm(flat)}, GROUPS)
+    assert (row.status, row.p) == ("zero variance", None)
+    assert row.estimate == pytest.approx(0.1 / gain.mean())
+    (row,) = source_arm_rows({PRIMARY: arm(0 * flat), SHUFFLED: arm(flat)}, GROUPS)
+    assert (row.status, row.estimate) == (NO_GAIN, None)
+
+
+# Chain of thought
+
+
+def thought(
+    rng: np.random.Generator, tuned: np.ndarray, reasoned: np.ndarray, n_items: int = 60
+) -> ChainOfThought:
+    """Models with the given true headroom gains (M,) and unequal baselines."""
+    base = np.linspace(0.4, 0.6, len(tuned))[:, None].repeat(4, axis=1)
+    three = [base + gain * (1 - base) for gain in (0.0, tuned[:, None], reasoned[:, None])]
+    return ChainOfThought(
+        tuple(f"m{i}" for i in range(len(tuned))),
+        ("a", "b", "c", "d"),
+        np.arange(n_items) // 2,
+        *(answers(rng, p, n_items) for p in three),
+    )
+
+
+def test_independent_gains_do_not_correlate_over_halves_but_do_over_a_shared_baseline() -> None:
+    rng = np.random.default_rng(8)
+    r, p, shared = [], [], []
+    for _ in range(2000):
+        made = thought(rng, rng.normal(0.2, 0.05, 8), rng.normal(0.2, 0.05, 8))
+        tuned, reasoned = split_half_gains(made, rng)
+        found = stats.pearsonr(tuned[0], reasoned[0])
+        r.append(found.statistic)
+        p.append(found.pvalue)
+        before, *after = (
+            values.mean(axis=(1, 2)) for values in (made.before, made.finetuned, made.reasoned)
+        )
+        gains = [(then - before) / (1 - before) for then in after]
+        shared.append(np.corrcoef(*gains)[0, 1])
+    assert abs(np.mean(r)) < 0.05
+    assert 0.03 <= np.mean(np.array(p) < 0.05) <= 0.07
+    assert np.mean(shared) > 0.15
+
+
+def test_correlated_gains_are_found_and_the_row_is_pearsons() -> None:
+    rng = np.random.default_rng(9)
+    gain = rng.uniform(0, 0.6, 12)
+    made = thought(rng, gain, gain, n_items=400)
+    r, level = chain_of_thought_rows(made, "ok", 0.05, np.random.default_rng(3), SHARED)
+    tuned, reasoned = split_half_gains(made, np.random.default_rng(3), 200)
+    expected = stats.pearsonr(tuned[0], reasoned[0])
+    assert r.estimate == pytest.approx(expected.statistic) and r.estimate > 0.9
+    assert r.p == pytest.approx(expected.pvalue)
+    z, half = np.arctanh(r.estimate), 1.959964 / np.sqrt(12 - 3)
+    assert (r.ci_low, r.ci_high) == pytest.approx((np.tanh(z - half), np.tanh(z + half)), abs=1e-6)
+    assert (r.scale, r.unit, r.n_models, r.n_items, r.n_passages) == (
+        "correlation", "models", 12, 400, 200,
+    )  # fmt: skip
+    assert "inflated by its noise" in r.note and "200 random halvings" in r.note
+    assert level.estimate == pytest.approx(0, abs=0.02)
+    assert level.p is not None and level.p < 0.01
+
+
+def test_the_equivalence_is_two_one_sided_paired_tests() -> None:
+    rng = np.random.default_rng(10)
+    made = thought(rng, rng.uniform(0.1, 0.3, 7), rng.uniform(0.1, 0.3, 7))
+    level = chain_of_thought_rows(made, "ok", 0.05, rng, SHARED)[1]
+    difference = (made.finetuned - made.reasoned).mean(axis=(1, 2), dtype=float)
+    sides = (
+        stats.ttest_1samp(difference, -0.05, alternative="greater").pvalue,
+        stats.ttest_1samp(difference, 0.05, alternative="less").pvalue,
+    )
+    assert level.p == pytest.approx(max(sides))
+    interval = stats.ttest_1samp(difference, 0).confidence_interval(0.9)
+    assert (level.ci_low, level.ci_high, level.df) == pytest.approx((*interval, 6))
+    assert level.estimate == pytest.approx(difference.mean())
+
+
+def test_the_halves_share_no_passage() -> None:
+    rng = np.random.default_rng(11)
+    made = thought(rng, np.full(5, 0.2), np.full(5, 0.2))
+    half = (np.random.default_rng(2).permuted(np.arange(30)[None], axis=1) < 15)[0][made.passage]
+    tuned, reasoned = split_half_gains(made, np.random.default_rng(2))
+    for found, after, used in (
+        (tuned, made.finetuned, half), (reasoned, made.reasoned, ~half),
+    ):  # fmt: skip
+        base, then = (x[..., used].mean(axis=(1, 2), dtype=float) for x in (made.before, after))
+        assert found[0] == pytest.approx((then - base) / (1 - base), abs=1e-6)
+
+
+def test_chain_of_thought_without_numbers() -> None:
+    rng = np.random.default_rng(12)
+    two = thought(rng, np.full(2, 0.2), np.full(2, 0.3))
+    for made, status, expected in ((two, "ok", "needs 3 models"), (None, "why", "why")):
+        for row in chain_of_thought_rows(made, status, 0.05, rng, SHARED):
+            assert (row.status, row.estimate, row.p) == (expected, None, None)
+    made = thought(rng, np.full(4, 0.2), np.full(4, 0.3))
+    sure = replace(made, before=np.ones_like(made.before))
+    assert chain_of_thought_rows(sure, "ok", 0.05, rng, SHARED)[0].status == NO_HEADROOM
+    same = replace(made, finetuned=made.before, reasoned=made.before)
+    r, level = chain_of_thought_rows(same, "ok", 0.05, rng, SHARED)
+    assert (r.status, r.p, level.status, level.p) == ("zero variance", None) * 2
+    single = replace(made, passage=np.zeros_like(made.passage))
+    assert chain_of_thought_rows(single, "ok", 0.05, rng, SHARED)[0].status == "needs 2 passages"
+    three = thought(rng, np.array([0.1, 0.3, 0.5]), np.array([0.1, 0.3, 0.5]))
+    r = chain_of_thought_rows(three, "ok", 0.05, rng, SHARED)[0]
+    assert r.estimate is not None and r.p is not None and r.ci_low is None
+    for bound in (0.0, -0.05, float("nan")):
+        with pytest.raises(ValueError, match="equivalence bound"):
+            chain_of_thought_rows(made, "ok", bound, rng, SHARED)
+
+
+def cot_records() -> pd.DataFrame:
+    rng = np.random.default_rng(13)
+    base = {"a": 0.4, "b": 0.6}
+    frame = study(rng, base=base, n_items=20, n_training=0, seeds=(0, 1))
+    reasoned = study(rng, base=base, n_items=20, n_training=0)
+    reasoned = reasoned[reasoned["arm"] == "finetuned"].assign(arm="base", reasoning="cot")
+    return check_records(pd.concat([frame, reasoned], ignore_index=True))
+
+
+def test_arrays_come_from_the_three_kinds_of_run() -> None:
+    frame = cot_records()
+    languages = [*RELATED, *CONTROL]
+    made, status = chain_of_thought_arrays(encode_responses(frame), languages, ["a", "b"], [0, 1])
+    assert made is not None and status == "ok"
+    assert made.before.shape == made.finetuned.shape == made.reasoned.shape == (2, 6, 20)
+    assert made.n_passages == 10
+    heldout = frame[frame["part"] == "heldout"]
+    means = heldout.groupby(["arm", "reasoning", "model", "language"])["correct"].mean()
+    for values, name in (
+        (made.before, ("base", "direct")),
+        (made.finetuned, ("finetuned", "direct")),
+        (made.reasoned, ("base", "cot")),
+    ):
+        expected = means.loc[name].unstack("language").loc[["a", "b"], languages]
+        assert values.mean(axis=2) == pytest.approx(expected.to_numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arm_name", "reasoning", "said"),
+    [
+        ("base", "cot", "b base/cot"),
+        ("base", "direct", "b base/direct"),
+        ("finetuned", "direct", "b finetuned/direct/0"),
+    ],
+)
+def test_a_missing_run_is_named(arm_name: str, reasoning: str, said: str) -> None:
+    frame = cot_records()
+    gone = (frame["model"] == "b") & (frame["arm"] == arm_name) & (frame["reasoning"] == reasoning)
+    found = encode_responses(frame[~gone])
+    made, status = chain_of_thought_arrays(found, [*RELATED, *CONTROL], ["a", "b"], [0, 1])
+    assert made is None and status == f"not available: no item records of {said}"
+
+
+def test_reasoning_on_other_items_is_refused() -> None:
+    frame = cot_records()
+    gone = (frame["reasoning"] == "cot") & (frame["item_id"] == frame["item_id"].iloc[0])
+    found = encode_responses(frame[~gone])
+    made, status = chain_of_thought_arrays(found, [*RELATED, *CONTROL], ["a", "b"], [0])
+    assert made is None and "item sets differ" in status
+    assert chain_of_thought_arrays(found, [], ["a"], [0])[0] is None
+
+
+# Format alignment
+
+
+def formatted(rng: np.random.Generator, **changes: np.ndarray) -> GainTable:
+    level = rng.uniform(0.3, 0.6, (3, 6))
+    before, after = answers(rng, level, 80), answers(rng, level + 0.15, 80)[None]
+    settings: dict = {
+        "mass_before": np.clip(rng.normal(0.5, 0.1, (3, 6, 80)), 0, 1).astype("float32"),
+        "mass_after": np.clip(rng.normal(0.9, 0.1, (1, 3, 6, 80)), 0, 1).astype("float32"),
+        "prediction_before": rng.choice(
+            np.arange(1, 5), p=[0.7, 0.1, 0.1, 0.1], size=before.shape
+        ).astype("int8"),
+        "prediction_after": rng.integers(1, 5, after.shape).astype("int8"),
+    } | changes
+    return table_of_items(items_of(before, after, **settings), FAMILY)
+
+
+def test_entropies_are_those_of_the_runs_metric() -> None:
+    prediction = np.random.default_rng(14).integers(1, 5, (2, 3, 9)).astype("int8")
+    prediction[0, 0] = 2
+    found = position_entropies(prediction)
+    for place in np.ndindex(2, 3):
+        assert found[place] == pytest.approx(position_entropy(prediction[place]), abs=1e-12)
+    assert found[0, 0] == 0
+
+
+def test_changes_of_mass_and_entropy_by_language() -> None:
+    table = formatted(np.random.default_rng(15))
+    items = table.items
+    assert items is not None
+    rows = by_name(format_rows({PRIMARY: table}))
+    mass = (items.mass_after[0].astype(float) - items.mass_before).mean(axis=(0, 2))
+    entropy = np.array(
+        [
+            np.mean(
+                [
+                    position_entropy(items.prediction_after[0, m, k])
+                    - position_entropy(items.prediction_before[m, k])
+                    for m in range(3)
+                ]
+            )
+            for k in range(6)
+        ]
+    )
+    for name, values in (
+        ("change in answer mass/probability", mass),
+        ("change in position entropy/bits", entropy),
+    ):
+        row, found = rows[name], stats.ttest_1samp(values, 0)
+        interval = found.confidence_interval()
+        assert (row.estimate, row.p, row.ci_low, row.ci_high, row.df) == pytest.approx(
+            (values.mean(), found.pvalue, interval.low, interval.high, 5), abs=1e-6
+        )
+        assert row.unit == "languages"
+    assert rows["change in position entropy/bits"].estimate > 0.4
+    assert "gain answer-token - cloze/points" not in rows
+
+
+def test_cloze_against_answer_token() -> None:
+    table = formatted(np.random.default_rng(16))
+    less = table_of(table.before, table.after - np.linspace(0.04, 0.06, 6), FAMILY, condition=CLOZE)
+    row = by_name(format_rows({PRIMARY: table, CLOZE: less}))["gain answer-token - cloze/points"]
+    assert row.estimate == pytest.approx(0.05) and row.p is not None and row.p < 0.001
+    other = table_of(table.before[:2], table.after[:2], FAMILY, condition=CLOZE)
+    rows = by_name(format_rows({PRIMARY: table, CLOZE: other}))
+    assert "differ between the scorings" in rows["gain answer-token - cloze/points"].status
+
+
+def test_mediation_splits_a_planted_effect() -> None:
+    """Accuracy moves by 0.3 per unit of mass, and by 0.05 with tuning beside it."""
+    rng = np.random.default_rng(17)
+    shape = 10, 8
+    model = rng.normal(0, 0.1, (10, 1))  # a level per model that mass and accuracy share
+    mass = [0.4 + model + rng.normal(0, 0.05, shape), 0.8 + model + rng.normal(0, 0.05, shape)]
+    accuracy = [
+        0.3 + 2 * model + 0.3 * (m - model) + k * 0.05 + rng.normal(0, 0.005, shape)
+        for k, m in enumerate(mass)
+    ]
+    items = items_of(
+        np.zeros((*shape, 2), "float32"), np.zeros((1, *shape, 2), "float32"),
+        mass_before=mass[0][..., None].repeat(2, axis=2).astype("float32"),
+        mass_after=mass[1][None, ..., None].repeat(2, axis=3).astype("float32"),
+    )  # fmt: skip
+    table = table_of(*accuracy, np.arange(8) < 4, items=items)
+    rows = by_name(format_rows({PRIMARY: table}, seed=5))
+    indirect = rows["indirect effect of answer mass/points"]
+    direct = rows["direct effect beside answer mass/points"]
+    assert indirect.estimate == pytest.approx(0.12, abs=0.015)
+    assert direct.estimate == pytest.approx(0.05, abs=0.015)
+    total = accuracy[1].mean() - accuracy[0].mean()
+    assert indirect.estimate + direct.estimate == pytest.approx(total, abs=1e-6)
+    assert indirect.ci_low is not None and indirect.ci_low > 0.09
+    assert indirect.p == 2 / 500 and "not randomised" in indirect.note
+    assert (
+        indirect
+        == by_name(format_rows({PRIMARY: table}, seed=5))["indirect effect of answer mass/points"]
+    )
+
+
+def test_format_rows_without_numbers() -> None:
+    rng = np.random.default_rng(18)
+    assert format_rows({}) == []
+    nan = np.full((3, 6, 80), np.nan, "float32")
+    rows = by_name(format_rows({PRIMARY: formatted(rng, mass_before=nan, mass_after=nan[None])}))
+    assert rows["change in position entropy/bits"].status == "ok"
+    for name in ("change in answer mass/probability", "indirect effect of answer mass/points"):
+        assert (rows[name].status, rows[name].p) == ("no answer mass", None)
+    flat = np.full((3, 6, 80), 0.5, "float32")
+    rows = by_name(format_rows({PRIMARY: formatted(rng, mass_before=flat, mass_after=flat[None])}))
+    for name in ("change in answer mass/probability", "indirect effect of answer mass/points"):
+        assert (rows[name].status, rows[name].p) == ("zero variance", None)
+    moved = formatted(rng, mass_before=flat, mass_after=flat[None] + np.float32(0.3))
+    rows = by_name(format_rows({PRIMARY: moved}))
+    assert rows["change in answer mass/probability"].estimate == pytest.approx(0.3)
+    assert rows["direct effect beside answer mass/points"].status == (
+        "answer mass varies with tuning only"
+    )
+    bare = table_of(moved.before, moved.after, FAMILY)
+    assert {row.status for row in format_rows({PRIMARY: bare})} == {
+        "not available: a run has no item records"
+    }
+    lost = replace(moved, status="missing cell x/y")
+    assert {row.status for row in format_rows({PRIMARY: lost})} == {"missing cell x/y"}

@@ -1,0 +1,126 @@
+"""What the estimators show where the truth is known: coverage, bias, false alarms.
+
+Simulated studies of 7 models; every seed is fixed. The limits are those of the specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+
+from analysis.estimates import SCALE_DEPENDENT, Estimate
+from analysis.estimators.contrasts import contrast_rows
+from analysis.estimators.sampling_units import unit_rows
+from analysis.estimators.two_groups import Difference, equivalence, interaction, mean_difference
+from analysis.gains.baselines import BaselineGroups
+from analysis.gains.gain_table import LOGIT, POINTS, GainTable
+from analysis.simulation.answers import simulate_correct, simulated_table, training_accuracy
+from analysis.simulation.design import Design
+
+pytestmark = pytest.mark.slow
+
+
+def studies(design: Design, times: int, seed: int) -> Iterator[tuple[GainTable, BaselineGroups]]:
+    """Gain tables and groups (split at the median training-split accuracy) of simulated studies."""
+    for rng in np.random.default_rng(seed).spawn(times):
+        answers = simulate_correct(design, rng)
+        table = simulated_table(answers, design)
+        level = training_accuracy(answers, design).mean(axis=1)
+        group = {
+            model: "strong" if value > np.median(level) + 1e-9 else "weak"
+            for model, value in zip(table.models, level, strict=True)
+        }
+        accuracy = dict(zip(table.models, map(float, level), strict=True))
+        yield table, BaselineGroups(accuracy, group, "training split", "ok", "")
+
+
+def family(table: GainTable, scale: str = POINTS) -> Difference:
+    return mean_difference(*table.split(table.gain[scale].mean(axis=0)))
+
+
+def by_group(table: GainTable, groups: BaselineGroups, scale: str) -> list[np.ndarray]:
+    gain = table.gain[scale]
+    return [
+        gain[[groups.group[model] == name for model in table.models]].mean(axis=0)
+        for name in ("weak", "strong")
+    ]
+
+
+def family_by_baseline(table: GainTable, groups: BaselineGroups, scale: str = POINTS) -> Difference:
+    """I; its interval is that of `interaction`, without the F test that takes most time."""
+    weak, strong = by_group(table, groups, scale)
+    return mean_difference(*table.split(weak - strong))
+
+
+def covered(found: Difference, truth: float) -> bool:
+    return found.low <= truth <= found.high
+
+
+def test_the_quick_interaction_is_the_one_that_is_reported() -> None:
+    table, groups = next(studies(Design(), 1, 0))
+    weak, strong = by_group(table, groups, POINTS)
+    quick = family_by_baseline(table, groups)
+    reported = interaction(table.split(weak), table.split(strong))
+    assert astuple(quick) == pytest.approx(astuple(reported), rel=1e-8)
+
+
+def test_null_coverage_with_languages_as_unit() -> None:
+    found = [(family(t), family_by_baseline(t, g)) for t, g in studies(Design(), 1200, 1)]
+    d, i = (np.mean([covered(pair[k], 0.0) for pair in found]) for k in (0, 1))
+    assert 0.93 <= d <= 0.97
+    assert 0.93 <= i <= 0.97
+
+
+def test_null_coverage_of_the_crossed_quasi_t() -> None:
+    inside: dict[str, list[bool]] = {"D": [], "I": []}
+    for number, (table, groups) in enumerate(studies(Design(), 400, 2)):
+        rows = unit_rows(table, groups, np.random.default_rng(number), draws=10)
+        for row in rows:
+            if row.estimator == "crossed_quasi_t" and row.scale == POINTS:
+                assert row.ci_low is not None and row.ci_high is not None
+                inside[row.estimand].append(row.ci_low <= 0 <= row.ci_high)
+    assert len(inside["D"]) == len(inside["I"]) == 400
+    assert np.mean(inside["D"]) >= 0.95
+    assert np.mean(inside["I"]) >= 0.95
+
+
+def test_a_planted_effect_is_estimated_without_bias() -> None:
+    found = [family(t).estimate for t, _ in studies(Design(effect=0.10), 1000, 3)]
+    assert np.mean(found) == pytest.approx(0.10, abs=0.005)
+
+
+def test_an_effect_in_weak_models_only_is_the_interaction() -> None:
+    design = Design(weak_effect=0.10)
+    found = [family_by_baseline(t, g).estimate for t, g in studies(design, 1000, 4)]
+    assert np.mean(found) == pytest.approx(0.10, abs=0.006)
+
+
+def test_a_shift_of_log_odds_is_no_interaction_in_logits_and_is_marked_in_points() -> None:
+    design = Design(scale="latent", effect=1.0, items=900, sd_language=0.005,
+                    sd_model_language=0.01, sd_language_base=0.02)  # fmt: skip
+    found = [family_by_baseline(t, g, LOGIT) for t, g in studies(design, 500, 5)]
+    assert np.mean([not covered(each, 0.0) for each in found]) <= 0.08
+    marked = []
+    for table, groups in studies(design, 60, 6):
+        rows: dict[tuple[str, str, str], Estimate] = {
+            (r.estimand, r.scale, r.estimator): r for r in contrast_rows(table, groups, 0.05)
+        }
+        points = rows["I", POINTS, "mixed_anova"]
+        logit = rows["I", LOGIT, "mixed_anova"]
+        assert points.p_holm is not None and logit.p_holm is not None
+        if points.p_holm < 0.05 <= logit.p_holm:
+            assert points.status == SCALE_DEPENDENT
+        marked.append(points.status == SCALE_DEPENDENT)
+    assert np.mean(marked) >= 0.8
+
+
+def test_equivalence_is_not_declared_at_its_bound() -> None:
+    for design in (Design(effect=0.05), Design(effect=0.05, related=6, control=10, items=300)):
+        declared = [
+            equivalence(*t.split(t.gain[POINTS].mean(axis=0)), 0.05).p < 0.05
+            for t, _ in studies(design, 1500, 7)
+        ]
+        assert np.mean(declared) <= 0.06
