@@ -52,7 +52,8 @@ def verdict(estimates: Sequence[Estimate], bound: float) -> Verdict:
     D and I each fall into one class: they differ where Holm's p is below 0.05 with one sign on
     both scales; beyond the bound a difference is excluded where the equivalence test's p is below
     0.05 (Lakens 2017). A difference of both kinds is small but real, one of neither cannot be
-    told; where the scales disagree it depends on the scale (Loftus 1978).
+    told; where the scales disagree it depends on the scale (Loftus 1978). A D that holds in points
+    and is not established in logits is said as just that.
 
     Args:
         estimates: All rows of an analysis; those of the primary arm count.
@@ -81,13 +82,22 @@ def verdict(estimates: Sequence[Estimate], bound: float) -> Verdict:
     return Verdict(_family_headline(family), tuple(sentences))
 
 
-def classify(on_points: Estimate | None, on_logit: Estimate | None, tost: Estimate | None) -> str:
+def classify(
+    on_points: Estimate | None,
+    on_logit: Estimate | None,
+    tost: Estimate | None,
+    *,
+    removable: bool = True,
+) -> str:
     """The class of one contrast; see verdict.
 
     Args:
         on_points: Its primary row in points.
         on_logit: Its primary row in logits; without a p the points alone decide.
         tost: Its equivalence row; without a p nothing is excluded.
+        removable: Whether a change of scale can make it vanish, as it can an interaction. A
+            difference of two groups that holds in points is then not called into doubt by an
+            interval in logits that reaches zero: not found is not the same as not there.
 
     Returns:
         One of the constants of this module.
@@ -95,6 +105,8 @@ def classify(on_points: Estimate | None, on_logit: Estimate | None, tost: Estima
     if on_points is None or on_points.p is None or on_points.estimate is None:
         return NO_NUMBER
     found = {_sign(row) for row in (on_points, on_logit) if row is not None and row.p is not None}
+    if not removable and _sign(on_points):
+        found.discard(0)
     if len(found) > 1 or on_points.status == SCALE_DEPENDENT:
         return BY_SCALE
     equivalent = tost is not None and tost.p is not None and tost.p < _ALPHA
@@ -136,7 +148,7 @@ def _contrast(estimates: Sequence[Estimate], name: str, bound: float) -> _Contra
 
 
 def _class(contrast: _Contrast) -> str:
-    return classify(contrast.points, contrast.logit, contrast.tost)
+    return classify(contrast.points, contrast.logit, contrast.tost, removable=contrast.name == "I")
 
 
 def _short(contrast: _Contrast) -> str:
@@ -154,7 +166,8 @@ def _family_headline(contrast: _Contrast) -> str:
     if kind in (DIFFERS, SMALL):
         more = "more" if row is not None and (row.estimate or 0) > 0 else "less"
         first = f"Gains differ by family: related languages gained {more} than controls, {short}"
-        return f"{first}, by less than ±{bound} points." if kind == SMALL else f"{first}."
+        first += f", by less than ±{bound} points" if kind == SMALL else ""
+        return f"{first}{_only_in_points(contrast.logit)}."
     if kind == EXCLUDED:
         return f"No family difference as large as ±{bound} points: {short}."
     if kind == BY_SCALE:
@@ -162,6 +175,13 @@ def _family_headline(contrast: _Contrast) -> str:
     if kind == CANNOT_TELL:
         return f"These data cannot tell whether gains differ by family: {short}."
     return f"No verdict on family: {_missing(row)}."
+
+
+def _only_in_points(on_logit: Estimate | None) -> str:
+    """What to add where the guess-corrected scale does not show the difference."""
+    if on_logit is None or on_logit.p is None or _sign(on_logit):
+        return ""
+    return "; on the guess-corrected scale it is not established"
 
 
 def _interaction_headline(contrast: _Contrast) -> str:

@@ -79,6 +79,16 @@ def test_each_class(
     assert classify(on_points, on_logit, equivalence) == expected
 
 
+def test_a_difference_of_groups_is_not_undone_by_a_wide_interval_in_logits() -> None:
+    wide, opposite = row(scale="logit", **NULL), row(scale="logit", **NEGATIVE)
+    assert classify(row(), wide, tost(0.9), removable=False) == "differs"
+    assert classify(row(), wide, tost(0.01), removable=False) == "small but real"
+    assert classify(row(), opposite, None, removable=False) == "depends on the scale"
+    assert classify(row(**NULL), row(scale="logit"), None, removable=False) == (
+        "depends on the scale"
+    )
+
+
 def test_the_verdict_has_its_numbers_and_never_the_word() -> None:
     mde = Estimate("MDE of D", "points", "power_ttest2n", "languages", estimate=0.096)
     published = replace(
