@@ -5,7 +5,7 @@ EXPERIMENT ?= xling
 # `mlflow run` with the local environment runs whatever `python` is found first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint ui clean
+.PHONY: demo test lint bench ui clean
 
 demo: .venv/ready
 	$(BIN)/mlflow run . -e main -P study=demo --experiment-name $(EXPERIMENT) --env-manager local
@@ -18,6 +18,9 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.analysis_speed
 
 ui: .venv/ready
 	$(BIN)/mlflow ui --port 5000
