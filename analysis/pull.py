@@ -95,6 +95,9 @@ def pull_records(
     """
     found = store.find_runs(kind="evaluate", study=study, experiment=experiment)
     if run_ids:
+        unknown = sorted(set(run_ids) - {run.run_id for run in found})
+        if unknown:
+            raise ValueError(f"run {unknown[0]} is no finished evaluate run of study {study!r}")
         found = [run for run in found if run.run_id in run_ids]
     if not found:
         raise ValueError(

@@ -21,7 +21,7 @@ MAX_LABELINGS = 100_000
 """Up to so many labelings are all gone through; of more, DRAWS are drawn."""
 DRAWS = 20_000
 # Labelings with equal statistics must stay equal when their sums are rounded differently.
-_DECIMALS = 12
+_DECIMALS = 7
 
 
 def n_labelings(n_related: int, n_control: int) -> int:

@@ -30,7 +30,7 @@ PUBLISHED_NOTE = (
 Floats = npt.NDArray[np.float64]
 
 # Accuracies are multiples of 1 / n, so anything smaller is rounding.
-ROUNDING = 1e-12
+ROUNDING = 2e-7
 _TINY_VARIANCE = 1e-14
 _FEW_CLUSTERS = 10
 _CONTINUOUS = ("D at mean baseline", "I continuous", "slope of baseline")

@@ -30,6 +30,7 @@ NEEDS_GROUPS = "needs 2 weak and 2 strong models"
 NEEDS_PASSAGES = "needs 2 passages"
 # Gains are multiples of 1 / n, so a standard error below this is rounding.
 _ROUNDING = 1e-12
+_ROUNDING_OF_MEANS = 2e-7  # as in two_groups: accuracies may have single precision
 # Accuracies held at a time while passages are drawn anew, 160 MB.
 _BLOCK = 20_000_000
 _MODELS = "generalises to other models in these same languages"
@@ -166,7 +167,7 @@ def crossed_difference(gain: Floats, contrast: Contrast) -> Difference | None:
     v_m = k_m * float((_centred(by_model, contrast.groups) ** 2).sum()) / df_m
     v_ml = k_l * k_m * float((rest**2).sum()) / (df_l * df_m)
     variance = max(v_l + v_m - v_ml, v_l, v_m)
-    if variance < _ROUNDING**2:
+    if variance < _ROUNDING_OF_MEANS**2:
         return None
     df = variance**2 / (v_l**2 / df_l + v_m**2 / df_m + v_ml**2 / (df_l * df_m))
     return _t_difference(float(contrast.of(gain)), variance**0.5, df)

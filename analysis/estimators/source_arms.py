@@ -29,7 +29,7 @@ CONTROL_SOURCE = ("control-source", *PRIMARY[1:])
 SHUFFLED = ("shuffled-labels", *PRIMARY[1:])
 DIFFERENT_CELLS = "models or languages differ between the arms"
 NO_GAIN = "gain of finetuned not distinguishable from zero"
-_ROUNDING = 1e-12
+_ROUNDING = 1e-9
 _ARMS = "(finetuned - control-source)"
 
 Floats = npt.NDArray[np.float64]

@@ -12,8 +12,9 @@ from scipy import stats
 
 Floats = npt.NDArray[np.float64]
 
-# Gains are multiples of 1 / n, so anything smaller is rounding.
-_ROUNDING = 1e-12
+# Gains of n items move in steps of 1 / n, above 1e-6 even for means over many cells. Accuracies
+# that came as metrics may have single precision, so what is smaller than this is rounding.
+_ROUNDING = 2e-7
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,10 @@ def _grid(accuracies: pd.DataFrame) -> pd.DataFrame:
     """Every cell that should be there: RUN_COLUMNS, language, base_seed."""
     runs = accuracies[list(RUN_COLUMNS)].drop_duplicates()
     arms = runs[runs["arm"] != "base"]
-    conditions = arms.groupby(list(CONDITION))["seed"].min().reset_index()
+    # A seed that any model has is expected of all: a mean over fewer seeds is another number.
+    conditions = arms[[*CONDITION, "seed"]].drop_duplicates()
     wanted = runs[["model"]].drop_duplicates().merge(conditions, how="cross")
-    there = arms[["model", *CONDITION]].drop_duplicates()
+    there = arms[["model", *CONDITION, "seed"]].drop_duplicates()
     absent = wanted.merge(there, how="left", indicator=True)
     absent = absent.loc[absent["_merge"] == "left_only"]
     grid = pd.concat([arms, absent[list(RUN_COLUMNS)]], ignore_index=True)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.estimates import OK
-from analysis.gains.cells import CONDITION
+from analysis.gains.cells import CONDITION, NOT_AVAILABLE
 from analysis.gains.items import ItemGains, item_gains
 from analysis.gains.responses import Responses
 from xling.records import RUN_COLUMNS
@@ -118,6 +118,9 @@ def gain_table(
     items, item_status = item_gains(
         responses, *_run_places(responses, condition, models, seeds), languages
     )
+    if items is not None and (rows["status"] == NOT_AVAILABLE).any():
+        # The gains are of accuracies then, perhaps of another base run than the items are.
+        items, item_status = None, "not available: a run has no item records"
     return GainTable(
         condition=tuple(condition),
         models=tuple(map(str, models)),

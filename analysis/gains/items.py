@@ -22,9 +22,10 @@ class ItemGains:
     """Answers of one arm and of the base model to the same held-out items in every cell.
 
     Shapes: models M, languages L, items N, seeds S. `passage` is (N,), codes 0 to P - 1.
-    `before` is (M, L, N), 0 or 1; `after` is (S, M, L, N), 0 or 1. `prediction_before` and
-    `mass_before` are (M, L, N), `prediction_after` and `mass_after` (S, M, L, N); masses are NaN
-    for cloze.
+    `before` is (M, L, N), the mean over the base runs that the seeds are compared with (mostly
+    one run, so 0 or 1); `after` is (S, M, L, N), 0 or 1. `prediction_before` (of the first
+    seed's base run) and `mass_before` are (M, L, N), `prediction_after` and `mass_after`
+    (S, M, L, N); masses are NaN for cloze.
     """
 
     passage: Integers
@@ -74,16 +75,16 @@ def item_gains(
     def take(values: Array, runs: npt.NDArray[np.intp]) -> Array:
         return values[runs][..., column, :]
 
-    first = before[0]
-    answered_before = take(responses.correct, first) != NO_ANSWER
+    answered_before = take(responses.correct, before) != NO_ANSWER
     answered_after = take(responses.correct, after) != NO_ANSWER
-    used = answered_after.any(axis=(0, 1, 2)) | answered_before.any(axis=(0, 1))
+    used = answered_after.any(axis=(0, 1, 2)) | answered_before.any(axis=(0, 1, 2))
     if not (answered_before[..., used].all() and answered_after[..., used].all()):
         return None, "not available: item sets differ between cells"
     _, passage = np.unique(responses.passage[used], return_inverse=True)
 
-    def before_of(values: Array, kind: type[np.generic]) -> Array:
-        return take(values, first)[..., used].astype(kind)
+    def before_of(values: Array) -> Array:
+        """Mean over seeds, as the gains have it where each seed has a base run of its own."""
+        return np.asarray(take(values, before)[..., used].mean(axis=0, dtype=np.float32))
 
     def after_of(values: Array, kind: type[np.generic]) -> Array:
         return take(values, after)[..., used].astype(kind)
@@ -91,9 +92,10 @@ def item_gains(
     return (
         ItemGains(
             passage.astype(np.int64),
-            before_of(responses.correct, np.float32), after_of(responses.correct, np.float32),
-            before_of(responses.prediction, np.int8), after_of(responses.prediction, np.int8),
-            before_of(responses.answer_mass, np.float32),
+            before_of(responses.correct), after_of(responses.correct, np.float32),
+            take(responses.prediction, before[0])[..., used].astype(np.int8),
+            after_of(responses.prediction, np.int8),
+            before_of(responses.answer_mass),
             after_of(responses.answer_mass, np.float32),
         ),
         "",

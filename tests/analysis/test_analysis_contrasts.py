@@ -223,3 +223,33 @@ def test_the_bound_must_be_positive(bound: float) -> None:
 def test_an_estimate_is_never_nan() -> None:
     with pytest.raises(ValueError, match="estimate D .*p is nan"):
         Estimate("D", "points", "ttest", "languages", p=float("nan"))
+
+
+def test_a_seed_that_one_model_lacks_is_a_missing_cell() -> None:
+    frame = records(seeds=(0, 1, 2))
+    gone = (frame["model"] == "b") & (frame["arm"] == "finetuned") & (frame["seed"] == 1)
+    for row in rows_of(frame[~gone]).values():
+        assert row.status.startswith("missing cell b/") and row.estimate is None
+
+
+def test_accuracies_in_single_precision_are_no_variance() -> None:
+    frame = records()
+    accuracies = accuracies_of(frame).assign(has_records=False)
+    base = accuracies["arm"] == "base"
+    keys = ["model", "language"]
+    level = accuracies[base].set_index(keys)["accuracy"]
+    tuned = [level[m, c] + 0.1 for m, c in accuracies.loc[~base, keys].to_numpy()]
+    accuracies.loc[~base, "accuracy"] = tuned
+    accuracies["accuracy"] = accuracies["accuracy"].astype("float32").astype("float64")
+    d, _, _, _, tost = contrasts_of(frame.iloc[:0], accuracies, FAMILY)
+    assert (d.status, d.p) == (tost.status, tost.p) == ("zero variance", None)
+
+
+def test_items_pair_each_seed_with_its_own_base_run() -> None:
+    frame = records(seeds=(0, 1))
+    other = records(seeds=(0, 1), base=dict.fromkeys(BASE, 0.5))
+    second = other[other["arm"] == "base"].assign(seed=1)
+    both = check_records(pd.concat([frame, second]))
+    table = compare_runs(both, accuracies_of(both), FAMILY).primary.table
+    assert table.items is not None
+    np.testing.assert_allclose(table.items.gain.mean(axis=-1), table.gain[POINTS], atol=1e-6)
