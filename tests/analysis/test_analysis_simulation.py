@@ -319,10 +319,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     yield tmp_path
-    mlflow.set_tracking_uri(before)
+    # None, not the address from before: one that is set by hand hides MLFLOW_TRACKING_URI.
+    mlflow.set_tracking_uri(None)
 
 
 SMALL = ["--models", "2", "--related", "2", "--control", "2", "--items", "10"]
