@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import pandas as pd
@@ -44,7 +45,13 @@ def headline_metrics(estimates: Sequence[Estimate], cells: pd.DataFrame) -> dict
             f"{column}/{row['model']}/{row['family']}": float(row[column])
             for column in ("accuracy_base", "accuracy", "gain")
         }
-    return {_metric_key(key): value for key, value in metrics.items()}
+    named: dict[str, float] = {}
+    for key, value in metrics.items():
+        short = _metric_key(key)
+        if short in named:  # two names that differ only in what a key may not hold
+            short = f"{short[:240]}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        named[short] = value
+    return named
 
 
 def _is_headline(row: Estimate) -> bool:

@@ -114,6 +114,9 @@ class Design:
         _check(self, "training_items", self.training_items >= 0, "must be at least 0")
         for name in (*_SHIFTS, *_LEVELS, *_SPREADS, *_SHARES, "format", "cot_correlation"):
             _check(self, name, math.isfinite(getattr(self, name)), "must be a finite number")
+        for name in ("effect", "weak_effect") if self.scale == "points" else ():
+            within = abs(getattr(self, name)) <= 1
+            _check(self, name, within, "must lie in -1 to 1 (0.05 is five points)")
         for name in _LEVELS:
             _check(self, name, 0.25 < getattr(self, name) < 1, "must lie between 0.25 and 1")
         for name in (*_SPREADS, *_SHARES):
