@@ -109,7 +109,10 @@ def test_a_file_that_is_no_study_is_an_error(tmp_path: Path, content: bytes, mes
     assert str(path) in str(caught.value)
 
 
-MODEL_KEYS = "id, name, revision, chat, lora_modules, quantise, engine, training_items"
+MODEL_KEYS = (
+    "id, name, revision, chat, lora_modules, quantise, engine, server, processes, parallel, "
+    "training_items"
+)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from xling.models.adapters import attach_lora, matching_modules
-from xling.models.catalog import DENSE_PROJECTIONS
+from xling.models.architectures import DENSE_PROJECTIONS
 from xling.models.loading import load_base, load_tokenizer
 from xling.prompts import label_token_ids
 from xling.training import Example, train_adapter

@@ -42,6 +42,32 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class ServerSettings(Strict):
+    """An OpenAI-compatible completions server that returns log-probabilities.
+
+    Attributes:
+        url: base address, up to and with ``/v1``; no user name, password or key in it.
+        model: what the server calls the base model; empty: the only model that it serves, or the
+            one named as the study's model.
+        adapter: what the server calls a cell's adapter; may hold ``{study}``, ``{model}``,
+            ``{arm}`` and ``{seed}``.
+        key_variable: environment variable that holds the key; it need not be set.
+        concurrency: requests under way at once, at most.
+        timeout: seconds that one request may take.
+        retries: further tries of a request that failed for a passing reason.
+        top_logprobs: likeliest tokens that are asked for at the answer.
+    """
+
+    url: str = Field(min_length=1)
+    model: str = ""
+    adapter: str = "{model}-{arm}-seed-{seed}"
+    key_variable: str = Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    concurrency: Count = 16
+    timeout: float = Field(default=600.0, gt=0)
+    retries: int = Field(default=6, ge=0)
+    top_logprobs: Count = 20
+
+
 class ModelSettings(Strict):
     """One model of the study.
 
@@ -52,7 +78,12 @@ class ModelSettings(Strict):
         chat: whether prompts go through the chat template; None: as the catalog says.
         lora_modules: regular expression over module names; empty: by architecture.
         quantise: ``nf4``, or ``none`` for a model that is too small or too odd for it.
-        engine: what scores it.
+        engine: what scores it: this process, or a ``server``.
+        server: which server; needed, and only allowed, with engine ``server``.
+        processes: processes that train it, each with a GPU of its own where there are GPUs;
+            0: as the catalog says.
+        parallel: what they share: ``fsdp`` shards the model over them, ``ddp`` gives each all of
+            it.
         training_items: training questions of this model at most; 0: all. For quick studies
             in which one model's tokens cost far more than another's.
     """
@@ -63,7 +94,10 @@ class ModelSettings(Strict):
     chat: bool | None = None
     lora_modules: str = ""
     quantise: Literal["nf4", "none"] = "nf4"
-    engine: Literal["in-process"] = "in-process"
+    engine: Literal["in-process", "server"] = "in-process"
+    server: ServerSettings | None = None
+    processes: int = Field(default=0, ge=0)
+    parallel: Literal["fsdp", "ddp"] = "fsdp"
     training_items: int = Field(default=0, ge=0)
 
     @model_validator(mode="before")
@@ -78,6 +112,14 @@ class ModelSettings(Strict):
                 f"id {self.id!r} makes the name {self.label!r}, which runs and the registry do not "
                 "take; give the model a `name` of letters, digits, '.', '_' and '-'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _server_where_it_is_used(self) -> Self:
+        if self.engine == "server" and self.server is None:
+            raise ValueError("engine 'server' needs `server: {url: http://host:port/v1}`")
+        if self.engine != "server" and self.server is not None:
+            raise ValueError("`server` is set, but the engine is in-process; set `engine: server`")
         return self
 
     @property

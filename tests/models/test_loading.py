@@ -8,7 +8,7 @@ from xling.models.adapters import (
     lora_pattern,
     matching_modules,
 )
-from xling.models.catalog import DENSE_PROJECTIONS
+from xling.models.architectures import DENSE_PROJECTIONS
 from xling.models.loading import four_bit_share, load_base, load_tokenizer
 
 PROJECTIONS = 2 * 7

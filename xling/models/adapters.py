@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xling.models.catalog import DENSE_MODEL_TYPES, DENSE_PROJECTIONS
+from xling.models.architectures import architectures
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -25,11 +25,12 @@ def lora_pattern(model_type: str, *, pattern: str = "") -> str:
     """
     if pattern:
         return pattern
-    if model_type in DENSE_MODEL_TYPES:
-        return DENSE_PROJECTIONS
+    known = architectures()
+    if model_type in known:
+        return known[model_type].lora_modules
     raise ValueError(
         f"no LoRA pattern is known for model type {model_type!r} "
-        f"(known: {', '.join(sorted(DENSE_MODEL_TYPES))}); set `lora_modules` on the model in "
+        f"(known: {', '.join(sorted(known))}); set `lora_modules` on the model in "
         "the study file to a regular expression over its module names"
     )
 

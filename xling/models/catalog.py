@@ -1,15 +1,7 @@
 """What the study knows about each model: where its weights are and how it is adapted."""
 
 from dataclasses import dataclass
-
-# The seven projections of a dense decoder block; anchored at the end of the module's name.
-DENSE_PROJECTIONS = r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)$"
-
-# Architectures whose plain four-bit load quantises every linear layer of a block, so that
-# the dense patterns are right for any model of that type.
-DENSE_MODEL_TYPES = frozenset(
-    {"gemma2", "gemma3_text", "llama", "mistral", "olmo2", "olmo3", "qwen2", "qwen3", "smollm3"}
-)
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,11 @@ class Recipe:
         revision: commit, tag or branch of `repository`.
         chat: whether prompts go through the tokenizer's chat template.
         lora_modules: regular expression searched in module names; empty: by architecture.
+        precision: of the checkpoint's block weights: ``float`` (bfloat16 or wider), or the
+            quantised ``mxfp4`` or ``fp8``, which are converted to bfloat16 once.
+        gpus: GPUs of 80 GB that training takes in four bits; 0: a CPU will do.
+        answer_prefix: what the prompt ends in, where the study's own ending does not leave
+            each label a single token; empty: the study's.
     """
 
     name: str
@@ -50,6 +47,9 @@ class Recipe:
     revision: str = ""
     chat: bool = False
     lora_modules: str = ""
+    precision: Literal["float", "mxfp4", "fp8"] = "float"
+    gpus: int = 1
+    answer_prefix: str = ""
 
 
 def catalog() -> dict[str, Recipe]:
