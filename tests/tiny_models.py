@@ -34,6 +34,32 @@ def save_tiny_model(architecture: str, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def save_tiny_gemma3(folder: Path) -> None:
+    """Saves a Gemma 3 of text and images, under the tensor names of the hub's checkpoints."""
+    import torch
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    tokenizer = byte_tokenizer()
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    text = tiny_config("gemma3_text", len(tokenizer)).to_dict()
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.1)
+    model.to(torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def byte_tokenizer() -> Any:
     """One token a byte, with beginning-of-text, end-of-text and padding tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -89,6 +115,15 @@ def tiny_config(architecture: str, vocabulary: int) -> Any:
             "head_dim": 8,
             "qk_nope_head_dim": 16,
             "v_head_dim": 16,
+        },
+        "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+        "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+        # In no table: the first is dense, the second has fused experts and a linear gate.
+        "phi3": {},
+        "qwen2_moe": {
+            "num_experts": 4,
+            "moe_intermediate_size": 64,
+            "shared_expert_intermediate_size": 64,
         },
     }[architecture]
     return AutoConfig.for_model(

@@ -1,5 +1,7 @@
 """The embedded models themselves: fetched, converted, and scoring as they did when pinned."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,9 @@ def test_smollm2_loads_in_four_bits_and_scores_as_pinned():
 
 def test_every_catalog_model_is_pinned_by_content_and_version():
     for recipe in catalog().values():
+        if recipe.weights is None:
+            assert re.fullmatch("[0-9a-f]{40}", recipe.revision)
+            continue
         assert len(recipe.weights.sha256) == 64
         assert all("==" in requirement for requirement in recipe.weights.requirements)
         assert len(recipe.weights.requirements) == len(recipe.weights.files)

@@ -1,14 +1,19 @@
 import hashlib
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from xling.models import locate_model
-from xling.models.catalog import PackagedWeights
+from tests.native_checkpoints import save_mxfp4_model
+from xling.models import fetch_weights, locate_model
+from xling.models.catalog import PackagedWeights, Recipe, catalog
 from xling.models.packaged import packaged_file
 from xling.models.weights import check_model_name, find_recipe
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
@@ -111,3 +116,56 @@ def test_identity_of_a_folder_follows_its_weights(tiny_model, tmp_path):
     assert locate_model(str(copy)).weights.identity != identity
     with pytest.raises(ValueError, match="an adapter only fits the base"):
         locate_model(str(copy), expected_identity=identity)
+
+
+def test_catalog_names_with_a_slash_keep_their_recipe_and_give_way_to_a_revision(monkeypatch):
+    known = Recipe(
+        "owner/Model-1B", repository="owner/Model-1B", revision="old", chat=True, precision="fp8"
+    )
+    short = Recipe("short", repository="owner/Long", gpus=4)
+    monkeypatch.setattr(
+        "xling.models.weights.catalog", lambda: catalog() | {known.name: known, "short": short}
+    )
+    assert find_recipe("owner/Model-1B") == known
+    assert find_recipe("owner/Model-1B", revision="new") == replace(known, revision="new")
+    assert find_recipe("owner/Long") == find_recipe("short") == short
+    other = find_recipe("owner/Model-2B", revision="new")
+    assert other == Recipe("model-2b", repository="owner/Model-2B", revision="new")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub cache without a network, in the layout that huggingface_hub downloads to."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--owner--native"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    save_mxfp4_model(repository / "blobs", dtype=torch.bfloat16)
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    for path in (repository / "blobs").iterdir():
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    return snapshot
+
+
+@pytest.mark.parametrize("revision", ["", COMMIT])
+def test_quantised_hub_model_is_dequantised_and_named_by_its_commit(cache, hub, revision):
+    recipe = find_recipe("owner/native", revision=revision)
+    small = fetch_weights(recipe, tokenizer_only=True)
+    assert small.folder == hub
+    assert not cache.exists()
+    weights = fetch_weights(recipe)
+    assert weights.folder.is_relative_to(cache)
+    assert not any(path.is_symlink() for path in weights.folder.iterdir())
+    assert weights.identity == small.identity == f"hub:owner/native@{COMMIT}"
+    assert (weights.revision, weights.precision) == (COMMIT, "mxfp4")
+
+
+def test_hub_model_with_a_shard_missing_names_it(cache, hub):
+    (hub / "model-00003-of-00003.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"lacks 1 of 3 shards \(model-00003"):
+        fetch_weights(find_recipe("owner/native"))
+    assert not cache.exists()

@@ -1,16 +1,24 @@
 """Attaches LoRA adapters by explicit module patterns, and loads saved ones."""
 
+import json
+import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xling.models.architectures import architectures
+from xling.models.architectures import architecture_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-ROUTER = re.compile(r"(router|\.gate)$")
+logger = logging.getLogger(__name__)
+
+# What sends tokens to experts, or weighs an expert that all share; not an MLP's gate_proj.
+ROUTER = re.compile(r"(^|\.)(\w*router\w*)(\.|$)|(^|[._])gate$")
+_IN_A_BLOCK = re.compile(r"(^|\.)\d+\.")
+_PREFIX = "base_model.model."
 
 
 def lora_pattern(model_type: str, *, pattern: str = "") -> str:
@@ -20,19 +28,27 @@ def lora_pattern(model_type: str, *, pattern: str = "") -> str:
         model_type: ``config.model_type`` of the model.
         pattern: a recipe's own pattern, which wins.
 
-    Raises:
-        ValueError: the architecture is not known to be dense, and no pattern is given.
+    Returns:
+        The pattern; empty where the architecture is not known: `derived_modules` then chooses.
     """
     if pattern:
         return pattern
-    known = architectures()
-    if model_type in known:
-        return known[model_type].lora_modules
-    raise ValueError(
-        f"no LoRA pattern is known for model type {model_type!r} "
-        f"(known: {', '.join(sorted(known))}); set `lora_modules` on the model in "
-        "the study file to a regular expression over its module names"
-    )
+    architecture = architecture_of(model_type)
+    return architecture.lora_modules if architecture else ""
+
+
+def chosen_modules(model: "PreTrainedModel", *, pattern: str = "") -> tuple[str, ...]:
+    """Names of the modules that get an adapter, in model order.
+
+    Args:
+        model: the base.
+        pattern: a recipe's own; empty: by architecture, or derived where that is not known.
+
+    Raises:
+        ValueError: the pattern hits no linear module or a router, or nothing can be derived.
+    """
+    found = lora_pattern(model.config.model_type, pattern=pattern)
+    return matching_modules(model, found) if found else derived_modules(model)
 
 
 def matching_modules(model: "PreTrainedModel", pattern: str) -> tuple[str, ...]:
@@ -41,28 +57,80 @@ def matching_modules(model: "PreTrainedModel", pattern: str) -> tuple[str, ...]:
     Raises:
         ValueError: it hits none, or hits a router.
     """
-    import torch
-
-    names = tuple(
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and re.search(pattern, name)
-    )
-    routers = [name for name in names if ROUTER.search(name)]
+    hits = [name for name, _ in model.named_modules() if re.search(pattern, name)]
+    linear = linear_modules(model)
+    names = tuple(name for name in hits if name in linear)
+    # Not only linear ones: a router has a class of its own in most mixtures.
+    routers = [name for name in hits if ROUTER.search(name)]
     if not names or routers:
-        reason = f"hits the routers {routers[:3]}" if names else "hits no linear module"
-        linear = sorted(
-            {
-                name.rsplit(".", 1)[-1]
-                for name, module in model.named_modules()
-                if isinstance(module, torch.nn.Linear)
-            }
-        )
+        reason = f"hits the routers {routers[:3]}" if routers else "hits no linear module"
+        endings = sorted({name.rsplit(".", 1)[-1] for name in linear})
         raise ValueError(
             f"LoRA pattern {pattern!r} {reason} of {type(model).__name__}; "
-            f"its linear modules end in {', '.join(linear)}"
+            f"its linear modules end in {', '.join(endings)}"
         )
     return names
+
+
+def derived_modules(model: "PreTrainedModel") -> tuple[str, ...]:
+    """Every linear layer of the decoder's blocks but routers, for an architecture not known.
+
+    Raises:
+        ValueError: there is none.
+    """
+    decoder = model.get_decoder()
+    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
+    names = tuple(
+        name
+        for name in linear_modules(model)
+        if name.startswith(prefix)
+        and _IN_A_BLOCK.search(name.removeprefix(prefix))
+        and not ROUTER.search(name)
+    )
+    if not names:
+        raise ValueError(
+            f"model type {model.config.model_type!r} is in no recipe, and no linear layers were "
+            f"found in the decoder blocks of {type(model).__name__}; set `lora_modules` on the "
+            "model in the study file to a regular expression over its module names"
+        )
+    endings = sorted({name.rsplit(".", 1)[-1] for name in names})
+    logger.info(
+        "model type %r is in no recipe: LoRA on all %d linear layers of its blocks (%s); "
+        "`lora_modules` in the study file chooses others",
+        model.config.model_type,
+        len(names),
+        ", ".join(endings),
+    )
+    return names
+
+
+def linear_modules(model: "PreTrainedModel") -> dict[str, None]:
+    """Names of all linear layers, quantised or not, in model order."""
+    import torch
+
+    return {
+        name: None for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+    }
+
+
+def linear_routers(model: "PreTrainedModel") -> list[str]:
+    """Routers that are linear layers, which a four-bit load would quantise."""
+    return [name for name in linear_modules(model) if ROUTER.search(name)]
+
+
+def shortest_targets(model: "PreTrainedModel", modules: Sequence[str]) -> list[str]:
+    """What peft is told so that it hits exactly `modules`.
+
+    The last part of a name, where all modules that end in it are meant, else full names: peft
+    compares each module of the model with each target, and inference servers read the short form.
+    """
+    chosen = set(modules)
+    others = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name not in chosen}
+    targets = {
+        name if ending in others else ending
+        for name, ending in ((name, name.rsplit(".", 1)[-1]) for name in modules)
+    }
+    return sorted(targets)
 
 
 def attach_lora(
@@ -93,7 +161,7 @@ def attach_lora(
         lora_alpha=alpha,
         lora_dropout=dropout,
         bias="none",
-        target_modules=list(modules),
+        target_modules=shortest_targets(model, modules),
     )
     set_seed(seed)
     adapted = get_peft_model(model, config)
@@ -109,9 +177,8 @@ def check_adapted(model: "PeftModel", modules: tuple[str, ...]) -> None:
     """
     from peft.tuners.lora import LoraLayer
 
-    prefix = "base_model.model."
     hit = {
-        name.removeprefix(prefix)
+        name.removeprefix(_PREFIX)
         for name, module in model.named_modules()
         if isinstance(module, LoraLayer)
     }
@@ -124,13 +191,46 @@ def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     """Wraps a frozen base with a saved adapter, for scoring.
 
     Raises:
-        ValueError: the folder has no safetensors adapter.
+        ValueError: the folder has no safetensors adapter, or one for another model.
     """
     from peft import PeftModel
 
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(f"adapter folder {folder} lacks {name}")
+    _check_fits(model, folder)
     adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     adapted.eval()
     return adapted
+
+
+def _check_fits(model: "PreTrainedModel", folder: Path) -> None:
+    """Refuses an adapter of which peft would leave weights out, with no more than a warning."""
+    import torch
+    from safetensors import safe_open
+
+    layers = {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    wrong = []
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
+        for key in tensors.keys():  # noqa: SIM118 (not a dict)
+            name, _, which = key.removeprefix(_PREFIX).partition(".lora_")
+            if which and name not in layers:
+                wrong.append(f"{name}, which the model lacks")
+            elif which in ("A.weight", "B.weight"):
+                width = tensors.get_slice(key).get_shape()[1 if which[0] == "A" else 0]
+                has = layers[name][0 if which[0] == "A" else 1]
+                if width != has:
+                    wrong.append(f"{name} of width {width}, where the model has {has}")
+    if wrong:
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        raise ValueError(
+            f"the adapter in {folder} was made for another model: it adapts {wrong[0]} "
+            f"({len(wrong)} such weights). It was trained on "
+            f"{settings.get('base_model_name_or_path')!r}; the model is "
+            f"{model.config._name_or_path!r} ({type(model).__name__}). Use the adapter with its "
+            "own base"
+        )

@@ -28,7 +28,7 @@ class Recipe:
     """How one model is loaded, prompted and adapted.
 
     Attributes:
-        name: as in a study file, and in ``cfg.model``.
+        name: as in a study file.
         weights: packaged weights, or None when `repository` says where they are.
         repository: Hugging Face id, or a folder.
         revision: commit, tag or branch of `repository`.
@@ -37,8 +37,6 @@ class Recipe:
         precision: of the checkpoint's block weights: ``float`` (bfloat16 or wider), or the
             quantised ``mxfp4`` or ``fp8``, which are converted to bfloat16 once.
         gpus: GPUs of 80 GB that training takes in four bits; 0: a CPU will do.
-        answer_prefix: what the prompt ends in, where the study's own ending does not leave
-            each label a single token; empty: the study's.
     """
 
     name: str
@@ -49,12 +47,17 @@ class Recipe:
     lora_modules: str = ""
     precision: Literal["float", "mxfp4", "fp8"] = "float"
     gpus: int = 1
-    answer_prefix: str = ""
 
 
 def catalog() -> dict[str, Recipe]:
     """The models that a study file can name without saying more, by name."""
-    recipes = (
+    recipes = (*_embedded(), *_dense(), *_mixtures())
+    return {recipe.name: recipe for recipe in recipes}
+
+
+def _embedded() -> tuple[Recipe, ...]:
+    """Small models that come as Python packages."""
+    return (
         Recipe(
             name="gemma3-270m",
             weights=PackagedWeights(
@@ -70,6 +73,7 @@ def catalog() -> dict[str, Recipe]:
                 sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
                 licence="Gemma Terms of Use",
             ),
+            gpus=0,
         ),
         Recipe(
             name="smollm2-135m-instruct",
@@ -81,6 +85,76 @@ def catalog() -> dict[str, Recipe]:
                 licence="Apache-2.0",
             ),
             chat=True,
+            gpus=0,
         ),
     )
-    return {recipe.name: recipe for recipe in recipes}
+
+
+def _dense() -> tuple[Recipe, ...]:
+    """Dense models of the hub. In four bits, with adapter and optimiser, the largest takes 30 GB.
+
+    The base models among them have no chat template; Qwen3's hybrids answer without thinking
+    where a study's arm does not reason.
+    """
+    return (
+        _of_the_hub("Qwen/Qwen3-4B", "1cfa9a7208912126459214e8b04321603b3df60c", chat=True),
+        _of_the_hub(
+            "Qwen/Qwen3-4B-Instruct-2507", "cdbee75f17c01a7cc42f958dc650907174af0554", chat=True
+        ),
+        _of_the_hub("Qwen/Qwen3-32B", "9216db5781bf21249d130ec9da846c4624c16137", chat=True),
+        _of_the_hub("meta-llama/Llama-3.1-8B", "d04e592bb4f6aa9cfee91e2e20afa771667e1d4b"),
+        _of_the_hub("google/gemma-3-270m", "9b0cfec892e2bc2afd938c98eabe4e4a7b1e0ca1", gpus=0),
+        # Its vision tower is not loaded.
+        _of_the_hub("google/gemma-3-4b-pt", "cc012e0a6d0787b4adcc0fa2c4da74402494554d"),
+    )
+
+
+def _mixtures() -> tuple[Recipe, ...]:
+    """Mixtures of experts of the hub; NF4 with double quantisation takes 0.52 bytes a weight."""
+    return (
+        # 16 GB of weights; LoRA of rank 16 on every expert, with its optimiser, as much again.
+        _of_the_hub("Qwen/Qwen3-30B-A3B", "ad44e777bcd18fa416d9da3bd8f70d33ebb85d39", chat=True),
+        # 11 GB of weights, and one layer's experts in bfloat16 at a time.
+        _of_the_hub(
+            "openai/gpt-oss-20b",
+            "6cee5e81ee83917806bbde320786a8fb61efebee",
+            chat=True,
+            precision="mxfp4",
+        ),
+        # 63 GB of weights, and 6 GB for one layer's experts in bfloat16: on one GPU too little
+        # is left for activations.
+        _of_the_hub(
+            "openai/gpt-oss-120b",
+            "b5c939de8f754692c1647ca79fbf85e8c1e70f8a",
+            chat=True,
+            precision="mxfp4",
+            gpus=2,
+        ),
+        # 350 GB of weights; LoRA of rank 16 on all experts has 6.6 billion parameters, with
+        # gradient and optimiser 105 GB: six GPUs at least, and a node has eight.
+        _of_the_hub(
+            "deepseek-ai/DeepSeek-V3.1",
+            "c0781d039fb7a1ba2abc4add0bdc293e92d2b8db",
+            chat=True,
+            precision="fp8",
+            gpus=8,
+        ),
+    )
+
+
+def _of_the_hub(
+    name: str,
+    revision: str,
+    *,
+    chat: bool = False,
+    precision: Literal["float", "mxfp4", "fp8"] = "float",
+    gpus: int = 1,
+) -> Recipe:
+    return Recipe(
+        name=name,
+        repository=name,
+        revision=revision,
+        chat=chat,
+        precision=precision,
+        gpus=gpus,
+    )

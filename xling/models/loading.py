@@ -1,36 +1,50 @@
 """Loads a base model in four bits (NF4, double quantisation) and its tokenizer."""
 
-from dataclasses import dataclass
+import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from xling.models.adapters import linear_routers
+from xling.models.architectures import Architecture, architecture_of
+from xling.models.experts import unfused_class, unfused_config
+from xling.models.experts_parametrised import with_fused_experts
+from xling.models.four_bit import (
+    MIN_FOUR_BIT_SHARE,
+    FourBitShare,
+    check_four_bit_share,
+    four_bit_share,
+)
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        BitsAndBytesConfig,
+        PreTrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
-# Below this share of a model's block parameters, a load is not QLoRA: fused experts, for one,
-# are left in full precision by a plain load.
-MIN_FOUR_BIT_SHARE = 0.75
+__all__ = [
+    "MIN_FOUR_BIT_SHARE",
+    "FourBitShare",
+    "check_four_bit_share",
+    "compute_dtype",
+    "default_device_map",
+    "device_name",
+    "four_bit_share",
+    "load_base",
+    "load_tokenizer",
+]
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class FourBitShare:
-    """How much of a model is in four bits.
-
-    Attributes:
-        quantised: parameters in four bits.
-        block: parameters of the decoder blocks (all but the embeddings and the head).
-        total: all parameters.
-    """
-
-    quantised: int
-    block: int
-    total: int
-
-    @property
-    def of_blocks(self) -> float:
-        """Share of the block parameters that is in four bits, 0–1."""
-        return self.quantised / self.block if self.block else 0.0
+DeviceMap = str | Mapping[str, str | int]
+# NF4 with double quantisation takes 0.52 bytes a weight, of two in the file; embeddings keep both.
+FOUR_BIT_BYTES = 0.3
+# Of a GPU's memory, for weights; the rest is activations, adapter and optimiser.
+WEIGHTS_ROOM = 0.8
 
 
 def compute_dtype() -> "torch.dtype":
@@ -49,6 +63,29 @@ def device_name() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def default_device_map(folder: Path, *, four_bit: bool) -> DeviceMap:
+    """Where a model goes.
+
+    One of several processes (``LOCAL_RANK`` is set) takes its own GPU; a process alone takes one
+    GPU, or all that it sees where the weights are too large for one.
+
+    Args:
+        folder: has the safetensors files, whose sizes decide.
+        four_bit: whether they are quantised while they are loaded.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"": "cpu"}
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is not None:
+        return {"": int(rank) % torch.cuda.device_count()}
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    needed = size * (FOUR_BIT_BYTES if four_bit else 1)
+    room = torch.cuda.get_device_properties(0).total_memory * WEIGHTS_ROOM
+    return "auto" if torch.cuda.device_count() > 1 and needed > room else {"": "cuda"}
+
+
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """Tokenizer that pads on the left, so that the answer position is each row's last."""
     from transformers import AutoTokenizer
@@ -59,70 +96,158 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_base(folder: Path, *, four_bit: bool = True) -> "PreTrainedModel":
+def load_base(
+    folder: Path, *, four_bit: bool = True, device_map: DeviceMap | None = None
+) -> "PreTrainedModel":
     """Loads a causal language model, frozen and in evaluation mode.
+
+    A mixture's experts are set apart, or quantised as stacks, as its architecture says.
 
     Args:
         folder: has config.json and safetensors weights.
         four_bit: quantise to NF4 with double quantisation (Dettmers et al. 2023, QLoRA);
             False loads it in `compute_dtype`.
+        device_map: as transformers takes it; None: `default_device_map`.
 
     Raises:
-        ValueError: less than `MIN_FOUR_BIT_SHARE` of the block parameters came out in four bits.
+        ValueError: less than `MIN_FOUR_BIT_SHARE` of the block parameters came out in four bits,
+            weights are missing from the files, or transformers does not know the model type.
     """
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    dtype = compute_dtype()
-    quantisation = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    model = AutoModelForCausalLM.from_pretrained(
+    config = read_config(folder)
+    architecture = architecture_of(config.model_type)
+    model_class, config, settings = _way_of_loading(config, architecture)
+    if four_bit:
+        settings["quantization_config"] = _quantisation(model_class, config, architecture)
+    model, report = model_class.from_pretrained(
         folder,
-        dtype=dtype,
-        device_map={"": device_name()},
+        config=config,
+        dtype=compute_dtype(),
+        device_map=device_map or default_device_map(folder, four_bit=four_bit),
         use_safetensors=True,
-        trust_remote_code=False,
-        quantization_config=quantisation if four_bit else None,
+        output_loading_info=True,
+        **settings,
     )
+    _check_complete(report, folder)
     model.requires_grad_(False)
     model.eval()
     if four_bit:
-        check_four_bit_share(four_bit_share(model), name=str(folder))
+        share = four_bit_share(model)
+        logger.info(
+            "%s: %.1f%% of the block parameters are in four bits", folder, 100 * share.of_blocks
+        )
+        check_four_bit_share(share, name=str(folder))
     return model
 
 
-def four_bit_share(model: "PreTrainedModel") -> FourBitShare:
-    """Counts the parameters of a loaded model by precision."""
-    from bitsandbytes.nn import Params4bit
-
-    outside = {
-        id(module.weight)
-        for module in (model.get_input_embeddings(), model.get_output_embeddings())
-        if module is not None
-    }
-    quantised = block = total = 0
-    for parameter in model.parameters():
-        four_bit = isinstance(parameter, Params4bit)
-        count = parameter.quant_state.shape.numel() if four_bit else parameter.numel()
-        total += count
-        quantised += count if four_bit else 0
-        block += 0 if id(parameter) in outside else count
-    return FourBitShare(quantised, block, total)
-
-
-def check_four_bit_share(share: FourBitShare, *, name: str) -> None:
-    """Refuses a load that left most of the model unquantised.
+def read_config(folder: Path) -> "PreTrainedConfig":
+    """A model's configuration.
 
     Raises:
-        ValueError: the share is under `MIN_FOUR_BIT_SHARE`.
+        ValueError: transformers does not know the model type.
     """
-    if share.of_blocks < MIN_FOUR_BIT_SHARE:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (KeyError, ValueError) as error:
         raise ValueError(
-            f"only {share.of_blocks:.1%} of the block parameters of {name} are in four bits "
-            f"(at least {MIN_FOUR_BIT_SHARE:.0%} needed): its architecture keeps fused experts "
-            "that a plain load does not quantise, or has no linear layers; use a dense model, "
-            "or set `quantise: none` for a small one"
+            f"cannot read the configuration of {folder}: {error}\nModels that bring code of their "
+            "own (trust_remote_code) are not run; use one whose architecture transformers has"
+        ) from error
+
+
+def causal_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
+    """The class of transformers that predicts the next token.
+
+    Raises:
+        ValueError: the architecture has none.
+    """
+    from transformers import AutoModelForCausalLM
+
+    mapping = AutoModelForCausalLM._model_mapping
+    if type(config) not in mapping:
+        raise ValueError(
+            f"model type {config.model_type!r} is no causal language model of transformers: "
+            "use a decoder, such as those in the catalog"
+        )
+    found: type[PreTrainedModel] = mapping[type(config)]
+    return found
+
+
+def _way_of_loading(
+    config: "PreTrainedConfig", architecture: Architecture | None
+) -> tuple["type[PreTrainedModel]", "PreTrainedConfig", dict[str, Any]]:
+    """Class, configuration and further settings for ``from_pretrained``."""
+    if architecture is None:
+        return causal_class(config), config, {}
+    if architecture.text_tower:
+        config = config.get_text_config()
+    model_class = causal_class(config)
+    if architecture.text_tower:
+        model_class = _without_images(model_class)
+    if architecture.experts == "unfuse":
+        model_class = unfused_class(model_class, architecture)
+        config = unfused_config(config)
+    settings: dict[str, Any] = {"attn_implementation": architecture.attention}
+    if architecture.renamed:
+        settings["key_mapping"] = dict(architecture.renamed)
+    return model_class, config, settings
+
+
+def _without_images(model_class: "type[PreTrainedModel]") -> "type[PreTrainedModel]":
+    """The same class, for which what sees images is no surprise in a checkpoint."""
+    members = {
+        "__module__": model_class.__module__,
+        "_keys_to_ignore_on_load_unexpected": ["vision_tower", "multi_modal_projector"],
+    }
+    made: type[PreTrainedModel] = type(model_class.__name__, (model_class,), members)
+    return made
+
+
+def _quantisation(
+    model_class: "type[PreTrainedModel]",
+    config: "PreTrainedConfig",
+    architecture: Architecture | None,
+) -> "BitsAndBytesConfig":
+    from transformers import BitsAndBytesConfig
+
+    settings: dict[str, Any] = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute_dtype(),
+    }
+    if architecture is None:
+        routers = linear_routers(_without_weights(model_class, config))
+        if routers:  # naming any module replaces transformers' own list, which has the head
+            settings["llm_int8_skip_modules"] = [*routers, "lm_head"]
+    if architecture is not None and architecture.experts == "parametrise":
+        return with_fused_experts(settings)
+    return BitsAndBytesConfig(**settings)
+
+
+def _without_weights(
+    model_class: "type[PreTrainedModel]", config: "PreTrainedConfig"
+) -> "PreTrainedModel":
+    import torch
+
+    with torch.device("meta"):
+        return model_class(config)
+
+
+def _check_complete(report: dict[str, Any], folder: Path) -> None:
+    """Refuses a model of which transformers would have drawn weights at random."""
+    missing = sorted(report["missing_keys"])
+    if missing or report["mismatched_keys"]:
+        wrong = missing or sorted(str(row[0]) for row in report["mismatched_keys"])
+        hint = (
+            "; experts are read one by one, as the original checkpoints have them: a file with "
+            "fused experts does not do"
+            if any(".experts." in name for name in wrong)
+            else ""
+        )
+        raise ValueError(
+            f"the safetensors files in {folder} lack {len(missing)} of the model's weights, or "
+            f"have others in their place: {', '.join(wrong[:3])}{hint}. Fetch the whole model, "
+            "or check that config.json belongs to it"
         )

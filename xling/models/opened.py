@@ -1,15 +1,16 @@
 """A model that is ready to score or to train."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from xling.models.adapters import attach_lora, load_adapter, lora_pattern, matching_modules
+from xling.models.adapters import attach_lora, chosen_modules, load_adapter
+from xling.models.architectures import Architecture, architecture_of
 from xling.models.catalog import Recipe
-from xling.models.loading import load_base, load_tokenizer
+from xling.models.derived import check_derivable
+from xling.models.loading import DeviceMap, load_base, load_tokenizer, read_config
 from xling.models.weights import Weights, fetch_weights, find_recipe
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ class OpenedModel:
     model: "PreTrainedModel | PeftModel"
     tokenizer: "PreTrainedTokenizerBase"
 
+    @property
+    def architecture(self) -> Architecture | None:
+        """What all models of its type have in common; None: its type is not known."""
+        return architecture_of(self.model.config.model_type)
+
+    @property
+    def needs_gradient_checkpointing(self) -> bool:
+        """Whether it cannot be trained without, whatever the study file says."""
+        return self.architecture is not None and self.architecture.gradient_checkpointing
+
     def with_adapter(self, folder: Path) -> "OpenedModel":
         """The same base with a saved adapter on it."""
         return replace(self, model=load_adapter(self.model, folder))
@@ -57,8 +68,7 @@ class OpenedModel:
         Yields:
             The wrapped model, and the names of the modules that got an adapter.
         """
-        chosen = lora_pattern(self.model.config.model_type, pattern=self.recipe.lora_modules)
-        modules = matching_modules(self.model, chosen)
+        modules = chosen_modules(self.model, pattern=self.recipe.lora_modules)
         adapted = attach_lora(
             self.model, modules=modules, r=r, alpha=alpha, dropout=dropout, seed=seed
         )
@@ -86,13 +96,29 @@ class LocatedModel:
         """Its tokenizer."""
         return load_tokenizer(self.weights.folder)
 
-    def open(self) -> OpenedModel:
+    @property
+    def architecture(self) -> Architecture | None:
+        """What all models of its type have in common; None: its type is not known."""
+        return architecture_of(read_config(self.weights.folder).model_type)
+
+    @property
+    def needs_gradient_checkpointing(self) -> bool:
+        """Whether it cannot be trained without, whatever the study file says."""
+        architecture = self.architecture
+        return architecture is not None and architecture.gradient_checkpointing
+
+    def open(self, *, device_map: DeviceMap | None = None) -> OpenedModel:
         """Loads it.
 
+        Args:
+            device_map: as in `load_base`.
+
         Raises:
-            ValueError: the load quantised too little.
+            ValueError: the load quantised too little, or found too few weights.
         """
-        model = load_base(self.weights.folder, four_bit=self.quantise == "nf4")
+        model = load_base(
+            self.weights.folder, four_bit=self.quantise == "nf4", device_map=device_map
+        )
         return OpenedModel(self.recipe, self.weights, model, self.tokenizer())
 
 
@@ -126,21 +152,26 @@ def locate_model(
         recipe = replace(recipe, lora_modules=lora_modules)
     if quantise == "nf4":
         _check_architecture(recipe)
-    weights = fetch_weights(recipe)
-    if expected_identity and weights.identity != expected_identity:
+    if expected_identity:
+        _check_identity(recipe, expected_identity)
+    return LocatedModel(recipe, fetch_weights(recipe), quantise)
+
+
+def _check_identity(recipe: Recipe, expected: str) -> None:
+    """Refuses other weights than expected, before large files are fetched or converted."""
+    found = fetch_weights(recipe, tokenizer_only=True).identity
+    if found != expected:
         raise ValueError(
-            f"the weights of {model!r} are {weights.identity}, but {expected_identity} were "
+            f"the weights of {recipe.repository or recipe.name!r} are {found}, but {expected} were "
             "expected: an adapter only fits the base that it was trained on"
         )
-    return LocatedModel(recipe, weights, quantise)
 
 
 def _check_architecture(recipe: Recipe) -> None:
-    """Refuses, before a hub model's weights are fetched, an architecture without a LoRA pattern."""
+    """Refuses a hub model that cannot be quantised before its weights are fetched."""
     if recipe.weights is None and not Path(recipe.repository).is_dir():
-        config = fetch_weights(recipe, tokenizer_only=True).folder / "config.json"
-        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type", "")
-        lora_pattern(model_type, pattern=recipe.lora_modules)
+        folder = fetch_weights(recipe, tokenizer_only=True).folder
+        check_derivable(folder, name=recipe.repository)
 
 
 class BaseShelf:

