@@ -13,6 +13,7 @@ from entrypoints.common import (
     study_option,
 )
 from xling import tracking
+from xling.distributed.following import led
 from xling.execution import adapter_name, prepare_study, run_finetune
 from xling.models import BaseShelf
 from xling.settings import ARMS, Arm
@@ -35,6 +36,7 @@ from xling.study import Cell, Study
 @limit_option
 @force_option
 @entry_point
+@led
 def main(
     study: Study,
     data: str,

@@ -15,6 +15,7 @@ DECIDING_CODE = (
     "arms.py",
     "chat.py",
     "data",
+    "distributed",
     "execution",
     "models",
     "prompts.py",

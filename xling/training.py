@@ -1,19 +1,28 @@
 """QLoRA training on the answer: the loss is on the label's token and on nothing else."""
 
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xling.models.loading import device_name
+from tqdm.auto import tqdm
+
+from xling.distributed.batches import Batch, batches_of, example_order, per_process
+from xling.distributed.checkpoints import (
+    last_whole_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from xling.distributed.sharding import whole
+from xling.distributed.team import Team
 from xling.scoring.in_process import answer_logits, contiguous_head_input
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -31,11 +40,11 @@ class TrainingResult:
     Attributes:
         curve: one row a step: ``step``, ``loss`` (nats), ``learning_rate``, ``grad_norm``.
         steps: optimiser steps.
-        tokens: prompt tokens seen, padding not counted.
-        seconds: wall time of this process's part of the training.
-        tokens_per_second: of this process's part.
+        tokens: prompt tokens seen, padding not counted; of all processes together.
+        seconds: wall time since the training was last started.
+        tokens_per_second: since then, of all processes together.
         peak_memory_bytes: of the training on a GPU; on a CPU of the process since it started,
-            conversions and earlier models included.
+            conversions and earlier models included. The largest of all processes.
     """
 
     curve: tuple[dict[str, float], ...]
@@ -64,105 +73,162 @@ def train_adapter(
     max_grad_norm: float,
     gradient_checkpointing: bool,
     checkpoints: int,
+    team: Team | None = None,
 ) -> TrainingResult:
     """Trains an adapter in place; goes on from the last whole checkpoint in `folder`.
 
+    Several processes that train together see the same examples in the same optimiser step as one
+    process would, so their losses are the same up to rounding.
+
     Args:
-        model: frozen base with trainable LoRA weights.
+        model: frozen base with trainable LoRA weights; sharded already where the team shards.
         tokenizer: pads on the left.
         examples: in any order; each epoch shuffles them by `seed`.
         label_ids: token id of each label, from `xling.prompts.label_token_ids`.
         add_special_tokens: as in scoring.
-        folder: where checkpoints are written.
+        folder: where checkpoints are written; every process must be able to read it.
         seed: of the order of examples and of dropout.
         epochs: passes over the examples.
-        batch_size: examples of one optimiser step.
-        micro_batch_size: examples of one forward pass; 0: as `batch_size`.
+        batch_size: examples of one optimiser step, of all processes together.
+        micro_batch_size: examples of one forward pass of one process; 0: as many as its share
+            of `batch_size`.
         learning_rate: peak, reached after `warmup_steps`, then linearly to zero.
         warmup_steps: optimiser steps.
         weight_decay: of AdamW.
-        max_grad_norm: clips gradients.
+        max_grad_norm: clips gradients, by their norm over the whole adapter.
         gradient_checkpointing: less memory for more time.
         checkpoints: how many are written over the training.
+        team: the processes that train together; None: this one alone.
 
     Raises:
-        ValueError: there are no examples.
+        ValueError: there are no examples, or they cannot be shared over the processes.
     """
-    from transformers import ProgressCallback, TrainingArguments
+    import torch
+    from transformers import set_seed
 
+    team = team or Team()
     if not examples:
         raise ValueError("there are no training examples; is `limit` or `held_out` too large?")
-    micro = micro_batch_size or batch_size
-    steps = epochs * -(-len(examples) // batch_size)
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=batch_size // micro,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        lr_scheduler_type="linear",
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        activation_checkpointing=gradient_checkpointing,
-        seed=seed,
-        data_seed=seed,
-        logging_steps=1,
-        save_steps=max(1, -(-steps // checkpoints)),
-        save_total_limit=2,
-        report_to="none",
-        remove_unused_columns=False,
-        use_cpu=device_name() == "cpu",
-        dataloader_pin_memory=device_name() != "cpu",
-        disable_tqdm=False,
-    )
+    micro = per_process(batch_size, micro_batch_size, team.size)
     rows = _tokenise(tokenizer, examples, label_ids, add_special_tokens)
-    trainer = _answer_trainer()(
-        model=model, args=arguments, train_dataset=rows, data_collator=_Collator(tokenizer)
+    order = example_order(len(rows), batch_size=batch_size, epochs=epochs, seed=seed)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.AdamW(
+        parameters.values(), lr=learning_rate, weight_decay=weight_decay, fused=True
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_loss_on_bar())
-    _reset_peak_memory()
-    model.train()
-    started = time.perf_counter()
+    step = _Step(model, _Collator(tokenizer), rows, optimiser, max_grad_norm, team)
     last = last_whole_checkpoint(folder)
-    done_before = _step_of(last) if last else 0
-    with contiguous_head_input(model):
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
-    seconds = time.perf_counter() - started
-    model.eval()
+    curve = load_checkpoint(last, parameters, optimiser) if last else []
+    done_before = len(curve)
+    save_every = max(1, -(-len(order) // checkpoints))
+    set_seed(seed)
+    _reset_peak_memory()
+    started = time.perf_counter()
+    with (
+        _training_mode(model, gradient_checkpointing),
+        contiguous_head_input(model),
+        tqdm(total=len(order), initial=done_before, unit="step", disable=not team.leads) as bar,
+    ):
+        for number in range(done_before, len(order)):
+            # Dropout goes by step and process, so that a resumed training draws the same.
+            torch.manual_seed((seed * len(order) + number) * team.size + team.rank)
+            rate = learning_rate * _share_of_peak(number, warmup_steps, len(order))
+            batches = batches_of(
+                order[number], rank=team.rank, size=team.size, micro_batch_size=micro
+            )
+            curve.append({"step": number + 1, **step.run(batches, len(order[number]), rate)})
+            bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}")
+            bar.update()
+            if (number + 1) % save_every == 0 or number + 1 == len(order):
+                save_checkpoint(folder, parameters, optimiser, curve, team)
+    seconds = max(team.gather(time.perf_counter() - started))
     tokens = epochs * sum(len(row["input_ids"]) for row in rows)
-    here = 1 - done_before / max(1, trainer.state.global_step)
     return TrainingResult(
-        curve=_curve(trainer.state.log_history),
-        steps=trainer.state.global_step,
+        curve=tuple(curve),
+        steps=len(order),
         tokens=tokens,
         seconds=seconds,
-        tokens_per_second=tokens * here / seconds,
-        peak_memory_bytes=_peak_memory(),
+        tokens_per_second=tokens * (1 - done_before / len(order)) / seconds,
+        peak_memory_bytes=max(team.gather(_peak_memory())),
     )
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end, or None.
+@dataclass(frozen=True)
+class _Step:
+    """One optimiser step on some of the rows."""
 
-    The Trainer writes trainer_state.json last; a process that dies before leaves a folder without
-    it, or with half of it.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
-    return next((path for path in found if _is_whole(path)), None)
+    model: "PeftModel"
+    collate: "_Collator"
+    rows: Sequence[dict[str, Any]]
+    optimiser: "torch.optim.Optimizer"
+    max_grad_norm: float
+    team: Team
+
+    def run(self, batches: Sequence[Batch], examples: int, rate: float) -> dict[str, float]:
+        """Changes the adapter by the mean loss of a step's examples.
+
+        Args:
+            batches: this process's share of them.
+            examples: how many the step has on all processes together.
+            rate: learning rate.
+
+        Returns:
+            ``loss`` (nats, mean over the step's examples), ``learning_rate``, ``grad_norm``
+            (before clipping).
+        """
+        import torch
+
+        parameters = self.optimiser.param_groups[0]["params"]
+        self.optimiser.param_groups[0]["lr"] = rate
+        # A sharded model's backward pass takes the mean over the processes, not the sum.
+        scale = self.team.size / examples if self.team.sharded else 1 / examples
+        loss = 0.0
+        for batch in batches:
+            total = self._loss(batch)
+            torch.autograd.backward(total * scale)
+            loss += total.item()
+        self.team.sum_gradients(parameters)
+        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return {
+            "loss": self.team.sum([loss])[0] / examples,
+            "learning_rate": rate,
+            "grad_norm": norm.item(),
+        }
+
+    def _loss(self, batch: Batch) -> "torch.Tensor":
+        """Sum over the batch of the cross-entropy of the label's token, in nats."""
+        import torch
+
+        inputs = self.collate([self.rows[row] for row in batch.rows])
+        inputs = {key: tensor.to(self.model.device) for key, tensor in inputs.items()}
+        logits = answer_logits(self.model, inputs["input_ids"], inputs["attention_mask"])
+        losses = torch.nn.functional.cross_entropy(
+            logits.float(), inputs["label_ids"], reduction="none"
+        )
+        return losses[: batch.counted].sum()
 
 
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _is_whole(checkpoint: Path) -> bool:
+@contextmanager
+def _training_mode(model: "PeftModel", gradient_checkpointing: bool) -> Iterator[None]:
+    """Dropout and, if asked for, gradient checkpointing are on in the block, and off after it."""
+    if gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    model.train()
     try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return bool(state["global_step"] == _step_of(checkpoint))
+        yield
+    finally:
+        model.eval()
+        if gradient_checkpointing:
+            model.activation_checkpointing_disable()
+
+
+def _share_of_peak(step: int, warmup: int, steps: int) -> float:
+    """Learning rate of a step (from 0), as a share of its peak: up linearly, then down to zero."""
+    if step < warmup:
+        return step / warmup
+    return max(0.0, (steps - step) / max(1, steps - warmup))
 
 
 def _tokenise(
@@ -196,53 +262,6 @@ class _Collator:
         )
         batch["label_ids"] = torch.tensor([row["label_id"] for row in rows])
         return batch
-
-
-def _answer_trainer() -> type["Trainer"]:
-    """The Trainer class with the loss on the answer token (a function: importing it is slow)."""
-    import torch
-    from transformers import Trainer
-
-    class AnswerTrainer(Trainer):  # type: ignore[misc]
-        """Cross-entropy of the label's token over the whole vocabulary, at one position."""
-
-        model_accepts_loss_kwargs = False
-
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: dict[str, Any],
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,
-        ) -> Any:
-            """Mean over the batch, in nats."""
-            logits = answer_logits(model, inputs["input_ids"], inputs["attention_mask"])
-            loss = torch.nn.functional.cross_entropy(logits.float(), inputs["label_ids"])
-            return (loss, logits) if return_outputs else loss
-
-    return AnswerTrainer
-
-
-def _loss_on_bar() -> "ProgressCallback":
-    """Transformers' progress bar with the loss on it, and no line a step beside it."""
-    from transformers import ProgressCallback
-
-    class LossOnBar(ProgressCallback):  # type: ignore[misc]
-        """Shows the newest loss, in nats."""
-
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any
-        ) -> None:
-            """Puts the loss on the bar instead of printing the whole log."""
-            if self.training_bar is not None and "loss" in (logs or {}):
-                self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")
-
-    return LossOnBar()
-
-
-def _curve(history: Sequence[dict[str, float]]) -> tuple[dict[str, float], ...]:
-    keys = ("step", "loss", "learning_rate", "grad_norm")
-    return tuple({key: row[key] for key in keys if key in row} for row in history if "loss" in row)
 
 
 def _reset_peak_memory() -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,11 @@ import numpy as np
 from xling import tracking
 from xling.arms import TrainingRow
 from xling.data import Item
+from xling.distributed.batches import per_process
+from xling.distributed.choosing import processes_for, train_together
+from xling.distributed.job import TrainingJob
+from xling.distributed.running import train_and_save
+from xling.distributed.team import Team
 from xling.execution.cells import (
     cell_command,
     cell_identity,
@@ -27,22 +32,28 @@ from xling.execution.prepared import Prepared, rows_sha256
 from xling.execution.trained import TrainedAdapter, log_labels, log_trained
 from xling.fingerprint import fingerprint
 from xling.folders import written_whole
-from xling.models import BaseShelf, LocatedModel, OpenedModel
-from xling.models.loading import four_bit_share
+from xling.models import BaseShelf, LocatedModel
+from xling.models.architectures import architectures
+from xling.models.loading import read_config
 from xling.prompts import label_token_ids, render_prompts
-from xling.scoring import InProcessEngine
-from xling.scoring.context import check_context, context_of
+from xling.scoring.context import check_context
 from xling.study import Cell
-from xling.training import Example, train_adapter
+from xling.training import Example
 
 RELOAD_PROMPTS = 8
+CHECKPOINTS, PROCESSES = "checkpoints", "processes"
 
 
 def finetune_fingerprint(
     prepared: Prepared, cell: Cell, located: LocatedModel, fold: int = 0
 ) -> str:
-    """Hash of all that decides an adapter."""
+    """Hash of all that decides an adapter.
+
+    Several processes sum in another order than one, so their number is part of it.
+    """
     study = prepared.study
+    processes = processes_for(cell.model.processes, usual=located.recipe.processes)
+    together = {"processes": processes, "parallel": cell.model.parallel}
     return fingerprint(
         {
             "kind": "finetune",
@@ -52,6 +63,7 @@ def finetune_fingerprint(
             "lora_modules": located.recipe.lora_modules,
             "lora": study.lora.model_dump(),
             "training": study.training.model_dump(),
+            **(together if processes > 1 else {}),
         }
     )
 
@@ -78,6 +90,7 @@ def run_finetune(
     """
     rows = prepared.training_rows(cell, fold)
     located = locate(cell.model)
+    how = _how_to_train(prepared, cell, located)
     digest = finetune_fingerprint(prepared, cell, located, fold)
     name = adapter_name(prepared, cell, fold)
     reused = reuse(digest, kind="finetune", prepared=prepared, name=name, force=force)
@@ -92,7 +105,12 @@ def run_finetune(
             **cell_params(prepared, cell, located, fold),
             "fold": fold,
             "lora": {**study.lora.model_dump(), "modules": located.recipe.lora_modules},
-            "training": {**study.training.model_dump(), "items": cell.model.training_items},
+            "training": {
+                **how.settings,
+                "items": cell.model.training_items,
+                "processes": how.processes,
+                "parallel": how.parallel,
+            },
         },
         tags={
             "fingerprint": digest,
@@ -102,10 +120,52 @@ def run_finetune(
         log_items(prepared, {"training": _by_language(rows)})
         log_labels(rows, cell, trained_languages(study, cell.arm))
         folder = work_folder(digest, fresh=force)
-        trained = _train_once(prepared, cell, rows, shelf.open(located), folder)
+        trained = _train_once(prepared, cell, rows, located, shelf, how, folder)
         log_trained(trained, _adapter_settings(prepared, cell, located, fold), folder / "trained")
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        for part in (CHECKPOINTS, PROCESSES):
+            shutil.rmtree(folder / part, ignore_errors=True)
         return run_id
+
+
+@dataclass(frozen=True)
+class _Training:
+    """How a cell is trained.
+
+    Attributes:
+        settings: of the study, with what the architecture demands.
+        processes: how many train together.
+        parallel: ``fsdp``, ``ddp``, or ``none`` for one process.
+        context: of the model, in tokens; None: it names none.
+    """
+
+    settings: dict[str, Any]
+    processes: int
+    parallel: str
+    context: int | None
+
+
+def _how_to_train(prepared: Prepared, cell: Cell, located: LocatedModel) -> _Training:
+    """Decides it before any work.
+
+    Raises:
+        ValueError: a step's examples cannot be shared equally over the processes.
+    """
+    settings = prepared.study.training.model_dump()
+    processes = processes_for(cell.model.processes, usual=located.recipe.processes)
+    per_process(settings["batch_size"], settings["micro_batch_size"], processes)
+    config = read_config(located.weights.folder)
+    text = config.get_text_config()
+    known = architectures()
+    settings["gradient_checkpointing"] |= any(
+        known[name].gradient_checkpointing
+        for name in {config.model_type, text.model_type} & set(known)
+    )
+    return _Training(
+        settings,
+        processes,
+        cell.model.parallel if processes > 1 else "none",
+        getattr(text, "max_position_embeddings", None),
+    )
 
 
 def adapter_name(prepared: Prepared, cell: Cell, fold: int) -> str:
@@ -130,15 +190,23 @@ def _train_once(
     prepared: Prepared,
     cell: Cell,
     rows: Sequence[TrainingRow],
-    opened: OpenedModel,
+    located: LocatedModel,
+    shelf: BaseShelf,
+    how: _Training,
     folder: Path,
 ) -> TrainedAdapter:
     """Trains, unless an earlier try got as far as saving the adapter and could not log it."""
     done = folder / "trained"
     if not done.is_dir():
         with written_whole(done) as temporary:
-            checkpoints = folder / "checkpoints"
-            _train(prepared, cell, rows, opened, checkpoints=checkpoints, target=temporary)
+            job, examples = _job(
+                prepared, cell, rows, located, how, folder / CHECKPOINTS, temporary
+            )
+            if how.processes == 1:
+                train_and_save(job, examples, shelf.open(located), Team())
+            else:
+                shelf.release()  # the processes need the GPU that it is on
+                train_together(job, examples, folder / PROCESSES)
     report = json.loads((done / "report.json").read_text(encoding="utf-8"))
     check = json.loads((done / "check.json").read_text(encoding="utf-8"))
     return TrainedAdapter(
@@ -149,67 +217,56 @@ def _train_once(
     )
 
 
-def _train(
+def _job(
     prepared: Prepared,
     cell: Cell,
     rows: Sequence[TrainingRow],
-    opened: OpenedModel,
-    *,
+    located: LocatedModel,
+    how: _Training,
     checkpoints: Path,
     target: Path,
-) -> None:
-    study, tokenizer = prepared.study, opened.tokenizer
-    layout = prompt_format(prepared, opened.recipe)
+) -> tuple[TrainingJob, list[Example]]:
+    """The training as every process of it needs to know it, and its examples."""
+    layout, tokenizer = prompt_format(prepared, located.recipe), located.tokenizer()
     prompts = render_prompts([row.item for row in rows], layout, tokenizer)
     special = not layout.chat
-    labels = label_token_ids(tokenizer, prompts[0], add_special_tokens=special)
     check_context(
         [len(ids) for ids in tokenizer(prompts, add_special_tokens=special)["input_ids"]],
         [f"{row.item.dialect}/{row.item.item_id}" for row in rows],
-        context=context_of(opened.model),
+        context=how.context,
+    )
+    job = TrainingJob(
+        model=_absolute(cell.model.id),
+        revision=cell.model.revision,
+        chat=located.recipe.chat,
+        lora_modules=located.recipe.lora_modules,
+        quantise=located.quantise,
+        weights=located.weights.identity,
+        lora=prepared.study.lora.model_dump(),
+        training=how.settings,
+        seed=cell.seed,
+        label_ids=tuple(label_token_ids(tokenizer, prompts[0], add_special_tokens=special)),
+        add_special_tokens=special,
+        check_prompts=RELOAD_PROMPTS,
+        checkpoints=str(checkpoints.resolve()),
+        target=str(target.resolve()),
+        processes=how.processes,
+        parallel=cell.model.parallel,
     )
     examples = [Example(prompt, row.label) for prompt, row in zip(prompts, rows, strict=True)]
-    share = four_bit_share(opened.model)
-    lora = study.lora
-    with opened.trainable(r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=cell.seed) as (
-        model,
-        modules,
-    ):
-        result = train_adapter(
-            model,
-            tokenizer,
-            examples,
-            label_ids=labels,
-            add_special_tokens=special,
-            folder=checkpoints,
-            seed=cell.seed,
-            **study.training.model_dump(),
-        )
-        model.save_pretrained(target / "adapter")
-        check_prompts = prompts[:RELOAD_PROMPTS]
-        engine = InProcessEngine(model, tokenizer, add_special_tokens=special)
-        live = engine.score(check_prompts, description="check")
-        trainable = model.num_parameters(only_trainable=True)
-    report = {
-        **asdict(result),
-        "examples": len(examples),
-        "lora_modules": list(modules),
-        "trainable_parameters": trainable,
-        "four_bit": {**asdict(share), "of_blocks": share.of_blocks},
-    }
-    check = {"prompts": check_prompts, "logprobs": live.logprobs.tolist()}
-    (target / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    (target / "check.json").write_text(json.dumps(check), encoding="utf-8")
+    return job, examples
+
+
+def _absolute(model: str) -> str:
+    """A model's id; of a folder the absolute path, since it is opened from elsewhere."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def _adapter_settings(
     prepared: Prepared, cell: Cell, located: LocatedModel, fold: int
 ) -> dict[str, Any]:
     return {
-        # An absolute path, since the adapter is loaded from elsewhere.
-        "model": str(Path(cell.model.id).resolve())
-        if Path(cell.model.id).is_dir()
-        else cell.model.id,
+        "model": _absolute(cell.model.id),
         "revision": located.weights.revision,
         "weights": located.weights.identity,
         "quantise": located.quantise,

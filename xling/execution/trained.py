@@ -89,7 +89,10 @@ def log_trained(trained: TrainedAdapter, settings: dict[str, Any], kept: Path) -
         }
     )
     tracking.log_json(
-        {key: report[key] for key in ("four_bit", "lora_modules", "trainable_parameters")},
+        {
+            key: report[key]
+            for key in ("four_bit", "lora_modules", "trainable_parameters", "processes")
+        },
         "modules.json",
     )
     tracking.log_text(_installed_packages(), "pip-freeze.txt")

@@ -37,6 +37,8 @@ class Recipe:
         precision: of the checkpoint's block weights: ``float`` (bfloat16 or wider), or the
             quantised ``mxfp4`` or ``fp8``, which are converted to bfloat16 once.
         gpus: GPUs of 80 GB that training takes in four bits; 0: a CPU will do.
+        processes: that train it, each with a GPU of its own. Each holds the whole base before
+            they share it; where a GPU cannot, one process spreads the layers over all `gpus`.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Recipe:
     lora_modules: str = ""
     precision: Literal["float", "mxfp4", "fp8"] = "float"
     gpus: int = 1
+    processes: int = 1
 
 
 def catalog() -> dict[str, Recipe]:
@@ -129,9 +132,11 @@ def _mixtures() -> tuple[Recipe, ...]:
             chat=True,
             precision="mxfp4",
             gpus=2,
+            processes=2,
         ),
         # 350 GB of weights; LoRA of rank 16 on all experts has 6.6 billion parameters, with
-        # gradient and optimiser 105 GB: six GPUs at least, and a node has eight.
+        # gradient and optimiser 105 GB: six GPUs at least, and a node has eight. No GPU holds the
+        # base alone, so one process spreads the layers.
         _of_the_hub(
             "deepseek-ai/DeepSeek-V3.1",
             "c0781d039fb7a1ba2abc4add0bdc293e92d2b8db",
@@ -149,6 +154,7 @@ def _of_the_hub(
     chat: bool = False,
     precision: Literal["float", "mxfp4", "fp8"] = "float",
     gpus: int = 1,
+    processes: int = 1,
 ) -> Recipe:
     return Recipe(
         name=name,
@@ -157,4 +163,5 @@ def _of_the_hub(
         chat=chat,
         precision=precision,
         gpus=gpus,
+        processes=processes,
     )

@@ -184,7 +184,15 @@ class BaseShelf:
     def open(self, located: LocatedModel) -> OpenedModel:
         """The opened model; loaded only if it is another one than the last."""
         if self._opened is None or located != self._located:
-            self._opened = None  # frees the last one before the next is loaded
+            self.release()  # frees the last one before the next is loaded
             self._opened = located.open()
             self._located = located
         return self._opened
+
+    def release(self) -> None:
+        """Forgets the opened base, and gives its GPU memory back."""
+        import torch
+
+        self._opened = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,133 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.place import ROOT
+from tests.training_jobs import EXAMPLES, STEPS, TRAINING, processes_with, read
+from xling.distributed.batches import batches_of, example_order, per_process
+from xling.distributed.job import write_job
+from xling.distributed.launch import launch
+
+LAUNCH = (
+    "import signal, sys; from pathlib import Path;"
+    "from xling.distributed.job import read_job; from xling.distributed.launch import launch;"
+    "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143));"
+    "path = Path(sys.argv[1]);"
+    "launch(*read_job(path), path.parent)"
+)
+
+
+def wait_for_checkpoint(folder: str) -> None:
+    deadline = time.monotonic() + 120
+    while not list(Path(folder).glob("checkpoint-*")):
+        assert time.monotonic() < deadline, f"no checkpoint in {folder}"
+        time.sleep(0.02)
+
+
+def assert_ended(text: str) -> None:
+    deadline = time.monotonic() + 20
+    while processes_with(text):
+        assert time.monotonic() < deadline, f"still alive: {processes_with(text)}"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_killed_worker_is_named_and_the_same_command_goes_on(training_jobs):
+    undisturbed = training_jobs.undisturbed("fsdp")
+    lora = {"r": 4, "alpha": 8, "dropout": 0.0}
+    job = training_jobs.make("killed", processes=2, parallel="fsdp", lora=lora)
+    logs = training_jobs.folder / "killed-logs"
+    failure: list[Exception] = []
+
+    def run() -> None:
+        try:
+            launch(job, EXAMPLES, logs)
+        except Exception as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_for_checkpoint(job.checkpoints)
+    # The youngest is a worker: the launcher has the job on its command line too.
+    os.kill(max(processes_with(str(logs / "job.json"))), signal.SIGKILL)
+    thread.join(120)
+    assert not thread.is_alive()
+    assert isinstance(failure[0], RuntimeError)
+    assert "of 2 was killed or crashed without a message" in str(failure[0])
+    assert_ended(str(logs))
+    done = max(int(path.name[11:]) for path in Path(job.checkpoints).glob("checkpoint-*"))
+    assert 0 < done < STEPS
+    launch(job, EXAMPLES, logs)
+    report, whole = read(Path(job.target), "report"), read(undisturbed, "report")
+    assert report["curve"] == whole["curve"]
+    assert report["tokens_per_second"] * report["seconds"] == pytest.approx(
+        whole["tokens"] * (1 - done / STEPS)
+    )
+    adapters = [
+        load_file(Path(folder) / "adapter" / "adapter_model.safetensors")
+        for folder in (job.target, undisturbed)
+    ]
+    assert all((adapters[0][name] == adapters[1][name]).all() for name in adapters[1])
+
+
+@pytest.mark.slow
+def test_worker_that_cannot_open_the_base_is_named(training_jobs, capfd):
+    job = training_jobs.make("wrong", processes=2, weights="sha256:0")
+    logs = training_jobs.folder / "wrong-logs"
+    with pytest.raises(
+        RuntimeError, match=r"training process [01] of 2 failed: ValueError: .*sha256:0 were expec"
+    ):
+        launch(job, EXAMPLES, logs)
+    assert_ended(str(logs))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_one_that_launched_it(training_jobs, sign):
+    name = f"ended-{sign.name}"
+    job = training_jobs.make(name, processes=2, parallel="ddp")
+    job = replace(job, training=TRAINING | {"epochs": 400, "checkpoints": 400})
+    logs = training_jobs.folder / f"{name}-logs"
+    logs.mkdir()
+    write_job(job, EXAMPLES, logs / "job.json")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, str(logs / "job.json")],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for_checkpoint(job.checkpoints)
+    assert len(processes_with(str(logs))) == 4  # parent, launcher, two workers
+    parent.send_signal(sign)
+    assert parent.wait(60) == (143 if sign == signal.SIGTERM else -9)
+    assert_ended(str(logs))
+
+
+def test_steps_that_cannot_be_shared_are_refused():
+    assert per_process(16, 0, 1) == 16
+    assert per_process(16, 0, 4) == 4
+    assert per_process(16, 2, 4) == 2
+    with pytest.raises(ValueError, match="batch_size 16 .* 3 processes .* 1, 2, 4, 8, 16 proc"):
+        per_process(16, 0, 3)
+    with pytest.raises(ValueError, match="micro_batch_size 8 × 4 processes .* 1, 2 processes"):
+        per_process(16, 8, 4)
+    with pytest.raises(ValueError, match="a multiple of 32"):
+        per_process(16, 0, 32)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_processes_share_each_step_and_wait_for_each_other(size):
+    for rows in example_order(29, batch_size=8, epochs=2, seed=0):
+        shares = [batches_of(rows, rank=r, size=size, micro_batch_size=2) for r in range(size)]
+        assert len({len(share) for share in shares}) == 1
+        counted = [row for share in shares for b in share for row in b.rows[: b.counted]]
+        assert sorted(counted) == sorted(rows)
+        assert all(1 <= len(b.rows) <= 2 for share in shares for b in share)

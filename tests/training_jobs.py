@@ -1,0 +1,96 @@
+"""Trainings of a tiny model in one process and in two, and what they leave behind."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from xling.distributed.job import TrainingJob
+from xling.distributed.launch import launch
+from xling.distributed.running import train_and_save
+from xling.distributed.team import Team
+from xling.models import locate_model
+from xling.prompts import label_token_ids
+from xling.training import Example
+
+# 28 examples in steps of 8: the last step of an epoch is short.
+EXAMPLES = [
+    Example(f"The key is {n % 4 + 1}. {'pad ' * (n % 5)}Answer: (", n % 4 + 1) for n in range(28)
+]
+STEPS = 48
+TRAINING = {
+    "epochs": 12,
+    "batch_size": 8,
+    "micro_batch_size": 2,
+    "learning_rate": 2e-3,
+    "warmup_steps": 4,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "gradient_checkpointing": False,
+    "checkpoints": 12,
+}
+
+
+class TrainingJobs:
+    """Makes jobs on one model; runs each kind once."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        self.model = model
+        self.folder = folder
+        self._done: dict[str, Path] = {}
+
+    def make(self, name: str, *, processes: int, parallel: str = "fsdp", **changes: Any):
+        located = locate_model(str(self.model))
+        labels = label_token_ids(located.tokenizer(), EXAMPLES[0].prompt, add_special_tokens=True)
+        target = self.folder / name
+        target.mkdir()
+        job = TrainingJob(
+            model=str(self.model),
+            revision="",
+            chat=False,
+            lora_modules="",
+            quantise="nf4",
+            weights=located.weights.identity,
+            lora={"r": 4, "alpha": 8, "dropout": 0.1},
+            training=dict(TRAINING),
+            seed=3,
+            label_ids=tuple(labels),
+            add_special_tokens=True,
+            check_prompts=8,
+            checkpoints=str(target / "checkpoints"),
+            target=str(target),
+            processes=processes,
+            parallel=parallel,
+        )
+        return replace(job, **changes)
+
+    def undisturbed(self, kind: str) -> Path:
+        """Folder of a finished training: ``alone``, ``ddp`` or ``fsdp``; two processes."""
+        if kind not in self._done:
+            lora = {"r": 4, "alpha": 8, "dropout": 0.0}
+            if kind == "alone":
+                job = self.make(kind, processes=1, lora=lora)
+                train_and_save(job, EXAMPLES, job.locate().open(), Team())
+            else:
+                job = self.make(kind, processes=2, parallel=kind, lora=lora)
+                launch(job, EXAMPLES, self.folder / f"{kind}-logs")
+            self._done[kind] = self.folder / kind
+        return self._done[kind]
+
+
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def processes_with(text: str) -> list[int]:
+    """Ids of the living processes, but this one, whose command line holds a text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if text in line and int(path.parent.name) != os.getpid():
+            found.append(int(path.parent.name))
+    return found

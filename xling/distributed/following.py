@@ -1,0 +1,136 @@
+"""One command under torchrun: the first process does what it always does, the others train along.
+
+``torchrun --nproc_per_node 2 -m entrypoints.finetune …`` starts the command twice. The process of
+rank 0 opens runs and talks to the store; the others wait until it tells them of a training, of
+which each does its part, or that there is nothing (more) to do. When a process fails, rank 0 says
+why, and all end.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from xling.distributed.failures import clear_failures, first_failure, record_failure
+from xling.distributed.job import TrainingJob, write_job
+from xling.distributed.running import run_job
+from xling.distributed.team import connected, environment_rank, environment_size
+from xling.training import Example
+
+logger = logging.getLogger(__name__)
+
+Command = Callable[..., Any]
+# The first process may fetch weights and score for days before it trains.
+PATIENCE = timedelta(days=7)
+# Seconds in which the first process can say why a training failed, before the others end and
+# torchrun ends it too.
+GRACE = 20.0
+SETTLE = 5.0
+
+
+class _Lead:
+    """Rank 0's line to the others."""
+
+    def __init__(self) -> None:
+        self._connection = ExitStack()
+        self._connected = False
+        self._broken = False
+
+    def train(self, job: TrainingJob, examples: Sequence[Example], folder: Path) -> None:
+        """Trains with the others; see `train_together`."""
+        if self._broken:
+            raise RuntimeError("a training failed before, and its processes are gone; start again")
+        folder.mkdir(parents=True, exist_ok=True)
+        clear_failures(folder)
+        path = folder / "job.json"
+        write_job(job, examples, path)
+        self._tell(str(path))
+        self._broken = True  # until it has ended well: the others cannot be spoken to
+        try:
+            run_job(path)
+            self._broken = False
+        except Exception as error:
+            record_failure(folder, environment_rank(), error)
+            self._connection.close()  # wakes those that wait for this process
+            time.sleep(SETTLE)  # so that the one that failed can leave its reason
+            reason = first_failure(folder, job.processes)
+            raise RuntimeError(f"{reason}\nLogs: {folder}") from error
+
+    def dismiss(self) -> None:
+        """Lets the others end."""
+        if not self._broken:
+            self._tell("")
+            self._connection.close()
+
+    def _tell(self, message: str) -> None:
+        import torch.distributed as dist
+
+        if not self._connected:
+            self._connection.enter_context(connected(PATIENCE))
+            self._connected = True
+        dist.broadcast_object_list([message], src=0)
+
+
+_lead: ContextVar[_Lead | None] = ContextVar("lead", default=None)
+
+
+def led(command: Command) -> Command:
+    """Lets a command run under torchrun: once, with all processes at its trainings."""
+
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        if environment_size() == 1:
+            return command(*arguments, **options)
+        if environment_rank() > 0:
+            return follow()
+        with _leading():
+            return command(*arguments, **options)
+
+    return wrapped
+
+
+def current_lead() -> _Lead | None:
+    """The line to the other processes of this command; None where there are none."""
+    return _lead.get()
+
+
+@contextmanager
+def _leading() -> Iterator[None]:
+    lead = _Lead()
+    token = _lead.set(lead)
+    try:
+        yield
+    finally:
+        _lead.reset(token)
+        lead.dismiss()
+
+
+def follow() -> None:
+    """Does this process's part of each training that rank 0 tells of, until there are no more.
+
+    Raises:
+        SystemExit: a training failed; rank 0 says why.
+    """
+    import torch.distributed as dist
+
+    with ExitStack() as connection:
+        connection.enter_context(connected(PATIENCE))
+        while True:
+            message = [""]
+            dist.broadcast_object_list(message, src=0)
+            if not message[0]:
+                return
+            path = Path(message[0])
+            try:
+                run_job(path)
+            except Exception as error:
+                record_failure(path.parent, environment_rank(), error)
+                logger.debug("this process's part failed", exc_info=True)
+                connection.close()
+                time.sleep(GRACE)
+                raise SystemExit(1) from error

@@ -1,0 +1,84 @@
+"""A training as several processes are told of it: settings in a file, prompts beside it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from xling.distributed.team import Parallel
+from xling.models import LocatedModel, locate_model
+from xling.training import Example
+
+EXAMPLES = "examples.json"
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """All that decides a training; JSON types.
+
+    Attributes:
+        model: catalog name, Hugging Face id or folder.
+        revision: of a Hugging Face id.
+        chat: whether prompts went through the chat template.
+        lora_modules: pattern of the modules to adapt; empty: by architecture.
+        quantise: ``nf4`` or ``none``.
+        weights: identity that the weights must have.
+        lora: ``r``, ``alpha``, ``dropout``.
+        training: the other arguments of `xling.training.train_adapter`.
+        seed: of the adapter's first weights, of the order of examples and of dropout.
+        label_ids: token id of each label.
+        add_special_tokens: as in scoring.
+        check_prompts: how many of the first prompts are scored after the training.
+        checkpoints: folder; every process must see it.
+        target: folder that gets the adapter and its reports; every process must see it.
+        processes: how many train together.
+        parallel: ``fsdp`` or ``ddp``.
+    """
+
+    model: str
+    revision: str
+    chat: bool
+    lora_modules: str
+    quantise: Any
+    weights: str
+    lora: dict[str, Any]
+    training: dict[str, Any]
+    seed: int
+    label_ids: tuple[int, ...]
+    add_special_tokens: bool
+    check_prompts: int
+    checkpoints: str
+    target: str
+    processes: int = 1
+    parallel: Parallel = "fsdp"
+
+    def locate(self) -> LocatedModel:
+        """Finds the weights on this machine.
+
+        Raises:
+            ValueError: there are none, or others than expected.
+        """
+        return locate_model(
+            self.model,
+            revision=self.revision,
+            chat=self.chat,
+            lora_modules=self.lora_modules,
+            quantise=self.quantise,
+            expected_identity=self.weights,
+        )
+
+
+def write_job(job: TrainingJob, examples: Sequence[Example], path: Path) -> None:
+    """Writes a job to a file, and its examples beside it."""
+    rows = [[example.prompt, example.gold] for example in examples]
+    path.with_name(EXAMPLES).write_text(json.dumps(rows), encoding="utf-8")
+    path.write_text(json.dumps(asdict(job), indent=1), encoding="utf-8")
+
+
+def read_job(path: Path) -> tuple[TrainingJob, list[Example]]:
+    """Reads what `write_job` wrote."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    rows = json.loads(path.with_name(EXAMPLES).read_text(encoding="utf-8"))
+    job = TrainingJob(**{**settings, "label_ids": tuple(settings["label_ids"])})
+    return job, [Example(prompt, gold) for prompt, gold in rows]
