@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from xling.distributed.following import check_started_alone
 from xling.folders import DISK_ERRORS
 from xling.settings import ARMS, REASONING, SCORING
 from xling.study import Study
@@ -117,6 +118,7 @@ def entry_point(command: Command) -> Command:
     def wrapped(*arguments: Any, **options: Any) -> Any:
         _prepare_process()
         try:
+            check_started_alone(command)
             return command(*arguments, **options)
         except (ValueError, OSError, RuntimeError, MlflowException) as error:
             if os.environ.get(DEBUG):

@@ -12,7 +12,14 @@ from entrypoints.common import (
     study_option,
 )
 from xling import tracking
-from xling.execution import Prepared, prepare_study, register_study, run_cells
+from xling.execution import (
+    EXECUTIONS,
+    Execution,
+    Prepared,
+    prepare_study,
+    register_study,
+    run_cells,
+)
 from xling.study import Study
 
 BOUND = 0.05
@@ -28,11 +35,23 @@ BOUND = 0.05
     help="Models of the study, separated by commas; empty: all.",
 )
 @limit_option
-@click.option("--execution", type=click.Choice(["local"]), default="local", show_default=True)
+@click.option(
+    "--execution",
+    type=click.Choice(EXECUTIONS),
+    default="local",
+    show_default=True,
+    help="Where cells run: in this process, or on the Ray cluster at RAY_ADDRESS (unset: a local "
+    "one).",
+)
 @force_option
 @entry_point
 def main(
-    study: Study, data: str, models: tuple[str, ...], limit: int, execution: str, force: bool
+    study: Study,
+    data: str,
+    models: tuple[str, ...],
+    limit: int,
+    execution: Execution,
+    force: bool,
 ) -> None:
     """Run a whole study and say where to look."""
     chosen = study.only_models(models) if models else study
@@ -44,11 +63,11 @@ def main(
         "models": ",".join(models),
         "execution": execution,
     }
-    _run(prepared, parameters, force)
+    _run(prepared, parameters, execution, force)
     click.echo(f"Runs are in experiment {experiment!r} at {tracking.tracking_uri()}")
 
 
-def _run(prepared: Prepared, parameters: dict[str, str], force: bool) -> None:
+def _run(prepared: Prepared, parameters: dict[str, str], execution: Execution, force: bool) -> None:
     study = prepared.study
     with tracking.tracked_run(
         "study",
@@ -58,7 +77,7 @@ def _run(prepared: Prepared, parameters: dict[str, str], force: bool) -> None:
         tags={"command": tracking.run_command("main", parameters)},
     ):
         tracking.log_text(study.to_yaml(), "study.yaml")
-        outcome = run_cells(prepared, force=force)
+        outcome = run_cells(prepared, force=force, execution=execution)
         if outcome.evaluated:
             analysis = run_analysis(
                 study,

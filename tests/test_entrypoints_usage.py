@@ -111,7 +111,7 @@ def test_one_unknown_model_among_several_lists_the_valid_ones(name: str, store: 
         ("arm", "tuned", ("'--arm'", "'tuned'", "'finetuned'")),
         ("reasoning", "deep", ("'--reasoning'", "'deep'", "'direct'")),
         ("scoring", "guess", ("'--scoring'", "'guess'", "'answer-token'")),
-        ("execution", "slurm", ("'--execution'", "'slurm'", "'local'")),
+        ("execution", "slurm", ("'--execution'", "'slurm'", "'local'", "'ray'")),
         ("limit", "-1", ("'--limit'", "-1 is not in the range x>=0")),
         ("limit", "many", ("'--limit'", "'many' is not a valid integer")),
         ("seed", "-1", ("'--seed'", "-1 is not in the range 0<=x<=4294967295")),

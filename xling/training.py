@@ -137,7 +137,7 @@ def train_adapter(
                 order[number], rank=team.rank, size=team.size, micro_batch_size=micro
             )
             curve.append({"step": number + 1, **step.run(batches, len(order[number]), rate)})
-            bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}")
+            bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}", refresh=False)
             bar.update()
             if (number + 1) % save_every == 0 or number + 1 == len(order):
                 save_checkpoint(folder, parameters, optimiser, curve, team)

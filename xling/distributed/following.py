@@ -25,6 +25,8 @@ from xling.training import Example
 logger = logging.getLogger(__name__)
 
 Command = Callable[..., Any]
+# What a command is marked with that shares torchrun's processes.
+LED = "led"
 # The first process may fetch weights and score for days before it trains.
 PATIENCE = timedelta(days=7)
 # Seconds in which the first process can say why a training failed, before the others end and
@@ -91,7 +93,22 @@ def led(command: Command) -> Command:
         with _leading():
             return command(*arguments, **options)
 
+    setattr(wrapped, LED, True)
     return wrapped
+
+
+def check_started_alone(command: Command) -> None:
+    """Refuses torchrun for a command that would do its work once in every process.
+
+    Raises:
+        ValueError: torchrun started several processes, and `command` is not `led`.
+    """
+    if environment_size() > 1 and not getattr(command, LED, False):
+        raise ValueError(
+            f"torchrun started {environment_size()} processes, and each would do all of this; "
+            "start the command alone (a model's `processes` says how many train it), or only its "
+            "training: torchrun … -m entrypoints.finetune"
+        )
 
 
 def current_lead() -> _Lead | None:

@@ -1,13 +1,16 @@
-"""Runs a study's cells in this process."""
+"""Runs a study's cells in this process, or on a Ray cluster."""
 
-from xling.execution.evaluate import accuracy_lines, run_evaluate
+from xling.execution.accuracies import accuracy_lines
+from xling.execution.evaluate import run_evaluate
 from xling.execution.finetune import adapter_name, run_finetune
 from xling.execution.prepare import run_prepare
 from xling.execution.prepared import Prepared, prepare_study, resolve_study
 from xling.execution.register import register_best, register_study
-from xling.execution.study import StudyOutcome, run_cells
+from xling.execution.study import EXECUTIONS, Execution, StudyOutcome, run_cells
 
 __all__ = [
+    "EXECUTIONS",
+    "Execution",
     "Prepared",
     "StudyOutcome",
     "accuracy_lines",

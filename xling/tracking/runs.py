@@ -1,10 +1,13 @@
 """Starts runs and logs what they did."""
 
+import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,11 @@ logger = logging.getLogger(__name__)
 BATCH = 1000
 MAX_PARAM_LENGTH = 500
 MAX_REASON_LENGTH = 5000
+# How a process that works for another one's run knows of it.
+PARENT_VARIABLE = "XLING_PARENT_RUN"
+TAGS_VARIABLE = "XLING_RUN_TAGS"
+# What MLflow finds out from the code that runs, which another machine has no repository of.
+SOURCE_TAGS = ("mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 
 
 class StoreUnavailable(RuntimeError):
@@ -38,7 +46,7 @@ class Terminated(SystemExit):
 def tracked_run(
     kind: str, *, name: str, study: str, params: Mapping[str, Any], tags: Mapping[str, str]
 ) -> Iterator[str]:
-    """Runs the block inside an MLflow run, nested if one is active.
+    """Runs the block inside an MLflow run, nested if one is active or `work_under` names one.
 
     The run ends FINISHED; FAILED with the tag ``xling.error`` if the block raises; KILLED if it
     is interrupted. The first run in a process that ``mlflow run`` started is the project's own.
@@ -54,7 +62,13 @@ def tracked_run(
         The run's id.
     """
     nested = mlflow.active_run() is not None
-    run = mlflow.start_run(run_name=name, nested=nested, log_system_metrics=kind == "finetune")
+    run = mlflow.start_run(
+        run_name=name,
+        nested=nested,
+        parent_run_id=None if nested else os.environ.get(PARENT_VARIABLE) or None,
+        tags=json.loads(os.environ.get(TAGS_VARIABLE, "{}")),
+        log_system_metrics=kind == "finetune",
+    )
     run_id = run.info.run_id
     try:
         mlflow.set_tags(
@@ -94,6 +108,78 @@ def _finish(run_id: str, status: str, reason: str) -> None:
         mlflow.end_run(status)
     except (MlflowException, requests.RequestException):
         logger.warning("run %s could not be ended and stays RUNNING in the store", run_id)
+
+
+@dataclass(frozen=True)
+class ParentRun:
+    """A run that other processes work for.
+
+    Attributes:
+        run_id: 32 hexadecimal digits.
+        experiment_id: of the runs under it too.
+        source: tags that say which code it runs.
+        uri: of the tracking store, with its password if it has one.
+    """
+
+    run_id: str
+    experiment_id: str
+    source: dict[str, str]
+    uri: str = field(repr=False)
+
+
+def active_parent() -> ParentRun:
+    """The active run, for processes that work for it."""
+    run = mlflow.get_run(_active_id())
+    source = {key: run.data.tags[key] for key in SOURCE_TAGS if key in run.data.tags}
+    return ParentRun(
+        run.info.run_id, run.info.experiment_id, source, uri=str(mlflow.get_tracking_uri())
+    )
+
+
+def work_under(parent: ParentRun, *, unit: str) -> None:
+    """Makes all further runs of this process, and of those that it starts, children of a run.
+
+    Their tags say where they are made, so that `end_lost_runs` finds them.
+
+    Args:
+        parent: whose children they are.
+        unit: tag ``xling.unit``.
+    """
+    tags = {"unit": unit, "host": socket.gethostname(), "process": str(os.getpid())}
+    for variable in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+        os.environ.pop(variable, None)
+    os.environ |= {
+        "MLFLOW_TRACKING_URI": parent.uri,
+        "MLFLOW_EXPERIMENT_ID": parent.experiment_id,
+        PARENT_VARIABLE: parent.run_id,
+        TAGS_VARIABLE: json.dumps(
+            parent.source | {f"xling.{key}": value for key, value in tags.items()}
+        ),
+    }
+    mlflow.set_tracking_uri(parent.uri)
+
+
+def end_lost_runs(parent: ParentRun, *, unit: str, reason: str) -> int:
+    """Ends as KILLED the runs of a unit whose process is no more, and says why in them.
+
+    Args:
+        parent: the run that the process worked for.
+        unit: tag ``xling.unit`` of the runs.
+        reason: tag ``xling.error``.
+
+    Returns:
+        How many there were.
+    """
+    client = MlflowClient()
+    left = client.search_runs(
+        [parent.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent.run_id}' and tags.`xling.unit` = '{unit}' "
+        "and attributes.status = 'RUNNING'",
+    )
+    for run in left:
+        client.set_tag(run.info.run_id, "xling.error", reason[:MAX_REASON_LENGTH])
+        client.set_terminated(run.info.run_id, "KILLED")
+    return len(left)
 
 
 def note_reuse(finished_run_id: str) -> None:

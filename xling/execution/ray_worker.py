@@ -1,0 +1,58 @@
+"""What a Ray worker does: one unit, under the study's run."""
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from xling import tracking
+from xling.execution.prepared import Prepared
+from xling.execution.units import Unit, UnitOutcome, run_unit
+from xling.models import BaseShelf
+from xling.tracking.runs import ParentRun, work_under
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker is told besides study and data.
+
+    Attributes:
+        parent: the study's run, and its store as this worker reaches it.
+        folder: the driver's working folder, from which relative paths go.
+        force: repeat what a finished run has already.
+        log_level: of the project's own lines.
+    """
+
+    parent: ParentRun
+    folder: str
+    force: bool
+    log_level: int
+
+
+def work(prepared: Prepared, unit: Unit, assignment: Assignment) -> UnitOutcome:
+    """Runs one unit in this worker process, which serves no other after it.
+
+    Raises:
+        StoreUnavailable: the tracking store failed.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    _prepare_log(assignment.log_level)
+    if Path(assignment.folder).is_dir():
+        os.chdir(assignment.folder)
+    work_under(assignment.parent, unit=unit.name)
+    tracking.open_store()
+    return run_unit(prepared, unit, BaseShelf(), force=assignment.force)
+
+
+def _prepare_log(level: int) -> None:
+    """Lines go to stderr, which Ray shows at the driver after the task's name."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
+    logging.getLogger("xling").setLevel(level)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise tracking.Terminated(128 + number)
