@@ -1,7 +1,9 @@
 """The sections of a study file, each checked on its own."""
 
 import re
+import string
 from typing import Annotated, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -42,6 +44,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+ADAPTER_FIELDS = ("study", "model", "arm", "seed", "fold")
+
+
 class ServerSettings(Strict):
     """An OpenAI-compatible completions server that returns log-probabilities.
 
@@ -50,7 +55,8 @@ class ServerSettings(Strict):
         model: what the server calls the base model; empty: the only model that it serves, or the
             one named as the study's model.
         adapter: what the server calls a cell's adapter; may hold ``{study}``, ``{model}``,
-            ``{arm}`` and ``{seed}``.
+            ``{arm}``, ``{seed}`` and, in a cross-fitted study, ``{fold}``, which is put at the end
+            there if the name does not hold it.
         key_variable: environment variable that holds the key; it need not be set.
         concurrency: requests under way at once, at most.
         timeout: seconds that one request may take.
@@ -66,6 +72,37 @@ class ServerSettings(Strict):
     timeout: float = Field(default=600.0, gt=0)
     retries: int = Field(default=6, ge=0)
     top_logprobs: Count = 20
+
+    @field_validator("url")
+    @classmethod
+    def _address_without_a_key(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            # The address is not repeated: it may hold a secret.
+            raise ValueError(
+                "must hold no user name, password, query or fragment: runs log the address; put "
+                "the key into the environment variable that `key_variable` names"
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"must begin with http:// or https:// and a host (got {url!r})")
+        if not parts.path.rstrip("/").endswith("/v1"):
+            raise ValueError(f"must end in /v1, such as http://localhost:8000/v1 (got {url!r})")
+        return url.rstrip("/")
+
+    @field_validator("adapter")
+    @classmethod
+    def _adapter_placeholders(cls, adapter: str) -> str:
+        valid = ", ".join(f"{{{name}}}" for name in ADAPTER_FIELDS)
+        try:
+            parts = list(string.Formatter().parse(adapter))
+        except ValueError as error:
+            raise ValueError(f"is not a format string: {error}; placeholders: {valid}") from error
+        for _, name, form, how in parts:
+            if name is not None and (name not in ADAPTER_FIELDS or form or how):
+                raise ValueError(f"{adapter!r} has the placeholder {{{name}}}; valid: {valid}")
+        if not adapter.strip():
+            raise ValueError(f"must name the adapter on the server; placeholders: {valid}")
+        return adapter
 
 
 class ModelSettings(Strict):

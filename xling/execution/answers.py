@@ -6,24 +6,33 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from xling.data import Item
-from xling.execution.frames import CLOZE_TABLE, ORDERS_TABLE, REASONING_TABLE, Answers
-from xling.models import OpenedModel
+from xling.execution.frames import (
+    CLOZE_TABLE,
+    ORDERS_TABLE,
+    REASONING_TABLE,
+    Answers,
+    server_tables,
+)
 from xling.prompts import PromptFormat, prompt_sha256, render_cloze_prompts, render_prompts
 from xling.reasoning import ReasoningFile, answer_prompts, reasoning_prompts, stop_text
 from xling.records import LOGPROB_COLUMNS
 from xling.routing import has_known_routers, is_mixture, recording_routing
-from xling.scoring import InProcessEngine, Scores
+from xling.scoring import Engine, Generation, Scores
 from xling.scoring.answers import DELIMITER
-from xling.scoring.context import check_context, context_of
-from xling.scoring.generation import Generation, generate
+from xling.scoring.context import check_context
 from xling.scoring.orders import average_over_orders, option_orders, reorder
 from xling.settings import ReasoningSettings
 from xling.study import Cell, Study
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -32,25 +41,30 @@ class Examiner:
     """Asks one model, with or without an adapter, in one cell's way.
 
     Args:
-        opened: the model.
+        engine: scores and writes.
+        tokenizer: of the model.
         layout: how items are put to it.
         cell: reasoning and scoring.
         study: settings of both.
+        model: where it is in this process; a mixture of experts' routing is recorded there.
     """
 
     def __init__(
-        self, opened: OpenedModel, layout: PromptFormat, *, cell: Cell, study: Study
+        self,
+        engine: Engine,
+        tokenizer: "PreTrainedTokenizerBase",
+        layout: PromptFormat,
+        *,
+        cell: Cell,
+        study: Study,
+        model: "PreTrainedModel | PeftModel | None" = None,
     ) -> None:
-        self._opened = opened
+        self._engine = engine
+        self._tokenizer = tokenizer
         self._layout = layout
         self._cell = cell
         self._study = study
-        self._engine = InProcessEngine(
-            opened.model,
-            opened.tokenizer,
-            add_special_tokens=not layout.chat,
-            batch_tokens=study.scoring.batch_tokens,
-        )
+        self._model = model
 
     def ask(self, items: Sequence[Item], *, description: str, unfinished: Path) -> Answers:
         """Answers to items of one language.
@@ -82,11 +96,11 @@ class Examiner:
         """
         named = self._longest_texts(items)
         special = not self._layout.chat
-        rows = self._opened.tokenizer([text for _, text in named], add_special_tokens=special)
+        rows = self._tokenizer([text for _, text in named], add_special_tokens=special)
         check_context(
             [len(row) for row in rows["input_ids"]],
             [name for name, _ in named],
-            context=context_of(self._opened.model),
+            context=self._engine.context,
             max_tokens=self._thought.max_tokens if self._cell.reasoning == "cot" else 0,
         )
 
@@ -105,7 +119,7 @@ class Examiner:
 
     def sample_prompts(self, items: Sequence[Item]) -> list[str]:
         """The exact prompts of items, up to where the model's own text begins."""
-        tokenizer = self._opened.tokenizer
+        tokenizer = self._tokenizer
         if self._cell.reasoning == "cot":
             return reasoning_prompts(
                 items, self._layout, tokenizer, instruction=self._thought.instruction
@@ -121,28 +135,27 @@ class Examiner:
     def _ask_directly(self, items: Sequence[Item], description: str) -> Answers:
         """The four labels; of a mixture of experts also which experts the prompts' tokens go to."""
         prompts = self.sample_prompts(items)
-        recording = (
-            recording_routing(self._opened.model) if self._records_routing else nullcontext()
-        )
-        with recording as counter:
+        routed = self._routed_model
+        with recording_routing(routed) if routed is not None else nullcontext() as counter:
             scores = self._engine.score(prompts, description=description)
-        return replace(_answers(prompts, scores, {}), routing=counter)
+        return replace(_answers(items, prompts, scores, {}), routing=counter)
 
     @cached_property
-    def _records_routing(self) -> bool:
-        model = self._opened.model
-        if not is_mixture(model):
-            return False
-        known = has_known_routers(model)
-        if not known:
+    def _routed_model(self) -> "PreTrainedModel | PeftModel | None":
+        """The model whose routing is recorded; None where there is nothing to record."""
+        model = self._model
+        if model is None or not is_mixture(model):
+            return None
+        if not has_known_routers(model):
             logger.warning("%s: its expert routing is not recorded", self._cell.model.label)
-        return known
+            return None
+        return model
 
     def _ask_with_reasoning(
         self, items: Sequence[Item], description: str, unfinished: Path
     ) -> Answers:
         """Reasoning, kept batch by batch, then the four labels after it."""
-        thought, tokenizer = self._thought, self._opened.tokenizer
+        thought = self._thought
         questions = self.sample_prompts(items)
         # The key decides an item's draws, so it names the language, too.
         keys = [f"{item.dialect}/{item.item_id}" for item in items]
@@ -151,18 +164,14 @@ class Examiner:
         missing = [
             (prompt, key) for prompt, key in zip(questions, keys, strict=True) if key not in done
         ]
-        for batch in generate(
-            self._opened.model,
-            tokenizer,
+        for batch in self._engine.generate(
             [prompt for prompt, _ in missing],
             [key for _, key in missing],
-            add_special_tokens=not self._layout.chat,
             max_tokens=thought.max_tokens,
             temperature=thought.temperature,
             top_p=thought.top_p,
             seed=thought.seed,
             stop=stop_text(self._layout),
-            batch_tokens=self._study.scoring.batch_tokens,
             description=f"{description} reasoning",
         ):
             kept.append(batch)
@@ -179,7 +188,7 @@ class Examiner:
                 "reasoning_prompt_sha256": [prompt_sha256(prompt) for prompt in questions],
             }
         )
-        return _answers(prompts, scores, {REASONING_TABLE: frame})
+        return _answers(items, prompts, scores, {REASONING_TABLE: frame})
 
     def _fit(
         self, questions: Sequence[str], written: Sequence[Generation]
@@ -190,11 +199,11 @@ class Examiner:
         tokenizer's own way to spell it.
         """
         fitted = list(written)
-        context = context_of(self._opened.model)
+        context = self._engine.context
         while True:
             texts = [each.text for each in fitted]
-            prompts = answer_prompts(questions, texts, self._layout, self._opened.tokenizer)
-            rows = self._opened.tokenizer(prompts, add_special_tokens=not self._layout.chat)
+            prompts = answer_prompts(questions, texts, self._layout, self._tokenizer)
+            rows = self._tokenizer(prompts, add_special_tokens=not self._layout.chat)
             long = [
                 row
                 for row, ids in enumerate(rows["input_ids"])
@@ -231,7 +240,10 @@ class Examiner:
             prediction=averaged.prediction,
             answer_mass=averaged.answer_mass,
             n_tokens=scores.n_tokens[:, 0],
-            more={ORDERS_TABLE: frame},
+            more={
+                ORDERS_TABLE: frame,
+                **server_tables(items, scores.n_tokens[:, 0], scores.bounded, scores.tries),
+            },
         )
 
     def _ask_cloze(self, items: Sequence[Item], description: str) -> Answers:
@@ -260,11 +272,21 @@ class Examiner:
             prediction=(scores.per_token.argmax(axis=1) + 1).astype(np.int8),
             answer_mass=np.full(len(items), np.nan),
             n_tokens=scores.prompt_tokens,
-            more={CLOZE_TABLE: frame},
+            more={
+                CLOZE_TABLE: frame,
+                **server_tables(items, scores.prompt_tokens, None, scores.tries),
+            },
         )
 
 
-def _answers(prompts: list[str], scores: Scores, more: Mapping[str, pd.DataFrame]) -> Answers:
+def _answers(
+    items: Sequence[Item], prompts: list[str], scores: Scores, more: Mapping[str, pd.DataFrame]
+) -> Answers:
     return Answers(
-        prompts, scores.logprobs, scores.predictions, scores.answer_mass, scores.n_tokens, more
+        prompts,
+        scores.logprobs,
+        scores.predictions,
+        scores.answer_mass,
+        scores.n_tokens,
+        {**more, **server_tables(items, scores.n_tokens, scores.bounded, scores.tries)},
     )

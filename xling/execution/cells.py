@@ -13,7 +13,7 @@ from xling.execution.prepared import ItemsByPart, Prepared, items_sha256
 from xling.folders import state_folder
 from xling.models import LocatedModel, fetch_weights, find_recipe, locate_model
 from xling.models.catalog import Recipe
-from xling.models.loading import compute_dtype, device_name, load_tokenizer
+from xling.models.loading import compute_dtype, device_name
 from xling.prompts import PromptFormat
 from xling.settings import ModelSettings
 from xling.study import Cell, Study
@@ -35,6 +35,19 @@ def locate(model: ModelSettings) -> LocatedModel:
     )
 
 
+def locate_served(model: ModelSettings) -> LocatedModel:
+    """A study's model without weights that are on the hub: a server has them.
+
+    It has the identity of the whole model, since tokenizer and weights are of one commit; it
+    cannot be opened.
+
+    Raises:
+        ValueError: unknown model, or missing files.
+    """
+    recipe = _recipe(model)
+    return LocatedModel(recipe, fetch_weights(recipe, tokenizer_only=True), model.quantise)
+
+
 def locate_tokenizer(
     model: ModelSettings,
 ) -> tuple[Recipe, "PreTrainedTokenizerBase", int | None]:
@@ -43,13 +56,21 @@ def locate_tokenizer(
     Returns:
         The context is in tokens; None where the model's configuration names none.
     """
+    located = locate_served(model)
+    return located.recipe, located.tokenizer(), configured_context(located)
+
+
+def configured_context(located: LocatedModel) -> int | None:
+    """Tokens that a model takes by its configuration; None where that names no limit."""
+    text = (located.weights.folder / "config.json").read_text(encoding="utf-8")
+    config = json.loads(text)
+    context: int | None = config.get("text_config", config).get("max_position_embeddings")
+    return context
+
+
+def _recipe(model: ModelSettings) -> Recipe:
     recipe = find_recipe(model.id, revision=model.revision)
-    if model.chat is not None:
-        recipe = replace(recipe, chat=model.chat)
-    folder = fetch_weights(recipe, tokenizer_only=True).folder
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    context = config.get("text_config", config).get("max_position_embeddings")
-    return recipe, load_tokenizer(folder), context
+    return recipe if model.chat is None else replace(recipe, chat=model.chat)
 
 
 def prompt_format(prepared: Prepared, recipe: Recipe) -> PromptFormat:

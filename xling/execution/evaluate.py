@@ -1,6 +1,5 @@
 """The evaluate cell: one model or adapter over every evaluated language."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,39 +14,30 @@ from xling.execution.cells import (
     cell_identity,
     cell_params,
     locate,
+    locate_served,
     log_items,
     prompt_format,
     reuse,
     scoring_params,
-    trained_languages,
     work_folder,
 )
+from xling.execution.engines import Seat, engine_source, source_identity
+from xling.execution.evaluated import ROUTING, log_evaluated, write_parquet
 from xling.execution.find_adapters import find_adapters
 from xling.execution.frames import record_frame
-from xling.execution.instruments import instrument_metrics
 from xling.execution.prepared import ItemsByPart, Prepared, items_sha256
 from xling.execution.trained import label_shares
 from xling.fingerprint import fingerprint
-from xling.folders import written_file
-from xling.models import BaseShelf, LocatedModel, OpenedModel
+from xling.models import BaseShelf, LocatedModel
 from xling.records import (
-    describe_format,
-    read_records,
-    summarize_records,
     write_records,
 )
 from xling.routing import (
-    read_routing,
     routing_frame,
-    routing_metrics,
-    sum_routing,
     write_routing,
 )
-from xling.study import Cell, Study
+from xling.study import Cell
 
-RECORDS = "records.parquet"
-FORMAT = "format.csv"
-ROUTING = "routing"
 SAMPLE_PROMPTS = 2
 
 
@@ -85,12 +75,12 @@ def run_evaluate(
         Id of the evaluate run.
 
     Raises:
-        ValueError: there is no adapter for the arm, or it is of another base; or the cell's
-            reasoning and scoring do not go together.
+        ValueError: there is no adapter for the arm, or it is of another base; the cell's
+            reasoning and scoring do not go together; or its server cannot be used.
     """
     check_cell(cell)
     prepared.check_arm(cell.arm)
-    located = locate(cell.model)
+    located = locate(cell.model) if cell.model.server is None else locate_served(cell.model)
     parts = prepared.evaluated_items(cell)
     with TemporaryDirectory(prefix="xling-") as downloads:
         fetched = find_adapters(prepared, cell, located, adapter, Path(downloads))
@@ -98,35 +88,45 @@ def run_evaluate(
         reused = reuse(digest, kind="evaluate", prepared=prepared, name=cell.name, force=force)
         if reused is not None:
             return reused
-        with tracking.tracked_run(
-            "evaluate",
-            name=f"evaluate {cell.name}",
-            study=prepared.study.name,
-            params={
-                **cell_params(prepared, cell, located),
-                **scoring_params(cell),
-                **_settings(prepared, cell),
-                "engine": cell.model.engine,
-                "adapter": " ".join(each.uri for each in fetched),
-                "batch_tokens": prepared.study.scoring.batch_tokens,
-            },
-            tags={
-                "fingerprint": digest,
-                "command": cell_command(
-                    "evaluate", prepared, cell, **scoring_params(cell), adapter=adapter
-                ),
-            },
-        ) as run_id:
+        folder = work_folder(digest, fresh=force)
+        stages = _stages(prepared, parts, fetched)
+        with (
+            engine_source(
+                prepared,
+                cell,
+                located,
+                shelf,
+                [stage.adapter for stage in stages],
+                [folder / stage.name for stage in stages],
+            ) as source,
+            tracking.tracked_run(
+                "evaluate",
+                name=f"evaluate {cell.name}",
+                study=prepared.study.name,
+                params={
+                    **cell_params(prepared, cell, located),
+                    **scoring_params(cell),
+                    **_settings(prepared, cell),
+                    "adapter": " ".join(each.uri for each in fetched),
+                    **source.params,
+                },
+                tags={
+                    "fingerprint": digest,
+                    "command": cell_command(
+                        "evaluate", prepared, cell, **scoring_params(cell), adapter=adapter
+                    ),
+                },
+            ) as run_id,
+        ):
             log_items(prepared, parts)
-            folder = work_folder(digest, fresh=force)
-            opened = shelf.open(located)
-            stages = _stages(prepared, parts, fetched)
-            for stage in stages:
-                with opened.adapted(stage.adapter) if stage.adapter else nullcontext(opened) as it:
-                    _answer_stage(prepared, cell, it, stage, folder / stage.name)
+            for stage, block in zip(stages, source.seats, strict=True):
+                with block as seat:
+                    _answer_stage(prepared, cell, located, seat, stage, folder / stage.name)
             # Of a cross-fitted cell the first fold's adapter stands for all.
             model_id = fetched[0].model_id if fetched else ""
-            _log(prepared, cell, folder, [stage.name for stage in stages], model_id=model_id)
+            log_evaluated(
+                prepared, cell, folder, [stage.name for stage in stages], model_id=model_id
+            )
             if fetched and not adapter:
                 tracking.log_metrics(label_shares(prepared.all_training_rows(cell)))
             if fetched:
@@ -173,7 +173,7 @@ def _identity(
         "families": list(prepared.study.languages.families.items()),
         "folds": list(prepared.fold_of.items()) if prepared.cross_fitted else [],
         "adapters": [each.model_id for each in fetched],
-        "batch_tokens": prepared.study.scoring.batch_tokens,
+        **source_identity(prepared, cell),
         **_settings(prepared, cell),
         **scoring_params(cell),
     }
@@ -197,11 +197,21 @@ def _stages(
 
 
 def _answer_stage(
-    prepared: Prepared, cell: Cell, opened: OpenedModel, stage: Stage, folder: Path
+    prepared: Prepared,
+    cell: Cell,
+    located: LocatedModel,
+    seat: Seat,
+    stage: Stage,
+    folder: Path,
 ) -> None:
     """Asks language by language; each is on disk before the next begins."""
     examiner = Examiner(
-        opened, prompt_format(prepared, opened.recipe), cell=cell, study=prepared.study
+        seat.engine,
+        seat.tokenizer,
+        prompt_format(prepared, located.recipe),
+        cell=cell,
+        study=prepared.study,
+        model=seat.model,
     )
     (folder / "prompts").mkdir(parents=True, exist_ok=True)
     codes = prepared.study.languages.evaluated
@@ -242,61 +252,5 @@ def _answer_language(
             table = routing_frame({code: answers.routing.counts()}, layers=answers.routing.layers)
             write_routing(table, folder / ROUTING / f"{code}.parquet")
     for name, frames in more.items():
-        _write_parquet(pd.concat(frames, ignore_index=True), folder / name / f"{code}.parquet")
+        write_parquet(pd.concat(frames, ignore_index=True), folder / name / f"{code}.parquet")
     write_records(pd.concat(records), folder / f"{code}.parquet")
-
-
-def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    with written_file(path) as temporary:
-        frame.to_parquet(temporary, index=False)
-
-
-def _log(prepared: Prepared, cell: Cell, folder: Path, stages: list[str], *, model_id: str) -> None:
-    """Logs records, what stands beside them, and the metrics of both.
-
-    Languages that the arm was trained on are in no family mean. Routing diverges from that of the
-    study's source languages in every arm, so that arms can be compared.
-    """
-    languages = prepared.study.languages
-    frame = pd.concat(
-        [
-            read_records(folder / stage / f"{code}.parquet")
-            for code in languages.evaluated
-            for stage in stages
-        ]
-    )
-    write_records(frame, folder / RECORDS)
-    tracking.log_records_file(folder / RECORDS)
-    describe_format(frame).to_csv(folder / FORMAT, index=False)
-    tracking.log_file(folder / FORMAT)
-    trained = dict.fromkeys(trained_languages(prepared.study, cell.arm), "source")
-    metrics = summarize_records(frame, {**languages.families, **trained})
-    for name in sorted({path.parent.name for path in folder.glob("*/*/*.parquet")}):
-        paths = [
-            folder / stage / name / f"{code}.parquet"
-            for code in languages.evaluated
-            for stage in stages
-        ]
-        if name == ROUTING:
-            table = sum_routing([read_routing(path) for path in paths])
-            write_routing(table, folder / f"{name}.parquet")
-            metrics |= routing_metrics(table, languages.source)
-        else:
-            rows = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
-            _write_parquet(rows, folder / f"{name}.parquet")
-            metrics |= instrument_metrics(name, rows)
-        tracking.log_file(folder / f"{name}.parquet")
-    tracking.log_file(folder / stages[0] / "prompts", "prompts")
-    tracking.log_metrics(metrics, model_id=model_id)
-
-
-def accuracy_lines(study: Study, run_id: str) -> list[str]:
-    """An evaluate run's accuracies as lines of text, one a language, with standard errors."""
-    run = tracking.get_run(run_id)
-    lines = [f"{run.name} (run {run_id})"]
-    for code, family in study.languages.families.items():
-        accuracy = run.metrics[f"accuracy/{code}"]
-        error = run.metrics.get(f"stderr/{code}")
-        spread = f" ± {error:.3f}" if error is not None else ""
-        lines.append(f"  {code}  {family:<8} {accuracy:.3f}{spread}")
-    return lines

@@ -17,6 +17,7 @@ from xling.study import Cell
 REASONING_TABLE = "reasoning"
 ORDERS_TABLE = "orders"
 CLOZE_TABLE = "cloze"
+SERVER_TABLE = "server"
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class Answers:
         prompts: exact text that was scored; of several option orders, the item's own.
         logprobs: shape (n, 4), as the contract has them.
         prediction: shape (n,), 1–4.
-        answer_mass: shape (n,); NaN for cloze.
+        answer_mass: shape (n,); NaN for cloze; an upper bound where a server's labels are bounded.
         n_tokens: shape (n,), tokens of the prompts.
         more: what an artifact of its own keeps beside the records, by its name: `reasoning`
             (a row an item), `orders` (a row an item and order), `cloze` (a row an item and
-            option); each has the column `item_id`.
+            option), `server` (a row an item); each has the column `item_id`.
         routing: where a mixture of experts sent the prompts' tokens, if it was recorded.
     """
 
@@ -84,3 +85,42 @@ def record_frame(
         "fold": np.array(folds, np.int16),
     }
     return pd.DataFrame(columns)
+
+
+def server_tables(
+    items: Sequence[Item],
+    n_tokens: npt.NDArray[np.int32],
+    bounded: npt.NDArray[np.bool_] | None,
+    tries: npt.NDArray[np.int32] | None,
+) -> dict[str, pd.DataFrame]:
+    """What it took to get items' answers from a server.
+
+    Args:
+        items: n items.
+        n_tokens: shape (n,); tokens of the prompts.
+        bounded: shape (n, 4), or (n, k, 4) of k option orders: labels of which only an upper
+            bound is known; None: none.
+        tries: shape (n,) or (n, k); requests; None: the model is in this process.
+
+    Returns:
+        `server` of `Answers.more`, a row an item: `bounded_labels` (their numbers as text, such
+        as "24"; of several orders those of any), `prompt_tokens` and `tries`. Nothing where there
+        is no server.
+    """
+    if tries is None:
+        return {}
+    n = len(items)
+    flags = np.zeros((n, 1, 4), bool) if bounded is None else bounded.reshape(n, -1, 4)
+    labels = [
+        "".join(str(label) for label, flag in enumerate(row, start=1) if flag)
+        for row in flags.max(axis=1).tolist()
+    ]
+    frame = pd.DataFrame(
+        {
+            "item_id": [item.item_id for item in items],
+            "bounded_labels": labels,
+            "prompt_tokens": n_tokens,
+            "tries": tries.reshape(n, -1).sum(axis=1, dtype=np.int32),
+        }
+    )
+    return {SERVER_TABLE: frame}

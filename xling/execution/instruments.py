@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xling.execution.frames import CLOZE_TABLE, ORDERS_TABLE, REASONING_TABLE
+from xling.execution.frames import CLOZE_TABLE, ORDERS_TABLE, REASONING_TABLE, SERVER_TABLE
 from xling.records import LOGPROB_COLUMNS
 from xling.scoring.cloze import cloze_predictions
 from xling.scoring.orders import average_over_orders, position_prior, recall_std
@@ -17,7 +17,7 @@ def instrument_metrics(name: str, frame: pd.DataFrame) -> dict[str, float]:
     """Metrics by language of one artifact's held-out rows.
 
     Args:
-        name: `reasoning`, `orders` or `cloze`.
+        name: `reasoning`, `orders`, `cloze` or `server`.
         frame: its rows, with the columns `language`, `part` and `gold` beside its own.
 
     Returns:
@@ -26,12 +26,15 @@ def instrument_metrics(name: str, frame: pd.DataFrame) -> dict[str, float]:
         choose the averaged answer), `recall_std/<code>` (of the options as the data orders them)
         and `recall_std_averaged/<code>`, and `position_prior_1/<code>` to `_4` (what each position
         is given, whatever option stands there). For `cloze`: `acc_raw/<code>` and its siblings, see
-        `xling.scoring.cloze.cloze_predictions`. What is not finite is left out.
+        `xling.scoring.cloze.cloze_predictions` (`acc_mutual_info` only where every answer has a
+        prior). For `server`: `bounded/<code>` (share of items of which some label's
+        log-probability is only an upper bound). What is not finite is left out.
     """
     measures: dict[str, Callable[[pd.DataFrame], dict[str, float]]] = {
         REASONING_TABLE: _reasoning_metrics,
         ORDERS_TABLE: _order_metrics,
         CLOZE_TABLE: _cloze_metrics,
+        SERVER_TABLE: _server_metrics,
     }
     heldout = frame[frame["part"] == "heldout"]
     return {
@@ -65,6 +68,10 @@ def _order_metrics(rows: pd.DataFrame) -> dict[str, float]:
     }
 
 
+def _server_metrics(rows: pd.DataFrame) -> dict[str, float]:
+    return {"bounded": float((rows["bounded_labels"] != "").mean())}
+
+
 def _cloze_metrics(rows: pd.DataFrame) -> dict[str, float]:
     def options(column: str) -> npt.NDArray[np.float64]:
         return rows[column].to_numpy().reshape(-1, 4)
@@ -78,7 +85,9 @@ def _cloze_metrics(rows: pd.DataFrame) -> dict[str, float]:
         prompt_tokens=np.zeros(len(rows) // 4, np.int32),
     )
     gold = rows["gold"].to_numpy().reshape(-1, 4)[:, 0]
+    unknown = {"acc_mutual_info"} if np.isnan(scores.prior).any() else set()
     return {
         name: float((prediction == gold).mean())
         for name, prediction in cloze_predictions(scores).items()
+        if name not in unknown
     }

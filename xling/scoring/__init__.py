@@ -10,12 +10,13 @@ from xling.scoring.orders import (
     recall_std,
     reorder,
 )
-from xling.scoring.protocol import ChoiceScores, Engine, Scores, VariantScores
+from xling.scoring.protocol import ChoiceScores, Engine, Generation, Scores, VariantScores
 
 __all__ = [
     "AveragedOrders",
     "ChoiceScores",
     "Engine",
+    "Generation",
     "InProcessEngine",
     "Scores",
     "VariantScores",

@@ -8,30 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from xling.scoring.batches import plan_batches
 from xling.scoring.context import check_context, context_of
-from xling.scoring.in_process import plan_batches
+from xling.scoring.protocol import Generation as Generation  # part of this module's interface
 from xling.scoring.sampling import KeyedSampler, uniform_draws
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What a model wrote after one prompt.
-
-    Attributes:
-        text: as written, special tokens (think marks) kept; without padding, end-of-turn token
-            and, where there was a stop text, without that and what came after.
-        n_tokens: tokens written, the end-of-turn token not counted.
-        truncated: whether the limit was reached before an end of turn or a stop.
-    """
-
-    text: str
-    n_tokens: int
-    truncated: bool
 
 
 def generate(
@@ -77,7 +62,7 @@ def generate(
         ValueError: a setting is out of range, keys repeat, or a prompt leaves too little room in
             the model's context.
     """
-    _check_settings(prompts, keys, max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+    check_settings(prompts, keys, max_tokens=max_tokens, temperature=temperature, top_p=top_p)
     if not prompts:
         return iter(())
     rows: list[list[int]] = tokenizer(list(prompts), add_special_tokens=add_special_tokens)[
@@ -234,7 +219,7 @@ def _decode_after(
     return alone
 
 
-def _check_settings(
+def check_settings(
     prompts: Sequence[str],
     keys: Sequence[str],
     *,
@@ -242,6 +227,11 @@ def _check_settings(
     temperature: float,
     top_p: float,
 ) -> None:
+    """Refuses settings and keys that no continuation can be made with.
+
+    Raises:
+        ValueError: names the setting, its value and what it must be; or the keys that repeat.
+    """
     if len(prompts) != len(keys):
         raise ValueError(f"{len(prompts)} prompts need as many keys; there are {len(keys)}")
     if len(set(keys)) < len(keys):

@@ -9,8 +9,10 @@ from tqdm.auto import tqdm
 
 from xling.prompts import label_token_ids
 from xling.scoring.answers import AnswerSpan, answer_spans, check_answers, prior_spans
+from xling.scoring.batches import plan_batches
 from xling.scoring.context import context_of
-from xling.scoring.protocol import ChoiceScores, Scores, VariantScores
+from xling.scoring.generation import generate
+from xling.scoring.protocol import ChoiceScores, Generation, Scores, VariantScores
 from xling.scoring.shared_prefix import (
     Branches,
     branch,
@@ -32,10 +34,9 @@ class InProcessEngine:
         tokenizer: pads on the left.
         add_special_tokens: True for plain prompts, False for prompts from a chat template,
             which holds the special tokens itself.
-        batch_tokens: padded tokens of one batch at most (a longer prompt goes alone). It
-            decides which prompts share a batch, and so the last digits of log-probabilities.
-        share_prefixes: compute once what an item's answers or variants begin with; False is
-            slower, and equal up to the last digits.
+        batch_tokens: padded tokens of one batch at most (a longer prompt goes alone); decides
+            the last digits of log-probabilities.
+        share_prefixes: compute once what an item's answers or variants begin with.
     """
 
     def __init__(
@@ -52,6 +53,11 @@ class InProcessEngine:
         self._add_special_tokens = add_special_tokens
         self._batch_tokens = batch_tokens
         self._share = share_prefixes and can_share(model)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model takes at most; None where its configuration names none."""
+        return context_of(self._model)
 
     def score(self, prompts: Sequence[str], *, description: str = "") -> Scores:
         """Scores each prompt's four labels.
@@ -72,7 +78,7 @@ class InProcessEngine:
         tokens = self._tokenizer(list(prompts), add_special_tokens=self._add_special_tokens)
         lengths = np.array([len(ids) for ids in tokens["input_ids"]], dtype=np.int32)
         self._check_lengths(lengths)
-        logprobs = np.empty((len(prompts), len(labels)))
+        logprobs = np.empty((len(prompts), 4))
         with (
             torch.inference_mode(),
             contiguous_head_input(self._model),
@@ -111,8 +117,7 @@ class InProcessEngine:
         for start in range(0, len(ids), variants):
             rows = ids[start : start + variants]
             items.append(branch(rows, [len(row) - 1 for row in rows], share=self._share))
-        targets = [[[labels]] * variants] * len(items)
-        read = self._run(items, targets, description)
+        read = self._run(items, [[[labels]] * variants] * len(items), description)
         return VariantScores(np.stack([np.concatenate(rows) for rows in read]), n_tokens)
 
     def score_choices(
@@ -133,14 +138,14 @@ class InProcessEngine:
         """
         check_answers(prompts, choices)
         if not prompts:
-            none, count = np.empty((0, 4)), np.empty((0, 4), dtype=np.int32)
-            return ChoiceScores(none, count, count, none, none, np.empty(0, dtype=np.int32))
+            none, count = np.empty((0, 4)), np.empty((0, 4), np.int32)
+            return ChoiceScores(none, count, count, none, none, np.empty(0, np.int32))
         spans = answer_spans(
             self._tokenizer,
             prompts,
             choices,
             add_special_tokens=self._add_special_tokens,
-            context=self._context,
+            context=self.context,
         )
         distinct = list(dict.fromkeys(text for texts in choices for text in texts))
         # The short context is plain text in every layout, so it gets the special tokens.
@@ -149,7 +154,7 @@ class InProcessEngine:
             [unconditional_context] * len(distinct),
             [[text] for text in distinct],
             add_special_tokens=True,
-            context=self._context,
+            context=self.context,
         )
         bare = prior_spans(self._tokenizer, distinct)
         total, n_tokens = self._score_spans(spans, description)
@@ -164,6 +169,34 @@ class InProcessEngine:
             unconditional=unconditional[where, 0],
             prior=prior[where, 0],
             prompt_tokens=np.array([row[0].prompt_tokens for row in spans], np.int32),
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[str],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: str = "",
+        description: str = "",
+    ) -> Iterator[dict[str, Generation]]:
+        """Continues each prompt; `xling.scoring.generation.generate` says what it raises."""
+        return generate(
+            self._model,
+            self._tokenizer,
+            prompts,
+            keys,
+            add_special_tokens=self._add_special_tokens,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+            batch_tokens=self._batch_tokens,
+            description=description,
         )
 
     def _score_spans(
@@ -216,12 +249,8 @@ class InProcessEngine:
         logprobs = logits.double().log_softmax(dim=-1)
         return logprobs[:, labels.to(logprobs.device)].cpu().numpy()
 
-    @property
-    def _context(self) -> int | None:
-        return context_of(self._model)
-
     def _check_lengths(self, lengths: "np.ndarray[Any, np.dtype[np.int32]]") -> None:
-        context = self._context
+        context = self.context
         if context is not None and lengths.max() >= context:
             place = np.unravel_index(lengths.argmax(), lengths.shape)
             variant = f", variant {place[1]}," if lengths.ndim == 2 else ""
@@ -269,25 +298,3 @@ def contiguous_head_input(model: "PreTrainedModel") -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def plan_batches(
-    lengths: "np.ndarray[Any, np.dtype[np.int32]]", batch_tokens: int
-) -> list["np.ndarray[Any, np.dtype[np.intp]]"]:
-    """Groups rows of like length, the longest first so that memory runs out at once or never.
-
-    Args:
-        lengths: shape (n,), tokens of each row.
-        batch_tokens: most padded tokens of a batch; a row longer than that goes alone.
-
-    Returns:
-        Row indices of each batch; together each row once.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    batches = []
-    start = 0
-    while start < len(order):
-        size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
-        batches.append(order[start : start + size])
-        start += size
-    return batches

@@ -1,6 +1,6 @@
 """The one protocol that every scoring engine follows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,16 +16,25 @@ class Scores:
         logprobs: shape (n, 4), float64; natural log of each label's probability over the
             whole vocabulary, at the position after the prompt.
         n_tokens: shape (n,), int32; tokens of each prompt, special ones included.
+        bounded: shape (n, 4), bool; labels that a server did not list and could not be asked for:
+            their log-probability is the tightest upper bound that its answer gives. None: the
+            model is in this process, and none are.
+        tries: shape (n,), int32; requests that a server took for each prompt; None: no server.
     """
 
     logprobs: npt.NDArray[np.float64]
     n_tokens: npt.NDArray[np.int32]
+    bounded: npt.NDArray[np.bool_] | None = None
+    tries: npt.NDArray[np.int32] | None = None
 
     @property
     def answer_mass(self) -> npt.NDArray[np.float64]:
-        """Shape (n,); probability that the next token is any of the four labels, 0–1."""
+        """Shape (n,); probability that the next token is any of the four labels, 0–1.
+
+        Where a label is `bounded` this is an upper bound, cut at 1.
+        """
         mass: npt.NDArray[np.float64] = np.exp(self.logprobs).sum(axis=1)
-        return mass
+        return mass if self.bounded is None else np.minimum(mass, 1.0)
 
     @property
     def predictions(self) -> npt.NDArray[np.int8]:
@@ -41,10 +50,14 @@ class VariantScores:
     Attributes:
         logprobs: shape (n, k, 4), float64; as in `Scores`.
         n_tokens: shape (n, k), int32; tokens of each variant's prompt, special ones included.
+        bounded: shape (n, k, 4); as in `Scores`.
+        tries: shape (n, k); as in `Scores`.
     """
 
     logprobs: npt.NDArray[np.float64]
     n_tokens: npt.NDArray[np.int32]
+    bounded: npt.NDArray[np.bool_] | None = None
+    tries: npt.NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,8 +75,11 @@ class ChoiceScores:
         unconditional: shape (n, 4), float64; the same sum after a short context that says
             nothing of the question ("Answer:" in OLMES).
         prior: shape (n, 4), float64; the same sum after the beginning-of-text token alone (the
-            end-of-text token where a tokenizer has no other), as lm-evaluation-harness takes it.
+            end-of-text token where a tokenizer has no other), as lm-evaluation-harness takes it;
+            NaN where a server does not say how likely a text's first token is.
         prompt_tokens: shape (n,), int32; tokens of each prompt, special ones included.
+        tries: shape (n,), int32; requests that a server took for each prompt's four answers; None:
+            no server.
     """
 
     total: npt.NDArray[np.float64]
@@ -72,6 +88,7 @@ class ChoiceScores:
     unconditional: npt.NDArray[np.float64]
     prior: npt.NDArray[np.float64]
     prompt_tokens: npt.NDArray[np.int32]
+    tries: npt.NDArray[np.int32] | None = None
 
     @property
     def per_token(self) -> npt.NDArray[np.float64]:
@@ -99,8 +116,28 @@ class ChoiceScores:
         return self.total - self.prior
 
 
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote after one prompt.
+
+    Attributes:
+        text: as written, special tokens (think marks) kept; without padding, end-of-turn token
+            and, where there was a stop text, without that and what came after.
+        n_tokens: tokens written, the end-of-turn token not counted; of a server, as it counts.
+        truncated: whether the limit was reached before an end of turn or a stop.
+    """
+
+    text: str
+    n_tokens: int
+    truncated: bool
+
+
 class Engine(Protocol):
     """Scores prompts; in this process, or on a server."""
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its answer together; None where nothing names a limit."""
 
     def score(self, prompts: Sequence[str], *, description: str = "") -> Scores:
         """Scores each prompt's four labels.
@@ -144,4 +181,33 @@ class Engine(Protocol):
 
         Returns:
             Scores in the prompts' order.
+        """
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[str],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: str = "",
+        description: str = "",
+    ) -> Iterator[dict[str, Generation]]:
+        """Continues each prompt; all arguments are checked before the first one.
+
+        Args:
+            prompts: n exact texts.
+            keys: n names, each once; with `seed` they decide an item's draws.
+            max_tokens: most tokens of one continuation.
+            temperature: logits are divided by it; 0 takes the likeliest token each time.
+            top_p: draws come from the likeliest tokens that together have this probability.
+            seed: of the draws; unused at temperature 0.
+            stop: a text that ends a continuation once something else than blanks was written;
+                empty: only the end-of-turn token does.
+            description: what the progress bar shows; empty: no bar.
+
+        Returns:
+            An iterator over finished continuations by key, some at a time, in any order.
         """

@@ -1,0 +1,198 @@
+"""What goes wrong between a server and us: tries, refusals, secrets, and work that is cut off."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import traceback
+
+import numpy as np
+import pytest
+
+from tests.place import ROOT
+from tests.server_engines import CHOICES, ENDING, PROMPTS, engine_of, settings_of
+from xling.scoring import InProcessEngine
+from xling.scoring.server import (
+    ServerError,
+    Transport,
+    find_served,
+)
+from xling.settings import ServerSettings
+
+SECRET = "sk-very-secret-key-123"
+
+FAULTS = ["429", "500", "slow", "torn", "cut", "drop"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_passing_faults_are_tried_again(server, local, fault):
+    engine = engine_of(server, timeout=1.5)
+    server.seen.bodies.clear()
+    server.behaviour.faults = [fault, "", fault]
+    start = time.monotonic()
+    there = engine.score(PROMPTS[:4])
+    assert np.abs(there.logprobs - local.score(PROMPTS[:4]).logprobs).max() < 1e-6
+    assert there.tries.sum() == len(server.seen.bodies) >= 6
+    if fault == "429":
+        assert time.monotonic() - start >= 0.2
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("500", "status 500; it said: .*broken.* \\(2 tries\\); see the server's log"),
+        ("429", "status 429"),
+        ("torn", "not whole JSON"),
+        ("drop", "no connection"),
+        ("slow", "no answer in 0.5 s"),
+    ],
+)
+def test_lasting_faults_name_server_fault_and_remedy(server, fault, words):
+    engine = engine_of(server, retries=1, timeout=0.5)
+    server.behaviour.fault_always = fault
+    with pytest.raises(ServerError, match=words) as caught:
+        engine.score(PROMPTS)
+    assert server.url in str(caught.value) and "server.retries" in str(caught.value)
+
+
+def test_no_more_requests_at_once_than_allowed(server):
+    for limit in (1, 3):
+        server.reset(delay=0.05)
+        engine_of(server, concurrency=limit).score(PROMPTS)
+        assert server.seen.most_running == limit
+
+
+def test_key_is_sent_and_never_shown(server, monkeypatch, caplog, tmp_path):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("TINY_KEY", SECRET)
+    server.reset(key=SECRET, faults=["429", "500"])
+    kept = tmp_path / "kept.jsonl"
+    engine = engine_of(server, kept=kept, key_variable="TINY_KEY")
+    engine.score(PROMPTS[:2])
+    assert server.seen.keys == {SECRET}
+    server.reset(key="another", says_key=True)
+    with pytest.raises(ServerError) as caught:
+        engine.score(PROMPTS)
+    with pytest.raises(ValueError, match="TINY_KEY, which is set, but not to a key") as refused:
+        engine_of(server, key_variable="TINY_KEY")
+    for error in (caught.value, refused.value):
+        assert SECRET not in "".join(traceback.format_exception(error))
+    assert SECRET not in caplog.text and SECRET not in kept.read_text()
+    monkeypatch.delenv("TINY_KEY")
+    with pytest.raises(ValueError, match="TINY_KEY, which is not set"):
+        engine_of(server, key_variable="TINY_KEY")
+
+
+def test_servers_that_cannot_be_used_are_refused_at_once(server):
+    server.reset(logprobs=False)
+    with pytest.raises(ValueError, match="returns no log-probabilities"):
+        engine_of(server)
+    server.reset(extra_first=True)
+    with pytest.raises(ValueError, match="the server counted .* tokens in a prompt that has"):
+        engine_of(server)
+    server.reset()
+    transport = Transport(settings_of(server))
+    with pytest.raises(ValueError, match="does not serve 'other'; it serves tiny, tuned"):
+        find_served(transport, model="other", study_model="any")
+    nowhere = ServerSettings(url="http://127.0.0.1:9/v1", retries=0)
+    with pytest.raises(ValueError, match="127.0.0.1:9/v1.*no connection(.|\n)*Start the server"):
+        find_served(Transport(nowhere), model="", study_model="any")
+
+
+def test_echo_off_by_one_position_is_found_out(server, local):
+    server.reset(echo_shift=1, most_listed=3)
+    engine = engine_of(server)
+    assert engine.abilities.answers == "top, bound"
+    assert (engine.score(PROMPTS).logprobs >= local.score(PROMPTS).logprobs - 1e-6).all()
+    with pytest.raises(ValueError, match="gives no log-probabilities of a prompt's tokens"):
+        engine.score_choices(PROMPTS, CHOICES)
+
+
+def test_a_first_token_that_no_prompt_has_is_refused(server):
+    server.reset(takes_tokens=False)
+    engine = engine_of(server, special=False)
+    with pytest.raises(ServerError, match="beginning-of-text token before every text"):
+        engine.score(PROMPTS)
+
+
+def test_prompts_with_their_own_first_token_do_not_get_two(server, tiny_model, local):
+    plain = InProcessEngine(
+        local._model, server.tokenizer, add_special_tokens=False, batch_tokens=1
+    )
+    prompts = [f"<s>{prompt}" for prompt in PROMPTS]
+    for first in (True, False):
+        server.reset(takes_tokens=False, text_gets_first=first)
+        there = engine_of(server, special=False).score(prompts)
+        assert np.abs(there.logprobs - plain.score(prompts).logprobs).max() < 1e-6
+
+
+def test_prompts_beyond_the_context_are_refused_before_a_request(server):
+    engine = engine_of(server)
+    server.seen.bodies.clear()
+    with pytest.raises(ValueError, match="exceeds the model's context of 512"):
+        engine.score([PROMPTS[0], "long " * 200 + ENDING])
+    assert not server.seen.bodies
+
+
+def test_finished_items_are_not_asked_again(server, local, tmp_path):
+    kept = tmp_path / "folder" / "kept.jsonl"
+    engine_of(server, kept=kept).score(PROMPTS[:4])
+    with kept.open("ab") as file:
+        file.write(b'{"key": "torn off in')
+    engine = engine_of(server, kept=kept)
+    server.seen.bodies.clear()
+    there = engine.score(PROMPTS)
+    assert np.abs(there.logprobs - local.score(PROMPTS).logprobs).max() < 1e-6
+    asked = {str(body["prompt"]) for body in server.seen.bodies if not body.get("echo")}
+    assert len(asked) == 2
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert len(lines) == 6
+    kept.write_text("nonsense\n" + kept.read_text())
+    with pytest.raises(ValueError, match="line 1, is not a kept answer"):
+        engine_of(server, kept=kept)
+
+
+def test_a_killed_scoring_goes_on_where_it_was(server, local, tmp_path):
+    kept = tmp_path / "kept.jsonl"
+    server.reset(delay=0.1)
+    script = textwrap.dedent(
+        f"""
+        import json, sys
+        from pathlib import Path
+        from xling.models.loading import load_tokenizer
+        from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served
+        from xling.settings import ServerSettings
+        settings = ServerSettings(url={server.url!r}, concurrency=2)
+        transport = Transport(settings)
+        served = find_served(transport, model="", study_model="any")
+        model = ServedModel(served, "", 512, Path({str(kept)!r}))
+        tokenizer = load_tokenizer(Path({str(server.folder)!r}))
+        engine = ServerEngine(
+            transport, settings, model, tokenizer, add_special_tokens=True, ending={ENDING!r}
+        )
+        engine.score({PROMPTS!r})
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    for _ in range(2400):
+        if kept.is_file() and len(kept.read_text().splitlines()) >= 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = kept.read_text().count("\n")
+    assert 2 <= finished < len(PROMPTS)
+    time.sleep(0.5)
+    server.reset()
+    engine = engine_of(server, kept=kept)
+    server.seen.bodies.clear()
+    there = engine.score(PROMPTS)
+    asked = [body for body in server.seen.bodies if not body.get("echo")]
+    assert len(asked) == len(PROMPTS) - finished
+    assert np.abs(there.logprobs - local.score(PROMPTS).logprobs).max() < 1e-6

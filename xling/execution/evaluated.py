@@ -1,0 +1,65 @@
+"""Logs what an evaluate cell left on this machine's disk: records, tables and metrics."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from xling import tracking
+from xling.execution.cells import trained_languages
+from xling.execution.instruments import instrument_metrics
+from xling.execution.prepared import Prepared
+from xling.folders import written_file
+from xling.records import describe_format, read_records, summarize_records, write_records
+from xling.routing import read_routing, routing_metrics, sum_routing, write_routing
+from xling.study import Cell
+
+RECORDS = "records.parquet"
+FORMAT = "format.csv"
+ROUTING = "routing"
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """Writes a table, whole or not at all."""
+    with written_file(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+def log_evaluated(
+    prepared: Prepared, cell: Cell, folder: Path, stages: list[str], *, model_id: str
+) -> None:
+    """Logs records, what stands beside them, and the metrics of both.
+
+    Languages that the arm was trained on are in no family mean. Routing diverges from that of the
+    study's source languages in every arm, so that arms can be compared.
+    """
+    languages = prepared.study.languages
+    frame = pd.concat(
+        [
+            read_records(folder / stage / f"{code}.parquet")
+            for code in languages.evaluated
+            for stage in stages
+        ]
+    )
+    write_records(frame, folder / RECORDS)
+    tracking.log_records_file(folder / RECORDS)
+    describe_format(frame).to_csv(folder / FORMAT, index=False)
+    tracking.log_file(folder / FORMAT)
+    trained = dict.fromkeys(trained_languages(prepared.study, cell.arm), "source")
+    metrics = summarize_records(frame, {**languages.families, **trained})
+    for name in sorted({path.parent.name for path in folder.glob("*/*/*.parquet")}):
+        paths = [
+            folder / stage / name / f"{code}.parquet"
+            for code in languages.evaluated
+            for stage in stages
+        ]
+        if name == ROUTING:
+            table = sum_routing([read_routing(path) for path in paths])
+            write_routing(table, folder / f"{name}.parquet")
+            metrics |= routing_metrics(table, languages.source)
+        else:
+            rows = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+            write_parquet(rows, folder / f"{name}.parquet")
+            metrics |= instrument_metrics(name, rows)
+        tracking.log_file(folder / f"{name}.parquet")
+    tracking.log_file(folder / stages[0] / "prompts", "prompts")
+    tracking.log_metrics(metrics, model_id=model_id)

@@ -1,0 +1,15 @@
+"""Scoring over an OpenAI-compatible server: vLLM, SGLang, llama.cpp."""
+
+from xling.scoring.server.engine import ServedModel, ServerEngine
+from xling.scoring.server.served import Served, find_served, served_adapter
+from xling.scoring.server.transport import ServerError, Transport
+
+__all__ = [
+    "Served",
+    "ServedModel",
+    "ServerEngine",
+    "ServerError",
+    "Transport",
+    "find_served",
+    "served_adapter",
+]

@@ -1,0 +1,297 @@
+"""Scores prompts with a model that a server holds."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm.auto import tqdm
+
+from xling.prompts import LABELS, label_token_ids
+from xling.scoring.context import check_context
+from xling.scoring.generation import check_settings
+from xling.scoring.protocol import ChoiceScores, Generation, Scores, VariantScores
+from xling.scoring.server.asking import ask_labels, ask_span
+from xling.scoring.server.choices import ServedSpan, choice_spans
+from xling.scoring.server.kept import KeptAnswers, answer_key
+from xling.scoring.server.probe import Abilities, probe
+from xling.scoring.server.served import Served
+from xling.scoring.server.transport import ServerError, Transport
+from xling.scoring.server.wire import prompts_of
+from xling.scoring.server.writing import Writer
+from xling.scoring.shared_prefix import number_of_variants
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from xling.settings import ServerSettings
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model or adapter on a server, and where its answers are kept.
+
+    Attributes:
+        served: what the server has.
+        adapter: its name there; empty: the base.
+        context: of the model's own configuration, in tokens; None: it names none.
+        kept: file of finished answers; None: they are not kept.
+    """
+
+    served: Served
+    adapter: str = ""
+    context: int | None = None
+    kept: Path | None = None
+
+
+class ServerEngine:
+    """Scores prompts over an OpenAI-compatible completions interface.
+
+    It is tried out first: see `xling.scoring.server.probe.probe`, also for what that raises.
+
+    Args:
+        transport: to the server.
+        settings: of the study's model.
+        model: what to ask there.
+        tokenizer: of the study's model; must be the server's.
+        add_special_tokens: True for plain prompts, False for prompts from a chat template.
+        ending: of the study's prompts, after which a label stands.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: "ServerSettings",
+        model: ServedModel,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        add_special_tokens: bool,
+        ending: str,
+    ) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._model = model
+        self._tokenizer = tokenizer
+        self._add_special_tokens = add_special_tokens
+        self._name = model.served.request_name(model.adapter)
+        self._kept = KeptAnswers(model.kept)
+        self._abilities = probe(
+            transport,
+            tokenizer,
+            self._name,
+            top_logprobs=settings.top_logprobs,
+            ending=ending,
+        )
+
+    @property
+    def context(self) -> int | None:
+        """The smaller of the model's and the server's; None where neither names one."""
+        limits = [each for each in (self._model.context, self._model.served.context) if each]
+        return min(limits, default=None)
+
+    @property
+    def abilities(self) -> Abilities:
+        """How the server is asked."""
+        return self._abilities
+
+    def score(self, prompts: Sequence[str], *, description: str = "") -> Scores:
+        """Scores each prompt's four labels.
+
+        Raises:
+            ValueError: the labels are not single tokens after the prompts, or a prompt is longer
+                than the context; raised before the first request.
+            ServerError: the server fails for good.
+        """
+        if not prompts:
+            none = np.empty(0, dtype=np.int32)
+            return Scores(np.empty((0, 4)), none, np.empty((0, 4), dtype=bool), none)
+        labels = label_token_ids(
+            self._tokenizer, prompts[0], add_special_tokens=self._add_special_tokens
+        )
+        rows = prompts_of(self._tokenizer, prompts, add_special_tokens=self._add_special_tokens)
+        lengths = np.array([len(row.tokens) for row in rows], dtype=np.int32)
+        check_context(lengths, [f"number {n}" for n in range(len(rows))], context=self.context)
+        mode = f"labels {labels}"
+        answers = self._ask(
+            rows,
+            [answer_key(mode, row.tokens) for row in rows],
+            lambda row: ask_labels(
+                self._transport,
+                self._abilities,
+                self._name,
+                row,
+                tokens=labels,
+                texts=LABELS,
+                top_logprobs=self._settings.top_logprobs,
+            ),
+            description,
+        )
+        return Scores(
+            np.array([answer["logprobs"] for answer in answers], np.float64),
+            lengths,
+            np.array([answer["bounded"] for answer in answers], bool),
+            np.array([answer["tries"] for answer in answers], np.int32),
+        )
+
+    def score_variants(
+        self, prompts: Sequence[Sequence[str]], *, description: str = ""
+    ) -> VariantScores:
+        """Scores the four labels after each of k variants of each item's prompt.
+
+        Raises:
+            ValueError: items have different numbers of variants; or as `score`.
+            ServerError: the server fails for good.
+        """
+        variants = number_of_variants(prompts)
+        flat = [prompt for variants_of_item in prompts for prompt in variants_of_item]
+        scores = self.score(flat, description=description)
+        shape = (len(prompts), variants if prompts else 0)
+        return VariantScores(
+            scores.logprobs.reshape(*shape, 4),
+            scores.n_tokens.reshape(shape),
+            None if scores.bounded is None else scores.bounded.reshape(*shape, 4),
+            None if scores.tries is None else scores.tries.reshape(shape),
+        )
+
+    def score_choices(
+        self,
+        prompts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        *,
+        unconditional_context: str = "Answer:",
+        description: str = "",
+    ) -> ChoiceScores:
+        """Scores the texts of each prompt's four answers, which the server repeats to us.
+
+        Raises:
+            ValueError: the server repeats no prompts; or prompts and answers do not fit together,
+                an answer is empty, or a prompt with its answer is longer than the context; raised
+                before the first request.
+            ServerError: the server fails for good.
+        """
+        if not self._abilities.echo:
+            raise ValueError(
+                f"server {self._transport.url} gives no log-probabilities of a prompt's tokens "
+                "(`echo` with `logprobs`), which scoring cloze needs: use vLLM, or scoring "
+                "answer-token or permuted"
+            )
+        found = choice_spans(
+            self._tokenizer,
+            prompts,
+            choices,
+            unconditional_context,
+            add_special_tokens=self._add_special_tokens,
+            context=self.context and self.context - 1,  # the server writes one token more
+        )
+        total, tries = self._totals(found.spans, description)
+        unconditional, _ = self._totals(found.short, description and f"{description}, no question")
+        prior, _ = self._totals(found.bare, description and f"{description}, no context")
+        shape = (len(prompts), 4)
+        return ChoiceScores(
+            total=total.reshape(shape),
+            n_tokens=np.array([len(each.span.answer) for each in found.spans], np.int32).reshape(
+                shape
+            ),
+            n_characters=np.array(
+                [len(text) for texts in choices for text in texts], np.int32
+            ).reshape(shape),
+            unconditional=unconditional[found.where].reshape(shape),
+            prior=prior[found.where].reshape(shape),
+            prompt_tokens=np.array(
+                [each.span.prompt_tokens for each in found.spans[::4]], np.int32
+            ),
+            tries=tries.reshape(shape).sum(axis=1, dtype=np.int32),
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[str],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: str = "",
+        description: str = "",
+    ) -> Iterator[dict[str, Generation]]:
+        """Continues each prompt; draws are the server's own, from a seed of the item's.
+
+        Raises:
+            ValueError: a setting is out of range, keys repeat, or a prompt leaves too little room
+                in the context; raised before the first request.
+            ServerError: the server fails for good.
+        """
+        check_settings(prompts, keys, max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+        rows = prompts_of(self._tokenizer, prompts, add_special_tokens=self._add_special_tokens)
+        check_context(
+            [len(row.tokens) for row in rows], keys, context=self.context, max_tokens=max_tokens
+        )
+        writer = Writer(
+            self._transport,
+            self._abilities.wire,
+            self._name,
+            owner=self._model.served.owner,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+        )
+
+        def run() -> Iterator[dict[str, Generation]]:
+            if not rows:
+                return
+            writer.try_out(rows[0])
+            with _bar(len(rows), description) as bar:
+                jobs = list(zip(rows, keys, strict=True))
+                for index, made in self._transport.map(writer.write, jobs):
+                    yield {keys[index]: made}
+                    bar.update()
+
+        return run()
+
+    def _totals(
+        self, spans: Sequence[ServedSpan], description: str
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
+        """Sums of the log-probabilities of answers' tokens, and requests; each of shape (n,)."""
+        answers = self._ask(
+            spans,
+            [answer_key(f"span {each.span.start}", each.span.tokens) for each in spans],
+            lambda each: ask_span(self._transport, self._abilities, self._name, each),
+            description,
+        )
+        totals = [np.nan if answer["total"] is None else answer["total"] for answer in answers]
+        return np.array(totals, np.float64), np.array(
+            [answer["tries"] for answer in answers], np.int32
+        )
+
+    def _ask(
+        self,
+        jobs: Sequence[Any],
+        keys: Sequence[str],
+        work: Callable[[Any], dict[str, Any]],
+        description: str,
+    ) -> list[dict[str, Any]]:
+        """Answers in the jobs' order; what is kept already is not asked again."""
+
+        def careful(job: Any) -> dict[str, Any]:
+            try:
+                return work(job)
+            except ValueError as error:
+                raise ServerError(f"server {self._transport.url}: {error}") from error
+
+        missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in self._kept}
+        with _bar(len(keys), description) as bar:
+            bar.update(sum(key in self._kept for key in keys))
+            names = list(missing)
+            for index, answer in self._transport.map(careful, list(missing.values())):
+                self._kept.put(names[index], answer)
+                bar.update()
+        return [self._kept[key] for key in keys]
+
+
+def _bar(total: int, description: str) -> "tqdm[Any]":
+    return tqdm(total=total, desc=description, unit="item", disable=not description)

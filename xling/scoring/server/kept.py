@@ -1,0 +1,67 @@
+"""Answers that are kept as they come, so that work that was cut off asks only for the rest."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def answer_key(mode: str, tokens: Sequence[int]) -> str:
+    """Name of an answer: hexadecimal sha256 of what is asked and of the prompt's tokens.
+
+    Args:
+        mode: what is asked, with all that decides the answer beside prompt and server.
+        tokens: of the prompt, special ones included.
+    """
+    return hashlib.sha256(json.dumps([mode, *map(int, tokens)]).encode()).hexdigest()
+
+
+class KeptAnswers:
+    """Finished answers by key, one JSON line each; for one process and one thread.
+
+    A last line that was not finished is left out and overwritten.
+
+    Args:
+        path: need not exist; None: answers are kept in memory alone.
+
+    Raises:
+        ValueError: another line is not an answer; names file and line.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._answers: dict[str, dict[str, Any]] = {}
+        if path is not None and path.is_file():
+            self._read(path)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._answers[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._answers
+
+    def put(self, key: str, answer: dict[str, Any]) -> None:
+        """Keeps an answer; it is in the file when this returns."""
+        self._answers[key] = answer
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as file:
+            file.write(json.dumps({"key": key, **answer}).encode() + b"\n")
+
+    def _read(self, path: Path) -> None:
+        whole = path.read_bytes()
+        finished = whole.rfind(b"\n") + 1
+        for number, line in enumerate(whole[:finished].splitlines(), start=1):
+            try:
+                answer = json.loads(line)
+                self._answers[answer.pop("key")] = answer
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"{path}, line {number}, is not a kept answer ({error}); delete the line, and "
+                    "its item is asked again"
+                ) from error
+        if finished < len(whole):
+            with path.open("r+b") as file:
+                file.truncate(finished)

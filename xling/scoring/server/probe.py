@@ -1,0 +1,242 @@
+"""What a server can do, tried out before the first item."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xling.prompts import LABELS, label_token_ids
+from xling.scoring.server.replies import (
+    SAME,
+    Listed,
+    echoed,
+    first_choice,
+    label_logprobs,
+    prompt_tokens,
+    read_positions,
+)
+from xling.scoring.server.transport import ServerError, Transport
+from xling.scoring.server.wire import Prompt, Wire, prompts_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+QUESTION = "1 or 2?"
+# Statuses with which servers refuse a request's form; llama-cpp-python says 500.
+FORM_REFUSED = (400, 404, 415, 422, 500, 501)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """How a server's labels are asked for.
+
+    Attributes:
+        wire: how prompts are sent.
+        extensions: whether it takes fields that OpenAI's interface has not.
+        by_id: whether it gives the log-probabilities of the tokens that are asked for.
+        listed: whether labels in its list of likeliest tokens are the labels' own tokens.
+        echo: whether it gives the log-probabilities of a prompt's tokens.
+    """
+
+    wire: Wire
+    extensions: bool
+    by_id: bool
+    listed: bool
+    echo: bool
+
+    @property
+    def answers(self) -> str:
+        """How labels are scored, in words: ``by id``, ``top, echo``, ``top, bound``, ``echo``."""
+        if self.by_id:
+            return "by id"
+        if not self.listed:
+            return "echo"
+        return "top, echo" if self.echo else "top, bound"
+
+
+def next_token_body(
+    name: str, form: str | list[int], top_logprobs: int, tokens: Sequence[int] | None
+) -> dict[str, Any]:
+    """A request for the log-probabilities of the next token.
+
+    Args:
+        name: of the model.
+        form: the prompt, as it is sent.
+        top_logprobs: likeliest tokens that are asked for.
+        tokens: numbers of the tokens that are asked for as well; None: without extensions.
+    """
+    body: dict[str, Any] = {
+        "model": name,
+        "prompt": form,
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": top_logprobs,
+    }
+    if tokens is not None:
+        # vLLM's fields; others leave them unread. Numbers tell apart tokens of the same text.
+        body |= {"return_tokens_as_token_ids": True, "logprob_token_ids": list(tokens)}
+    return body
+
+
+def echo_body(name: str, form: str | list[int], *, extensions: bool) -> dict[str, Any]:
+    """A request for the log-probabilities of a prompt's tokens.
+
+    One token is written: no tokens at all mean "without a limit" to llama-cpp-python.
+    """
+    body: dict[str, Any] = {
+        "model": name,
+        "prompt": form,
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": 1,
+        "echo": True,
+    }
+    return body | ({"return_tokens_as_token_ids": True} if extensions else {})
+
+
+def probe(
+    transport: Transport,
+    tokenizer: "PreTrainedTokenizerBase",
+    name: str,
+    *,
+    top_logprobs: int,
+    ending: str,
+) -> Abilities:
+    """Tries out how a server is to be asked.
+
+    Args:
+        transport: to the server.
+        tokenizer: the study's, for this model.
+        name: of the model or adapter.
+        top_logprobs: likeliest tokens to ask for.
+        ending: of the study's prompts, after which a label stands.
+
+    Raises:
+        ValueError: it refuses completions, gives no log-probabilities, has another tokenizer, or
+            names tokens by texts that several have; says the remedy.
+    """
+    (prompt,) = prompts_of(tokenizer, [QUESTION + ending], add_special_tokens=True)
+    labels = label_token_ids(tokenizer, prompt.text, add_special_tokens=True)
+    # Tokens that nothing makes likely: a server that gives them gives whatever it is asked for.
+    strangers = [len(tokenizer) * part // 7 for part in (2, 3, 4, 5)]
+    try:
+        wire, extensions, body = _first_answer(
+            transport, tokenizer, name, prompt, top_logprobs, [*labels, *strangers]
+        )
+        positions = read_positions(body)
+    except (ServerError, ValueError) as error:
+        raise ValueError(_named(transport, error)) from None
+    if not positions or not positions[0].top:
+        raise ValueError(
+            f"server {transport.url} returns no log-probabilities for model {name!r}, without "
+            "which options cannot be scored: vLLM and SGLang return them, llama.cpp's server and "
+            "llama-cpp-python (with --logits_all true) too; hosted chat services mostly do not"
+        )
+    top = positions[0].top
+    given = {each.token for each in top}
+    by_id = extensions and given >= {*labels, *strangers}
+    echo, listed = _try_echo(transport, wire, name, prompt, labels, top, extensions=extensions)
+    if not (by_id or listed or echo):
+        raise ValueError(
+            f"server {transport.url} names tokens by texts that several tokens have, and repeats "
+            "no prompts: labels cannot be told from other tokens; use vLLM, SGLang or llama.cpp"
+        )
+    return Abilities(wire, extensions, by_id, listed, echo)
+
+
+def _first_answer(
+    transport: Transport,
+    tokenizer: "PreTrainedTokenizerBase",
+    name: str,
+    prompt: Prompt,
+    top_logprobs: int,
+    tokens: Sequence[int],
+) -> tuple[Wire, bool, Mapping[str, Any]]:
+    """The richest form of a request that the server takes, and its answer.
+
+    Raises:
+        ServerError: it takes none; with its words on the plainest.
+        ValueError: its tokenizer is another.
+    """
+    refused: ServerError | None = None
+    for as_tokens in (True, False):
+        wire = Wire(tokenizer, as_tokens)
+        for extensions in (True, False):
+            form = list(prompt.tokens) if as_tokens else _bare(tokenizer, prompt)
+            request = next_token_body(name, form, top_logprobs, tokens if extensions else None)
+            try:
+                body = transport.post("/completions", request, patient=False).body
+            except ServerError as error:
+                if error.status not in FORM_REFUSED:
+                    raise
+                refused = error
+                continue
+            first_choice(body)
+            if not as_tokens:
+                wire = _text_wire(wire, prompt, body)
+                if wire.form(prompt) != form:
+                    request["prompt"] = wire.form(prompt)
+                    body = transport.post("/completions", request).body
+            wire.check(prompt, body)
+            return wire, extensions, body
+    raise refused or ServerError("no form of request was tried")
+
+
+def _bare(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
+    return prompt.text.removeprefix(tokenizer.bos_token or "")
+
+
+def _text_wire(wire: Wire, prompt: Prompt, body: Mapping[str, Any]) -> Wire:
+    """Finds out by the server's count whether it puts a token before a text."""
+    tokenizer = wire.tokenizer
+    counted = prompt_tokens(body)
+    begins = tokenizer.bos_token_id is not None and prompt.tokens[0] == tokenizer.bos_token_id
+    own = len(prompt.tokens) - begins
+    if counted is None:
+        logger.warning("the server does not say how many tokens a prompt has: they go unchecked")
+    adds = begins if counted is None else counted == own + 1
+    return Wire(tokenizer, False, adds, counted is not None)
+
+
+def _try_echo(
+    transport: Transport,
+    wire: Wire,
+    name: str,
+    prompt: Prompt,
+    labels: Sequence[int],
+    top: Sequence[Listed],
+    *,
+    extensions: bool,
+) -> tuple[bool, bool]:
+    """Whether prompts are repeated with right log-probabilities, and whether listed labels are.
+
+    The likeliest label is put after the prompt: what the server then says of that position must be
+    what it said of the next token. llama-cpp-python, of a model without a beginning-of-text token,
+    is off by one position.
+    """
+    logprobs, missing = label_logprobs(top, labels, LABELS)
+    index = max(range(len(labels)), key=logprobs.__getitem__)
+    whole = Prompt(prompt.text + LABELS[index], (*prompt.tokens, labels[index]))
+    request = echo_body(name, wire.form(whole), extensions=extensions)
+    try:
+        body = transport.post("/completions", request, patient=False).body
+        wire.check(whole, body)
+        position = echoed(body, len(whole.tokens))[-1]
+    except (ServerError, ValueError) as error:
+        logger.debug("prompts are not repeated: %s", error)
+        return False, True
+    if position.chosen is None or not position.chosen.is_token(labels[index], LABELS[index]):
+        return False, True
+    same = not missing[index] and abs(position.chosen.logprob - logprobs[index]) <= SAME
+    if not position.top:
+        return same, True
+    best = max(position.top, key=lambda each: each.logprob)
+    if not any(best.is_like(each) for each in top):
+        return False, True
+    return True, same or missing[index]
+
+
+def _named(transport: Transport, error: Exception) -> str:
+    text = str(error)
+    return text if transport.url in text else f"server {transport.url}: {text}"
