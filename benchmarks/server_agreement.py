@@ -10,9 +10,10 @@ log-probabilities of labels and of cloze answers, the share of equal predictions
 the server gave only a bound, and of equal continuations, and requests a second.
 
 The two are not the same arithmetic: llama.cpp multiplies four-bit weights by activations that it
-rounds to eight bits. `--top-logprobs` decides how often a label is missing from the server's list
-and is asked for by itself. llama-cpp-python sorts the whole vocabulary in Python for each token
-that it gives log-probabilities of, which is most of the time of cloze scoring.
+rounds to eight bits. With `--float` the server gets the same weights as float32, and what remains
+is the difference of the engines. `--top-logprobs` decides how often a label is missing from the
+server's list and is asked for by itself. llama-cpp-python sorts the whole vocabulary in Python for
+each token that it gives log-probabilities of, which is most of the time of cloze scoring.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy as np
 import requests
 
 from xling.data import Item, build_mini
-from xling.folders import cache_folder
+from xling.folders import cache_folder, written_file
 from xling.models import catalog, locate_model
 from xling.models.packaged import packaged_file
 from xling.prompts import PromptFormat, render_cloze_prompts, render_prompts
@@ -51,6 +52,30 @@ def environment(folder: Path) -> Path:
         venv.create(folder, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
     return python
+
+
+def float_copy(source: Path, target: Path) -> Path:
+    """The same GGUF file with every tensor as float32; made on first use."""
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, dequantize
+
+    if target.is_file():
+        return target
+    reader = GGUFReader(source)
+    with written_file(target) as temporary:
+        writer = GGUFWriter(temporary, reader.get_field("general.architecture").contents())
+        for name, field in reader.fields.items():
+            if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+                continue
+            inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type=inner)
+        for tensor in reader.tensors:
+            values = dequantize(tensor.data, GGMLQuantizationType(tensor.tensor_type))
+            writer.add_tensor(tensor.name, np.ascontiguousarray(values, dtype=np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return target
 
 
 def free_port() -> int:
@@ -160,8 +185,11 @@ def main() -> None:
     parser.add_argument("--top-logprobs", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--environment", type=Path, default=cache_folder() / "llama-cpp-python")
+    parser.add_argument("--float", action="store_true", help="serve the weights as float32")
     arguments = parser.parse_args()
     weights = packaged_file(catalog()[MODEL].weights)
+    if arguments.float:
+        weights = float_copy(weights, cache_folder() / "float32" / weights.name)
     python = environment(arguments.environment)
     opened = locate_model(MODEL, quantise="none").open()
     local = InProcessEngine(opened.model, opened.tokenizer, add_special_tokens=True)
