@@ -169,6 +169,16 @@ MODEL_KEYS = (
             ["base", "tuned"],
             "arms.1: Input should be 'base', 'finetuned', 'control-source' or 'shuffled-labels'",
         ),
+        (
+            "models.1.server",
+            "http://me:secret@host/v1",
+            "models.1.server: must hold keys of url, model, adapter, key_variable",
+        ),
+        (
+            "models.1.server",
+            {"url": "http://host/v1", "adress": "http://me:secret@host"},
+            "models.1.server.adress: unknown key; valid: url, model, adapter, key_variable",
+        ),
         ("arms", ["finetuned"], "study: arms must hold 'base': every gain is measured from it"),
         ("arms", ["base", "base"], "study: arms repeats a value: base, base"),
         ("reasoning", ["think"], "reasoning.0: Input should be 'direct'"),
@@ -181,6 +191,7 @@ def test_a_wrong_setting_gets_one_line_that_names_it(path: str, value: object, l
     told = problems(path, value)
     assert len(told) == 1
     assert told[0].startswith(line)
+    assert "secret" not in told[0]
 
 
 def test_an_unknown_arm_lists_the_valid_ones() -> None:

@@ -14,11 +14,14 @@ from xling.settings import (
     PromptSettings,
     ReasoningSettings,
     ScoringSettings,
+    ServerSettings,
     Strict,
     TrainingSettings,
 )
 from xling.settings_data import DataSettings, LanguageSettings
 from xling.study import Study
+
+SERVER = "server"  # key of a model whose values are not repeated
 
 
 def study_names() -> tuple[str, ...]:
@@ -92,6 +95,8 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         location, got = problem["loc"], f" (got {problem['input']!r:.80})"
+        if SERVER in location:
+            got = ""  # an address may hold a password
         match problem["type"]:
             case "extra_forbidden":
                 message = f"unknown key; valid: {', '.join(_keys(_section(location[:-1])))}"
@@ -129,6 +134,8 @@ def _section(location: tuple[int | str, ...]) -> type[Strict]:
         "chain_of_thought": ReasoningSettings,
         "scoring": ScoringSettings,
     }
+    if SERVER in location:
+        return ServerSettings
     return sections.get(str(location[0]), Study) if location else Study
 
 
