@@ -1,0 +1,1 @@
+"""What a study needs, from configurations alone: memory, computation, time and GPUs."""
