@@ -1,6 +1,7 @@
 """Every entry point, by `mlflow run`, on tiny models and a real store, in real processes."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
+from safetensors.torch import load_file, save_file
 
 from analysis.estimates import read_estimates
 from tests.place import HELD_OUT, ROOT, SOURCE, TARGET, Place
@@ -249,16 +251,20 @@ def test_adapter_of_another_base_is_refused(place, study):
 
 
 def test_failed_cell_is_recorded_and_the_others_go_on(place, tiny_model, study):
+    damaged = shutil.copytree(tiny_model("qwen3"), place.folder / "damaged")
+    tensors = load_file(damaged / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, damaged / "model.safetensors", {"format": "pt"})
     settings = yaml.safe_load(place.study.read_text())
     settings["name"] = "partly"
-    settings["models"][0] = {"id": str(tiny_model("qwen3_moe")), "name": "tiny-moe"}
+    settings["models"][0] = {"id": str(damaged), "name": "damaged"}
     path = place.folder / "partly.yaml"
     path.write_text(yaml.safe_dump(settings))
     done = place.mlflow_run("main", study=path)
     assert done.returncode != 0
-    assert "tiny-moe/base/seed-0: ValueError: only" in done.stderr
+    assert "damaged/base/seed-0: ValueError: " in done.stderr
     failed = [run for run in place.runs("evaluate") if run.info.status == "FAILED"]
-    assert failed and "fused experts" in failed[0].data.tags["xling.error"]
+    assert failed and "model.norm.weight" in failed[0].data.tags["xling.error"]
     finished = [
         run
         for run in place.runs("evaluate")

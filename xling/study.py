@@ -7,6 +7,7 @@ from typing import Self
 import yaml
 from pydantic import Field, model_validator
 
+from xling.distributed.batches import per_process
 from xling.settings import (
     ARMS,
     REASONING,
@@ -124,6 +125,17 @@ class Study(Strict):
                     "reasoning cot needs scoring mode 'answer-token': a reasoning is followed by "
                     "the answer's label"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_share_each_step(self) -> Self:
+        sizes = self.training.batch_size, self.training.micro_batch_size
+        for model in self.models:
+            if model.processes > 1 and self.arms != ("base",):
+                try:
+                    per_process(*sizes, model.processes)
+                except ValueError as error:
+                    raise ValueError(f"model {model.label}: {error}") from error
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """QLoRA training on the answer: the loss is on the label's token and on nothing else."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,14 @@ from tqdm.auto import tqdm
 
 from xling.distributed.batches import Batch, batches_of, example_order, per_process
 from xling.distributed.checkpoints import (
+    Curve,
     last_whole_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from xling.distributed.sharding import whole
 from xling.distributed.team import Team
+from xling.models.memory import peak_memory, reset_peak_memory
 from xling.scoring.in_process import answer_logits, contiguous_head_input
 
 if TYPE_CHECKING:
@@ -43,8 +45,9 @@ class TrainingResult:
         tokens: prompt tokens seen, padding not counted; of all processes together.
         seconds: wall time since the training was last started.
         tokens_per_second: since then, of all processes together.
-        peak_memory_bytes: of the training on a GPU; on a CPU of the process since it started,
-            conversions and earlier models included. The largest of all processes.
+        peak_memory_bytes: of the training on its fullest GPU, whichever process uses that; on a
+            CPU of the process since it started, conversions and earlier models included, and the
+            largest of all processes.
     """
 
     curve: tuple[dict[str, float], ...]
@@ -78,7 +81,8 @@ def train_adapter(
     """Trains an adapter in place; goes on from the last whole checkpoint in `folder`.
 
     Several processes that train together see the same examples in the same optimiser step as one
-    process would, so their losses are the same up to rounding.
+    process would, so without dropout their losses are the same up to rounding. Each process draws
+    a dropout of its own.
 
     Args:
         model: frozen base with trainable LoRA weights; sharded already where the team shards.
@@ -102,6 +106,7 @@ def train_adapter(
 
     Raises:
         ValueError: there are no examples, or they cannot be shared over the processes.
+        RuntimeError: the processes found different checkpoints.
     """
     import torch
     from transformers import set_seed
@@ -117,12 +122,11 @@ def train_adapter(
         parameters.values(), lr=learning_rate, weight_decay=weight_decay, fused=True
     )
     step = _Step(model, _Collator(tokenizer), rows, optimiser, max_grad_norm, team)
-    last = last_whole_checkpoint(folder)
-    curve = load_checkpoint(last, parameters, optimiser) if last else []
+    curve = _resumed(folder, parameters, optimiser, team)
     done_before = len(curve)
     save_every = max(1, -(-len(order) // checkpoints))
     set_seed(seed)
-    _reset_peak_memory()
+    reset_peak_memory()
     started = time.perf_counter()
     with (
         _training_mode(model, gradient_checkpointing),
@@ -149,8 +153,34 @@ def train_adapter(
         tokens=tokens,
         seconds=seconds,
         tokens_per_second=tokens * (1 - done_before / len(order)) / seconds,
-        peak_memory_bytes=max(team.gather(_peak_memory())),
+        peak_memory_bytes=max(team.gather(peak_memory())),
     )
+
+
+def _resumed(
+    folder: Path,
+    parameters: Mapping[str, "torch.nn.Parameter"],
+    optimiser: "torch.optim.Optimizer",
+    team: Team,
+) -> Curve:
+    """Goes back to the last whole checkpoint, which the first process finds for all.
+
+    Returns:
+        The learning curve so far; empty where there is no checkpoint.
+
+    Raises:
+        RuntimeError: the processes did not read the same checkpoint.
+    """
+    # Each looking for itself could find another one: a network folder shows files late.
+    last = team.gather(last_whole_checkpoint(folder) if team.leads else None)[0]
+    curve = load_checkpoint(last, parameters, optimiser) if last else []
+    steps = team.gather(len(curve))
+    if len(set(steps)) > 1:
+        raise RuntimeError(
+            f"the processes read different checkpoints from {folder}: of steps "
+            f"{', '.join(map(str, steps))}, by rank; give them one folder that all see"
+        )
+    return curve
 
 
 @dataclass(frozen=True)
@@ -262,21 +292,3 @@ class _Collator:
         )
         batch["label_ids"] = torch.tensor([row["label_id"] for row in rows])
         return batch
-
-
-def _reset_peak_memory() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak_memory() -> int:
-    """Bytes: of the GPU's allocator, or of this process (Linux reports kilobytes)."""
-    import resource
-
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

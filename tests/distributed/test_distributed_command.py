@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,18 @@ import yaml
 
 from tests.place import ROOT, Place
 
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
 
 def torchrun(place: Place, *arguments: str) -> subprocess.CompletedProcess:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return finetune(place, *arguments, launcher=TORCHRUN)
+
+
+def finetune(
+    place: Place, *arguments: str, launcher: Sequence[str] = ()
+) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [*launcher, "--nproc_per_node", "2", "-m", "entrypoints.finetune", *arguments],
+        [sys.executable, *launcher, "-m", "entrypoints.finetune", *arguments],
         env={**place.environment, "MLFLOW_EXPERIMENT_NAME": "tiny", "OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         capture_output=True,
@@ -28,7 +36,7 @@ def place(tiny_model, tmp_path_factory) -> Place:
 
 
 @pytest.mark.slow
-def test_torchrun_logs_one_run_and_then_reuses_it(place):
+def test_torchrun_logs_one_run_which_any_number_of_processes_reuses(place):
     done = torchrun(place, "--study", str(place.study))
     assert done.returncode == 0, done.stderr[-3000:]
     (run,) = place.runs("finetune")
@@ -36,9 +44,11 @@ def test_torchrun_logs_one_run_and_then_reuses_it(place):
     assert run.data.params["cfg.training.processes"] == "2"
     assert run.data.params["cfg.training.parallel"] == "fsdp"
     assert run.data.metrics["reload_difference"] < 1e-4
-    again = torchrun(place, "--study", str(place.study))
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert f"run {run.info.run_id} has it already" in again.stderr
+    # The study asks for no number of processes, so it is the same adapter for one alone.
+    for start in (torchrun, finetune):
+        again = start(place, "--study", str(place.study))
+        assert again.returncode == 0, again.stderr[-3000:]
+        assert f"run {run.info.run_id} has it already" in again.stderr
     assert len(place.runs("finetune")) == 1
 
 

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from tests.place import ROOT
 from tests.training_jobs import EXAMPLES, STEPS, TRAINING, processes_with, read
 from xling.distributed.batches import batches_of, example_order, per_process
+from xling.distributed.failures import clear_failures, first_failure, record_failure
 from xling.distributed.job import write_job
 from xling.distributed.launch import launch
 
@@ -121,6 +122,31 @@ def test_steps_that_cannot_be_shared_are_refused():
         per_process(16, 8, 4)
     with pytest.raises(ValueError, match="a multiple of 32"):
         per_process(16, 0, 32)
+
+
+def test_whole_message_is_passed_on_but_no_traceback(tmp_path):
+    record_failure(tmp_path, 1, ValueError("model 'odd' has no head\nname another"))
+    assert first_failure(tmp_path, 2) == (
+        "training process 1 of 2 failed: ValueError: model 'odd' has no head\nname another"
+    )
+    record_failure(tmp_path, 1, RuntimeError("Traceback (most recent call last):\n  …\nit broke"))
+    assert first_failure(tmp_path, 2).endswith("of 2 failed: RuntimeError: it broke")
+    record_failure(tmp_path, 1, OSError("long " * 1000))
+    assert len(first_failure(tmp_path, 2)) < 2100
+    clear_failures(tmp_path)
+    record_failure(tmp_path, 0, ConnectionError("Connection reset by peer"))
+    assert "one of the processes 1 of 2 was killed" in first_failure(tmp_path, 2)
+
+
+def test_no_two_epochs_of_neighbouring_seeds_have_one_order():
+    orders = [
+        tuple(row for step in steps[epoch * 4 : epoch * 4 + 4] for row in step)
+        for seed in range(3)
+        for steps in [example_order(29, batch_size=8, epochs=3, seed=seed)]
+        for epoch in range(3)
+    ]
+    assert len(set(orders)) == 9
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(29))}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])

@@ -17,9 +17,15 @@ import pytest
 from tests.place import ROOT, Place
 from xling import tracking
 from xling.execution import prepare_study, run_cells
+from xling.execution.ray_cells import _Tasks
+from xling.execution.ray_cluster import connected
+from xling.execution.ray_needs import Needs
+from xling.execution.ray_worker import Assignment
 from xling.execution.study import StudyOutcome
+from xling.execution.units import study_units
 from xling.records import read_records
 from xling.study_files import load_study
+from xling.tracking.runs import ParentRun
 
 LIMIT = 4
 MEBIBYTE = 2**20
@@ -45,11 +51,15 @@ def cluster() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def models(tiny_model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model, and one whose weights are broken."""
+    """A model, and one whose weights are whole files that do not fit its configuration."""
+    from safetensors.numpy import load_file, save_file
+
     broken = tmp_path_factory.mktemp("broken") / "broken"
     shutil.copytree(tiny_model("llama"), broken)
-    for path in broken.glob("*.safetensors"):
-        path.write_bytes(path.read_bytes()[:1000])
+    (path,) = broken.glob("*.safetensors")
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("q_proj.weight"))
+    save_file(tensors | {name: tensors[name][1:].copy()}, path, metadata={"format": "pt"})
     return {"good": tiny_model("llama"), "broken": broken}
 
 
@@ -251,4 +261,37 @@ def test_more_gpus_than_any_machine_has_are_refused_before_work(
     monkeypatch.setenv("RAY_ADDRESS", cluster)
     with pytest.raises(ValueError, match=r"model good asks for 4 GPUs .* \(1 GPUs\)"):
         run_study(place, "ray")
+    assert statuses(place) == {"study": ["FAILED"], "prepare": [], "finetune": [], "evaluate": []}
+
+
+@pytest.mark.slow
+def test_a_store_that_workers_find_silent_ends_the_study(cluster, models, tmp_path, monkeypatch):
+    place = make_place(tmp_path / "silent", {"good": models["good"]})
+    enter(place, monkeypatch)
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    prepared = prepare_study(load_study(str(place.study)), limit=LIMIT)
+    experiment = tracking.open_store()
+    assert experiment == "tiny"
+    units = study_units(prepared.study)
+    with socket.socket() as unused, connected():
+        unused.bind(("127.0.0.1", 0))
+        gone = ParentRun("0" * 32, "0", {}, uri=f"http://127.0.0.1:{unused.getsockname()[1]}")
+        assignment = Assignment(gone, str(place.folder), force=False, log_level=30, gpus=0)
+        needs = {unit.name: Needs(gpus=0, cpus=1, memory=0) for unit in units}
+        with pytest.raises(
+            tracking.StoreUnavailable, match=r"http://127\.0\.0\.1.* cannot be used"
+        ):
+            _Tasks(prepared, units, needs, assignment).run()
+
+
+@pytest.mark.parametrize("execution", ["local", "ray"])
+def test_processes_that_cannot_share_a_batch_are_refused_before_work(
+    execution, models, tmp_path, monkeypatch
+):
+    place = make_place(tmp_path / "shares", {"good": models["good"]})
+    enter(place, monkeypatch)
+    monkeypatch.setenv("WORLD_SIZE", "3")  # as torchrun says
+    with pytest.raises(ValueError, match="model good: batch_size 8 cannot be shared"):
+        run_study(place, execution)
     assert statuses(place) == {"study": ["FAILED"], "prepare": [], "finetune": [], "evaluate": []}

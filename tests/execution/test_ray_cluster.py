@@ -69,10 +69,35 @@ def test_what_a_unit_asks_for(tiny_model):
     many = check_needs(with_settings(cell, processes=8), mixed)
     assert (many.gpus, many.cpus) == (8, 8)
     assert many.memory == 1000  # all that the only fitting machine has
-    with pytest.raises(ValueError, match="asks for 9 GPUs on one machine"):
+    with pytest.raises(ValueError, match="asks for 9 GPUs .* Set `processes` .* to 8 or fewer"):
         check_needs(with_settings(cell, processes=9), mixed)
     with pytest.raises(ValueError, match="has a core"):
         check_needs(cell, Cluster((node(cpus=0),), here=""))
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "gpus"),
+    [
+        ("DeepSeek-V3.1", 0, 8),
+        ("DeepSeek-V3.1", 1, 8),  # one process spreads the layers
+        ("gpt-oss-120b", 0, 2),
+        ("gpt-oss-120b", 1, 2),
+        ("gpt-oss-120b", 4, 4),
+        ("gemma3-270m", 0, 0),
+        ("gemma3-270m", 1, 1),
+    ],
+)
+def test_a_lone_process_gets_the_gpus_that_its_model_takes(name, processes, gpus):
+    repository = {"DeepSeek-V3.1": "deepseek-ai/", "gpt-oss-120b": "openai/"}.get(name, "")
+    model = ModelSettings(id=repository + name, processes=processes)
+    machine = Cluster((node(gpus=8),), here="")
+    assert check_needs(Cell(model, "finetuned", 0), machine).gpus == gpus
+    small = Cluster((node(gpus=1),), here="")
+    if gpus > 1:
+        with pytest.raises(ValueError, match=f"asks for {gpus} GPUs") as refused:
+            check_needs(Cell(model, "finetuned", 0), small)
+        assert "`processes`" not in str(refused.value)  # fewer would not do
+        assert "Leave it out" in str(refused.value)
 
 
 def test_a_unit_that_only_asks_a_server_takes_no_gpu(tiny_model):

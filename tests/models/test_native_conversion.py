@@ -100,6 +100,14 @@ def test_changed_weights_are_converted_anew(copied):
     assert second.folder != first.folder
 
 
+def test_changed_converter_converts_anew(mxfp4, monkeypatch):
+    first = fetch_weights(find_recipe(str(mxfp4)))
+    monkeypatch.setattr(native, "FORMAT", native.FORMAT + 1)
+    second = fetch_weights(find_recipe(str(mxfp4)))
+    assert (second.identity, second.folder.is_dir()) == (first.identity, True)
+    assert second.folder != first.folder
+
+
 def test_weights_are_written_in_shards_of_bounded_size(mxfp4, monkeypatch):
     whole = dequantised_folder(mxfp4, identity="whole")
     monkeypatch.setattr(native, "SHARD_BYTES", 50_000)

@@ -24,12 +24,12 @@ def native(request, tmp_path, monkeypatch):
     return folder
 
 
-def train(opened, adapted, work):
+def train(located, adapted, work):
     return train_adapter(
         adapted,
-        opened.tokenizer,
+        located.tokenizer(),
         EXAMPLES,
-        label_ids=label_token_ids(opened.tokenizer, EXAMPLES[0].prompt, add_special_tokens=True),
+        label_ids=label_token_ids(located.tokenizer(), EXAMPLES[0].prompt, add_special_tokens=True),
         add_special_tokens=True,
         folder=work,
         seed=0,
@@ -40,7 +40,7 @@ def train(opened, adapted, work):
         warmup_steps=1,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        gradient_checkpointing=opened.needs_gradient_checkpointing,
+        gradient_checkpointing=located.needs_gradient_checkpointing,
         checkpoints=1,
     )
 
@@ -54,7 +54,7 @@ def test_four_bits_adapter_training_and_reload(native, tmp_path):
         assert not any(name.endswith(("router", "mlp.gate")) for name in modules)
         per_expert = any(".experts.7." in name for name in modules)
         assert per_expert == (located.weights.precision == "fp8")
-        result = train(opened, adapted, tmp_path / "work")
+        result = train(located, adapted, tmp_path / "work")
         losses = [row["loss"] for row in result.curve]
         assert losses[-1] < 0.75 * losses[0], losses
         live = adapted(input_ids=IDS).logits

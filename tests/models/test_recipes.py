@@ -57,7 +57,7 @@ def test_four_bits_adapter_training_and_reload(located, tmp_path):
     model_type = located.architecture.model_type
     opened = located.open()
     assert four_bit_share(opened.model).of_blocks > 0.75
-    assert opened.needs_gradient_checkpointing == (model_type == "gpt_oss")
+    assert located.needs_gradient_checkpointing == (model_type == "gpt_oss")
     ids = torch.arange(3, 40)[None]
     base = opened.model(input_ids=ids).logits
     with opened.trainable(r=4, alpha=8, dropout=0.0, seed=0) as (adapted, modules):
@@ -74,7 +74,7 @@ def test_four_bits_adapter_training_and_reload(located, tmp_path):
             if parameter.requires_grad
         }
         assert trained == expected
-        result = train(opened, adapted, tmp_path / "work")
+        result = train(located, adapted, tmp_path / "work")
         losses = [row["loss"] for row in result.curve]
         assert losses[-1] < 0.75 * losses[0], losses
         live = adapted(input_ids=ids).logits
@@ -86,12 +86,12 @@ def test_four_bits_adapter_training_and_reload(located, tmp_path):
     assert not torch.allclose(live, base)
 
 
-def train(opened, adapted, work):
+def train(located, adapted, work):
     return train_adapter(
         adapted,
-        opened.tokenizer,
+        located.tokenizer(),
         EXAMPLES,
-        label_ids=label_token_ids(opened.tokenizer, EXAMPLES[0].prompt, add_special_tokens=True),
+        label_ids=label_token_ids(located.tokenizer(), EXAMPLES[0].prompt, add_special_tokens=True),
         add_special_tokens=True,
         folder=work,
         seed=0,
@@ -102,7 +102,7 @@ def train(opened, adapted, work):
         warmup_steps=1,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        gradient_checkpointing=opened.needs_gradient_checkpointing,
+        gradient_checkpointing=located.needs_gradient_checkpointing,
         checkpoints=1,
     )
 

@@ -169,3 +169,13 @@ def test_hub_model_with_a_shard_missing_names_it(cache, hub):
     with pytest.raises(ValueError, match=r"lacks 1 of 3 shards \(model-00003"):
         fetch_weights(find_recipe("owner/native"))
     assert not cache.exists()
+
+
+def test_checkpoint_in_another_precision_than_the_catalogs_is_refused(cache, hub, monkeypatch):
+    wrong = Recipe("native", repository="owner/native", revision=COMMIT, precision="fp8")
+    monkeypatch.setattr("xling.models.weights.catalog", lambda: {"native": wrong})
+    with pytest.raises(ValueError, match=r"'owner/native' .* in mxfp4, but .* says fp8"):
+        fetch_weights(wrong, tokenizer_only=True)
+    other = replace(wrong, revision="main")  # of which the catalog says nothing
+    assert fetch_weights(other, tokenizer_only=True).precision == "mxfp4"
+    assert not cache.exists()

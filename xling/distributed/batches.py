@@ -27,11 +27,14 @@ def example_order(examples: int, *, batch_size: int, epochs: int, seed: int) -> 
         epochs: passes, each shuffled by `seed` and its number.
         seed: of the order.
     """
+    import numpy as np
     import torch
 
     steps = []
     for epoch in range(epochs):
-        generator = torch.Generator().manual_seed(seed + epoch)
+        # A sum of the two would give one seed's second epoch the order of the next one's first.
+        state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]))
         order = torch.randperm(examples, generator=generator).tolist()
         steps += [order[start : start + batch_size] for start in range(0, examples, batch_size)]
     return steps

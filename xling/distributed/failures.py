@@ -9,6 +9,11 @@ from xling.distributed.running import OtherProcessFailed
 # What gloo and NCCL say when the other side is gone.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process")
 
+# Whose messages were written to be read: thing, place and remedy, in one line or several.
+MESSAGES = (ValueError, OSError, RuntimeError)
+TRACEBACK = "Traceback (most recent call last)"
+LONGEST = 2000
+
 
 def record_failure(folder: Path, rank: int, error: BaseException) -> None:
     """Leaves the reason in a file; a failure that only follows another's is marked so."""
@@ -21,10 +26,18 @@ def record_failure(folder: Path, rank: int, error: BaseException) -> None:
     content = {
         "rank": rank,
         "time": time.time(),
-        "error": f"{type(error).__name__}: {text}",
+        "kind": type(error).__name__,
+        "message": _told(error, text),
         "follows_another": lost,
     }
     (folder / f"failed-{rank}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _told(error: BaseException, text: str) -> str:
+    """What of a message is passed on: of one that holds a traceback, the last line."""
+    if isinstance(error, MESSAGES) and TRACEBACK not in text:
+        return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    return text.splitlines()[-1]
 
 
 def clear_failures(folder: Path) -> None:
@@ -34,14 +47,12 @@ def clear_failures(folder: Path) -> None:
 
 
 def first_failure(folder: Path, processes: int) -> str:
-    """Why a training failed, in one sentence that names the process."""
+    """Why a training failed: names the process, and has its whole message."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("failed-*.json")]
     own = sorted((each for each in found if not each["follows_another"]), key=lambda e: e["time"])
     if own:
-        last_line = own[0]["error"].splitlines()[-1]
-        kind = own[0]["error"].split(":", 1)[0]
-        message = last_line if last_line.startswith(kind) else f"{kind}: {last_line}"
-        return f"training process {own[0]['rank']} of {processes} failed: {message}"
+        reason = f"{own[0]['kind']}: {own[0]['message']}"
+        return f"training process {own[0]['rank']} of {processes} failed: {reason}"
     silent = sorted(set(range(processes)) - {each["rank"] for each in found})
     which = f"one of the processes {', '.join(map(str, silent))}" if silent else "a process"
     return (

@@ -4,6 +4,11 @@
 rank 0 opens runs and talks to the store; the others wait until it tells them of a training, of
 which each does its part, or that there is nothing (more) to do. When a process fails, rank 0 says
 why, and all end.
+
+One limit: on GPUs, a process that fails in the middle of a step can leave rank 0 waiting inside a
+CUDA call for what NCCL no longer brings. torchrun then kills rank 0, and its run stays RUNNING; the
+reason is in ``failed-<rank>.json``. With `processes` on the model instead of torchrun, the process
+that holds the run trains nothing itself, and ends it as FAILED.
 """
 
 import functools

@@ -58,10 +58,6 @@ class Team:
         dist.all_gather_object(values, value)
         return values
 
-    def wait(self) -> None:
-        """Returns when every process has come here."""
-        self.gather(None)
-
     def sum_gradients(self, parameters: Sequence["torch.nn.Parameter"]) -> None:
         """Gives every parameter the sum of its gradients over the processes.
 

@@ -28,12 +28,12 @@ from xling.execution.cells import (
     trained_languages,
     work_folder,
 )
+from xling.execution.fitting import check_training_room
 from xling.execution.prepared import Prepared, rows_sha256
 from xling.execution.trained import TrainedAdapter, log_labels, log_trained
 from xling.fingerprint import fingerprint
 from xling.folders import written_whole
 from xling.models import BaseShelf, LocatedModel
-from xling.models.architectures import architectures
 from xling.models.loading import read_config
 from xling.prompts import label_token_ids, render_prompts
 from xling.scoring.context import check_context
@@ -49,10 +49,12 @@ def finetune_fingerprint(
 ) -> str:
     """Hash of all that decides an adapter.
 
-    Several processes sum in another order than one, so their number is part of it.
+    Several processes sum in another order than one, so a number that the study asks for is part
+    of it. What torchrun, or the catalog on a machine with enough GPUs, makes of a study that
+    asks for none is not: the same study finds the adapter again on any machine.
     """
     study = prepared.study
-    processes = processes_for(cell.model.processes, usual=located.recipe.processes)
+    processes = cell.model.processes
     together = {"processes": processes, "parallel": cell.model.parallel}
     return fingerprint(
         {
@@ -121,7 +123,8 @@ def run_finetune(
         log_labels(rows, cell, trained_languages(study, cell.arm))
         folder = work_folder(digest, fresh=force)
         trained = _train_once(prepared, cell, rows, located, shelf, how, folder)
-        log_trained(trained, _adapter_settings(prepared, cell, located, fold), folder / "trained")
+        shelf.release_gpu()  # the logged adapter brings a base of its own
+        log_trained(trained, _adapter_settings(prepared, cell, located, fold), folder)
         for part in (CHECKPOINTS, PROCESSES):
             shutil.rmtree(folder / part, ignore_errors=True)
         return run_id
@@ -135,12 +138,14 @@ class _Training:
         settings: of the study, with what the architecture demands.
         processes: how many train together.
         parallel: ``fsdp``, ``ddp``, or ``none`` for one process.
+        examples_at_once: of a forward pass of one process.
         context: of the model, in tokens; None: it names none.
     """
 
     settings: dict[str, Any]
     processes: int
     parallel: str
+    examples_at_once: int
     context: int | None
 
 
@@ -152,18 +157,14 @@ def _how_to_train(prepared: Prepared, cell: Cell, located: LocatedModel) -> _Tra
     """
     settings = prepared.study.training.model_dump()
     processes = processes_for(cell.model.processes, usual=located.recipe.processes)
-    per_process(settings["batch_size"], settings["micro_batch_size"], processes)
-    config = read_config(located.weights.folder)
-    text = config.get_text_config()
-    known = architectures()
-    settings["gradient_checkpointing"] |= any(
-        known[name].gradient_checkpointing
-        for name in {config.model_type, text.model_type} & set(known)
-    )
+    share = per_process(settings["batch_size"], settings["micro_batch_size"], processes)
+    text = read_config(located.weights.folder).get_text_config()
+    settings["gradient_checkpointing"] |= located.needs_gradient_checkpointing
     return _Training(
         settings,
         processes,
         cell.model.parallel if processes > 1 else "none",
+        share,
         getattr(text, "max_position_embeddings", None),
     )
 
@@ -199,8 +200,18 @@ def _train_once(
     done = folder / "trained"
     if not done.is_dir():
         with written_whole(done) as temporary:
-            job, examples = _job(
+            job, examples, longest = _job(
                 prepared, cell, rows, located, how, folder / CHECKPOINTS, temporary
+            )
+            check_training_room(
+                prepared,
+                cell,
+                located,
+                shelf,
+                length=longest,
+                rows=how.examples_at_once,
+                gradient_checkpointing=how.settings["gradient_checkpointing"],
+                processes=how.processes,
             )
             if how.processes == 1:
                 train_and_save(job, examples, shelf.open(located), Team())
@@ -225,13 +236,14 @@ def _job(
     how: _Training,
     checkpoints: Path,
     target: Path,
-) -> tuple[TrainingJob, list[Example]]:
-    """The training as every process of it needs to know it, and its examples."""
+) -> tuple[TrainingJob, list[Example], int]:
+    """The training as every process needs to know it, its examples, and the longest's tokens."""
     layout, tokenizer = prompt_format(prepared, located.recipe), located.tokenizer()
     prompts = render_prompts([row.item for row in rows], layout, tokenizer)
     special = not layout.chat
+    lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=special)["input_ids"]]
     check_context(
-        [len(ids) for ids in tokenizer(prompts, add_special_tokens=special)["input_ids"]],
+        lengths,
         [f"{row.item.dialect}/{row.item.item_id}" for row in rows],
         context=how.context,
     )
@@ -254,7 +266,7 @@ def _job(
         parallel=cell.model.parallel,
     )
     examples = [Example(prompt, row.label) for prompt, row in zip(prompts, rows, strict=True)]
-    return job, examples
+    return job, examples, max(lengths)
 
 
 def _absolute(model: str) -> str:

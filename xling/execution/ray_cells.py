@@ -76,6 +76,7 @@ def run_units_on_ray(
             folder=str(Path.cwd()),
             force=force,
             log_level=logging.getLogger("xling").getEffectiveLevel(),
+            gpus=0,
         )
         return _Tasks(prepared, units, needs, assignment).run()
 
@@ -88,7 +89,7 @@ class _Tasks:
         prepared: study and data.
         units: to run.
         needs: resources by unit name.
-        assignment: what every worker is told.
+        assignment: what every worker is told; each gets its unit's number of GPUs.
         pending: unit and number of the try, by task.
     """
 
@@ -142,7 +143,8 @@ class _Tasks:
             max_retries=0,  # tried again here, after the lost runs are ended
             scheduling_strategy="SPREAD",
         )
-        self.pending[task.remote(self._study, unit, self.assignment)] = (unit, number)
+        assignment = replace(self.assignment, gpus=needs.gpus)
+        self.pending[task.remote(self._study, unit, assignment)] = (unit, number)
 
     def _outcome(self, task: "ObjectRef[Any]", unit: Unit, number: int) -> UnitOutcome | None:
         """A finished task's outcome; None if its worker was lost and it may be tried again."""

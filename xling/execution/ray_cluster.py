@@ -45,7 +45,8 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "TQDM_DELAY": "1e9",  # seconds before a bar is first shown
 }
-# Ray's own settings, read when it is imported or its processes start.
+# Ray's own settings: read in this process when it is imported, and by the processes of a cluster
+# that is started here. A cluster at RAY_ADDRESS keeps those that `ray start` ran with.
 RAY_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",

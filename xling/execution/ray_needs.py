@@ -5,6 +5,7 @@ from pathlib import Path
 
 from xling.execution.ray_cluster import Cluster
 from xling.models import find_recipe
+from xling.models.catalog import Recipe
 from xling.settings import ModelSettings
 from xling.study import Cell
 
@@ -30,7 +31,7 @@ class Needs:
 
 
 def check_needs(cell: Cell, cluster: Cluster) -> Needs:
-    """What a cell's unit asks for; on a cluster without GPUs it runs on cores.
+    """What a cell's unit asks for; a unit without GPUs runs on cores.
 
     A unit that only asks a server needs none.
 
@@ -39,13 +40,14 @@ def check_needs(cell: Cell, cluster: Cluster) -> Needs:
     """
     model = cell.model
     loads = model.engine != "server" or cell.arm != "base"
-    gpus = _gpus(model) if loads and cluster.gpus else 0
+    recipe = find_recipe(model.id, revision=model.revision)
+    gpus = _gpus(model, recipe) if loads and cluster.gpus else 0
     fitting = [node for node in cluster.nodes if node.gpus >= gpus and node.cpus >= 1]
     if not fitting and gpus:
         raise ValueError(
             f"model {model.label} asks for {gpus} GPUs on one machine; the Ray cluster has: "
-            f"{cluster}. Set `processes` of the model to fewer, leave it out with `models`, or "
-            "start a cluster whose machines have them (all machines before the study)"
+            f"{cluster}. {_fewer(model, recipe, cluster)} it out with `models`, or start a cluster "
+            "whose machines have them (all machines before the study)"
         )
     if not fitting:
         raise ValueError(f"no machine of the Ray cluster ({cluster}) has a core for tasks")
@@ -55,17 +57,28 @@ def check_needs(cell: Cell, cluster: Cluster) -> Needs:
         gpus=gpus,
         cpus=min(cpus, MOST_CPUS) if loads and not gpus else min(cpus, max(gpus, 1)),
         # Weights are mapped, not copied: where they fill a machine, the unit has it alone.
-        memory=min(_memory(model), most) if loads else 0,
+        memory=min(_memory(recipe), most) if loads else 0,
     )
 
 
-def _gpus(model: ModelSettings) -> int:
-    return model.processes or find_recipe(model.id, revision=model.revision).gpus
+def _gpus(model: ModelSettings, recipe: Recipe) -> int:
+    """One for each of several processes; a lone process spreads the layers over all it needs."""
+    if model.processes > 1:
+        return model.processes
+    return max(model.processes, recipe.gpus)
 
 
-def _memory(model: ModelSettings) -> int:
+def _fewer(model: ModelSettings, recipe: Recipe, cluster: Cluster) -> str:
+    """The remedy of fewer processes, where it is one: the model must do with fewer GPUs."""
+    most = max(node.gpus for node in cluster.nodes)
+    if model.processes > 1 and recipe.gpus <= most:
+        return f"Set `processes` of the model to {most} or fewer, leave"
+    return "Leave"
+
+
+def _memory(recipe: Recipe) -> int:
     """Bytes, where the weights lie in a folder; nothing is fetched to find out."""
-    folder = Path(find_recipe(model.id, revision=model.revision).repository or "-")
+    folder = Path(recipe.repository or "-")
     if not folder.is_dir():
         return 0
     return LIBRARY_BYTES + sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -13,6 +13,7 @@ from xling.execution.prepared import Prepared
 from xling.execution.units import Unit, UnitOutcome, run_unit
 from xling.models import BaseShelf
 from xling.tracking.runs import ParentRun, work_under
+from xling.tracking.store import select_experiment
 
 
 @dataclass(frozen=True)
@@ -24,26 +25,31 @@ class Assignment:
         folder: the driver's working folder, from which relative paths go.
         force: repeat what a finished run has already.
         log_level: of the project's own lines.
+        gpus: that the unit was given.
     """
 
     parent: ParentRun
     folder: str
     force: bool
     log_level: int
+    gpus: int
 
 
 def work(prepared: Prepared, unit: Unit, assignment: Assignment) -> UnitOutcome:
     """Runs one unit in this worker process, which serves no other after it.
 
     Raises:
-        StoreUnavailable: the tracking store failed.
+        StoreUnavailable: the tracking store failed, or does not answer.
     """
+    if not assignment.gpus:
+        # Ray leaves all of the machine's GPUs to a task that asked for none; others have them.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     signal.signal(signal.SIGTERM, _terminate)
     _prepare_log(assignment.log_level)
     if Path(assignment.folder).is_dir():
         os.chdir(assignment.folder)
     work_under(assignment.parent, unit=unit.name)
-    tracking.open_store()
+    select_experiment()
     return run_unit(prepared, unit, BaseShelf(), force=assignment.force)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from xling import tracking
+from xling.distributed.choosing import check_processes
 from xling.execution.prepare import run_prepare
 from xling.execution.prepared import Prepared
 from xling.execution.ray_cells import run_units_on_ray
@@ -54,10 +55,11 @@ def run_cells(
             serves all its arms; ``ray``: on the cluster at ``RAY_ADDRESS``, or on a local one.
 
     Raises:
-        ValueError: a model's tokenizer cannot be found or does not fit, or a Ray cluster cannot
-            be used; raised before any cell.
+        ValueError: a model's tokenizer cannot be found or does not fit, its processes cannot
+            share a batch, or a Ray cluster cannot be used; raised before any cell.
         StoreUnavailable: the tracking store failed; what was computed is on disk.
     """
+    check_processes(prepared.study)
     units = study_units(prepared.study)
     if execution == "ray":
         outcomes = run_units_on_ray(prepared, units, force=force)

@@ -69,7 +69,7 @@ def log_trained(trained: TrainedAdapter, settings: dict[str, Any], kept: Path) -
     Args:
         trained: on this machine's disk.
         settings: what the adapter needs to find its base.
-        kept: folder of the finished training; removed if the check fails.
+        kept: work folder of the training, checkpoints and all; removed if the check fails.
 
     Raises:
         RuntimeError: the logged adapter does not score as the live one.
@@ -107,7 +107,8 @@ def _check_reloaded(model_id: str, trained: TrainedAdapter, kept: Path) -> None:
     difference = float(np.abs(reloaded - trained.check_logprobs).max())
     tracking.log_metrics({"reload_difference": difference})
     if not difference <= RELOAD_TOLERANCE:
-        shutil.rmtree(kept)  # or the next try would log the same adapter again
+        # Or the next try would log the same adapter again, or go on from its last checkpoint.
+        shutil.rmtree(kept)
         raise RuntimeError(
             f"the logged adapter {model_id} scores differently from the live model: largest "
             f"difference {difference:.3g} in log-probability (allowed {RELOAD_TOLERANCE}); "

@@ -68,7 +68,8 @@ def run_unit(prepared: Prepared, unit: Unit, shelf: BaseShelf, *, force: bool) -
     A cell that fails is recorded, and the others go on; without an adapter none can.
 
     Raises:
-        StoreUnavailable: the tracking store failed; what was computed is on disk.
+        StoreUnavailable: the tracking store failed, in a run or between two; what was computed is
+            on disk.
     """
     outcome = UnitOutcome()
     trained = unit.cells[0].arm == "base"

@@ -28,6 +28,9 @@ from xling.models.native_formats import (
 
 NativePrecision = Literal["float", "mxfp4", "fp8"]
 METHODS = ("mxfp4", "fp8")
+# Raised whenever a change here or in `native_formats` changes what is written: weights that an
+# earlier version left in the cache are then made anew.
+FORMAT = 1
 # Bytes of one written shard: memory holds one at a time.
 SHARD_BYTES = 4 << 30
 GIGABYTE = 10**9
@@ -65,8 +68,8 @@ def dequantised_folder(folder: Path, *, identity: str) -> Path:
     """Folder with a quantised checkpoint's weights in bfloat16, its configuration and tokenizer.
 
     The weights are in float32 where config.json's dtype says so. The folder is made on first use,
-    with one shard in memory at a time, under a name that holds `identity` and the version of
-    torch, which converts. Processes that ask for it at once wait for the first.
+    with one shard in memory at a time, under a name that holds `identity`, `FORMAT` and the
+    version of torch, which converts. Processes that ask for it at once wait for the first.
 
     Args:
         folder: the checkpoint: config.json, safetensors and tokenizer files.
@@ -79,15 +82,20 @@ def dequantised_folder(folder: Path, *, identity: str) -> Path:
     precision = native_precision(folder)
     if precision == "float":
         raise ValueError(f"model {folder} is not quantised: there is nothing to dequantise")
-    # No other package's arithmetic; 2.9.0+cpu and 2.9.0+cu128 make the same numbers.
-    maker = f"torch-{importlib.metadata.version('torch').partition('+')[0]}"
-    short = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    target = cache_folder() / "dequantised" / f"{short}-{maker}"
+    target = dequantised_path(identity)
     if not target.is_dir():
         with _held(target):
             if not target.is_dir():  # not made by another process in the meantime
                 _dequantise(folder, target, precision)
     return target
+
+
+def dequantised_path(identity: str) -> Path:
+    """Where a checkpoint's dequantised weights are, or will be; see `dequantised_folder`."""
+    # No other package's arithmetic; 2.9.0+cpu and 2.9.0+cu128 make the same numbers.
+    maker = f"torch-{importlib.metadata.version('torch').partition('+')[0]}"
+    short = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return cache_folder() / "dequantised" / f"{short}-{maker}-format-{FORMAT}"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from xling.models.architectures import Architecture, architecture_of
 from xling.models.catalog import Recipe
 from xling.models.derived import check_derivable
 from xling.models.loading import DeviceMap, load_base, load_tokenizer, read_config
+from xling.models.memory import free_memory
 from xling.models.weights import Weights, fetch_weights, find_recipe
 
 if TYPE_CHECKING:
@@ -35,16 +36,6 @@ class OpenedModel:
     weights: Weights
     model: "PreTrainedModel | PeftModel"
     tokenizer: "PreTrainedTokenizerBase"
-
-    @property
-    def architecture(self) -> Architecture | None:
-        """What all models of its type have in common; None: its type is not known."""
-        return architecture_of(self.model.config.model_type)
-
-    @property
-    def needs_gradient_checkpointing(self) -> bool:
-        """Whether it cannot be trained without, whatever the study file says."""
-        return self.architecture is not None and self.architecture.gradient_checkpointing
 
     def with_adapter(self, folder: Path) -> "OpenedModel":
         """The same base with a saved adapter on it."""
@@ -183,16 +174,24 @@ class BaseShelf:
 
     def open(self, located: LocatedModel) -> OpenedModel:
         """The opened model; loaded only if it is another one than the last."""
-        if self._opened is None or located != self._located:
+        if self._opened is None or not self.holds(located):
             self.release()  # frees the last one before the next is loaded
             self._opened = located.open()
             self._located = located
         return self._opened
 
+    def holds(self, located: LocatedModel) -> bool:
+        """Whether this model is the opened one."""
+        return self._opened is not None and located == self._located
+
     def release(self) -> None:
-        """Forgets the opened base, and gives its GPU memory back."""
+        """Forgets the opened base, and gives its memory back."""
+        self._opened = self._located = None
+        free_memory()
+
+    def release_gpu(self) -> None:
+        """Forgets the opened base where it is on a GPU, which could not hold a second one."""
         import torch
 
-        self._opened = None
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            self.release()

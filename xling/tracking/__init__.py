@@ -13,7 +13,6 @@ from xling.tracking.adapters import (
 from xling.tracking.commands import run_command
 from xling.tracking.evaluations import log_evaluation, log_records_file
 from xling.tracking.runs import (
-    StoreUnavailable,
     Terminated,
     log_curve,
     log_data_set,
@@ -34,7 +33,13 @@ from xling.tracking.search import (
     get_run,
     records_cache,
 )
-from xling.tracking.store import check_store, open_store, tracking_uri, without_password
+from xling.tracking.store import (
+    StoreUnavailable,
+    check_store,
+    open_store,
+    tracking_uri,
+    without_password,
+)
 
 __all__ = [
     "FetchedAdapter",

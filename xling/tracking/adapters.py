@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
+from xling.models.memory import free_memory
 from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS
 from xling.requirements import adapter_requirements
@@ -85,14 +86,19 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
 
 
 def score_logged_adapter(model_id: str, prompts: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Loads a logged model back, base and all, and scores prompts with it.
+    """Loads a logged model back, base and all, scores prompts with it, and frees its memory.
 
     Returns:
         Shape (n, 4); natural logs.
     """
     model = mlflow.pyfunc.load_model(f"models:/{model_id}")
-    answers = model.predict(pd.DataFrame({"prompt": list(prompts)}))
-    return np.asarray(answers[list(LOGPROB_COLUMNS)].to_numpy())
+    try:
+        answers = model.predict(pd.DataFrame({"prompt": list(prompts)}))
+        return np.asarray(answers[list(LOGPROB_COLUMNS)].to_numpy())
+    finally:
+        # MLflow keeps the last model that it ran the code of: it would keep the base with it.
+        vars(model.unwrap_python_model()).clear()
+        free_memory()
 
 
 def fetch_adapter(uri: str, folder: Path) -> FetchedAdapter:

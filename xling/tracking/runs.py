@@ -20,7 +20,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from xling.folders import state_folder
-from xling.tracking.store import tracking_uri, without_password
+from xling.tracking.store import StoreUnavailable, tracking_uri, without_password
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,6 @@ PARENT_VARIABLE = "XLING_PARENT_RUN"
 TAGS_VARIABLE = "XLING_RUN_TAGS"
 # What MLflow finds out from the code that runs, which another machine has no repository of.
 SOURCE_TAGS = ("mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
-
-
-class StoreUnavailable(RuntimeError):
-    """The tracking store failed while a run was active."""
 
 
 class Terminated(SystemExit):

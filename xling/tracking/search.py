@@ -11,8 +11,9 @@ from mlflow.exceptions import MlflowException
 
 from xling.folders import cache_folder
 from xling.tracking.store import (
+    asking_store,
     check_store,
-    open_store,
+    select_experiment,
     store_exists,
     tracking_uri,
     without_password,
@@ -51,13 +52,16 @@ def find_finished(fingerprint: str, *, kind: str, study: str) -> LoggedRun | Non
 
     Another study's run is not reused: an analysis finds runs by their study. Its work is, where
     it still lies on this machine's disk.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
     """
-    runs = _search(
+    query = (
         f"tags.`xling.fingerprint` = '{fingerprint}' and tags.`xling.kind` = '{kind}' "
-        f"and tags.`xling.study` = '{_quotable(study)}' and attributes.status = 'FINISHED'",
-        [_current_experiment_id()],
-        most=1,
+        f"and tags.`xling.study` = '{_quotable(study)}' and attributes.status = 'FINISHED'"
     )
+    with asking_store():
+        runs = _search(query, [_current_experiment_id()], most=1)
     return runs[0] if runs else None
 
 
@@ -135,11 +139,16 @@ def records_cache() -> Path:
 
 
 def current_experiment() -> str:
-    """Name of the active run's experiment, or of the one that is selected."""
+    """Name of the active run's experiment, or of the one that is selected.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
     run = mlflow.active_run()
-    if run is not None:
+    if run is None:
+        return select_experiment()
+    with asking_store():
         return str(mlflow.get_experiment(run.info.experiment_id).name)
-    return open_store()
 
 
 def _current_experiment_id() -> str:
@@ -148,7 +157,7 @@ def _current_experiment_id() -> str:
 
 def _experiment_id(name: str) -> str:
     if not name:
-        name = open_store()
+        name = select_experiment()
     experiment = mlflow.get_experiment_by_name(name)
     if experiment is None:
         there = ", ".join(sorted(each.name for each in mlflow.search_experiments()))

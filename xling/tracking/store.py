@@ -2,12 +2,25 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+import requests
 from mlflow.exceptions import MlflowException
 
+from xling.folders import state_folder
+
 DEFAULT_EXPERIMENT = "xling"
+
+
+class StoreUnavailable(RuntimeError):
+    """The tracking store failed amid work that needs it."""
+
+
+class StoreSilent(StoreUnavailable, ValueError):
+    """The tracking store does not answer, before a command's work or between its runs."""
 
 
 def open_store(*, timeout: float = 10.0) -> str:
@@ -23,22 +36,60 @@ def open_store(*, timeout: float = 10.0) -> str:
         The experiment's name.
 
     Raises:
-        ValueError: the store does not answer; the message says which and what to do.
+        StoreSilent: the store does not answer; the message says which and what to do.
     """
     check_store(timeout=timeout)
-    uri = mlflow.get_tracking_uri()
+    return select_experiment()
+
+
+def select_experiment() -> str:
+    """Selects the experiment, with as many tries as MLflow makes for any of its calls.
+
+    `open_store` asks once, which is right before any work. A study that is under way should not
+    end because its server restarts.
+
+    Returns:
+        The experiment's name.
+
+    Raises:
+        StoreSilent: the store does not answer, or not as it should.
+    """
     try:
         experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
         if experiment_id:
             return str(mlflow.set_experiment(experiment_id=experiment_id).name)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
         return str(mlflow.set_experiment(name).name)
-    except (MlflowException, OSError) as error:
-        raise ValueError(
-            f"tracking store {without_password(uri)} cannot be used: "
+    except _store_errors() as error:
+        raise StoreSilent(
+            f"tracking store {tracking_uri()} cannot be used: "
             f"{without_password(str(error))}; set "
             "MLFLOW_TRACKING_URI to a store that can"
         ) from error
+
+
+@contextmanager
+def asking_store() -> Iterator[None]:
+    """Says of calls to the store, outside any run, that it is silent if they fail.
+
+    Raises:
+        StoreSilent: it failed; what was computed is on disk.
+    """
+    try:
+        yield
+    except _store_errors() as error:
+        raise StoreSilent(
+            f"the tracking store {tracking_uri()} does not answer: "
+            f"{without_password(str(error))}\n"
+            f"What was computed is kept in {state_folder()}; the same command goes on from there"
+        ) from error
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """What MLflow raises where a store fails; a database that it cannot open comes out as is."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, OSError, requests.RequestException, SQLAlchemyError)
 
 
 def check_store(*, timeout: float = 10.0) -> None:
@@ -48,7 +99,7 @@ def check_store(*, timeout: float = 10.0) -> None:
         timeout: seconds to wait.
 
     Raises:
-        ValueError: it does not answer.
+        StoreSilent: it does not answer.
     """
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
@@ -62,13 +113,11 @@ def store_exists() -> bool:
 
 
 def _check_server(uri: str, timeout: float) -> None:
-    import requests
-
     try:
         # Any answer will do: a proxy may not pass /health on.
         requests.get(f"{uri.rstrip('/')}/health", timeout=timeout, verify=_verify())
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise ValueError(
+        raise StoreSilent(
             f"tracking server {without_password(uri)} does not answer "
             f"({type(error).__name__}); start it, or set MLFLOW_TRACKING_URI to another store "
             "(unset it for a local one)"
