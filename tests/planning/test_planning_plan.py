@@ -65,6 +65,17 @@ def test_a_smaller_gpu_takes_more_of_them_and_more_time() -> None:
     assert small.hours > large.hours
 
 
+def test_small_gpus_are_shared_by_processes_or_by_one_that_spreads_the_layers() -> None:
+    rows = {row.model: row for row in planned(load_study("paper"), "L4-24GB").models}
+    assert rows["qwen3-32b"].commands[0] == (
+        "torchrun --nproc_per_node 2 -m entrypoints.finetune --study paper --model qwen3-32b"
+    )
+    # 63 GB of weights: two processes, as on larger GPUs, could not even load them.
+    assert rows["gpt-oss-120b"].training.processes == 1 < rows["gpt-oss-120b"].training.gpus
+    assert any("`processes: 1`" in note for note in rows["gpt-oss-120b"].notes)
+    assert rows["deepseek-v3.1"].training.fits == "no"
+
+
 def test_the_demo_is_counted_with_its_own_questions() -> None:
     plan = planned(load_study("demo"))
     gemma = plan.models[0]

@@ -65,6 +65,8 @@ def notes(
             f"no GPU holds the base alone: one process spreads its layers over {training.gpus} "
             "GPUs, one at work at a time"
         )
+    if training is not None and training.processes == 1 < (model.processes or recipe.processes):
+        found.append("set `processes: 1` on the model: by itself the study would start more")
     more = len(study.seeds) > 1 or study.data.split == "cross-fit"
     if training is not None and training.processes > 1 and more:
         found.append("torchrun trains one adapter: repeat it with --seed and --fold")
