@@ -211,8 +211,10 @@ def main() -> None:
         )
         print(f"{PACKAGE}: {server.abilities.answers}; top {arguments.top_logprobs}", flush=True)
         compare_labels(server, local, items)
-        compare_texts(server, local, items[::step][: arguments.texts], arguments.max_tokens)
-        compare_cloze(server, local, items[::step][: arguments.cloze_items])
+        if arguments.texts:
+            compare_texts(server, local, items[::step][: arguments.texts], arguments.max_tokens)
+        if arguments.cloze_items:
+            compare_cloze(server, local, items[::step][: arguments.cloze_items])
 
 
 if __name__ == "__main__":

@@ -63,19 +63,24 @@ def handler(tiny: "TinyServer") -> type[BaseHTTPRequestHandler]:
                 return self.load(body)
             if self.path != "/v1/completions":
                 raise Refused(404, "no such page")
+            seen = tiny.seen  # answers that nobody waits for any more outlive a reset
             with tiny.lock:
-                tiny.seen.bodies.append(body)
-                tiny.seen.running += 1
-                tiny.seen.most_running = max(tiny.seen.most_running, tiny.seen.running)
+                seen.bodies.append(body)
+                seen.running += 1
+                seen.most_running = max(seen.most_running, seen.running)
                 faults = tiny.behaviour.faults
                 fault = faults.pop(0) if faults else tiny.behaviour.fault_always
             try:
-                self.complete(body, fault)
-            finally:
+                content = self.complete(body, fault)
+            finally:  # before the answer is out: the next request may follow at once
                 with tiny.lock:
-                    tiny.seen.running -= 1
+                    seen.running -= 1
+            if fault == "drop":
+                self.close_connection = True
+                return
+            self.send(200, content, fault=fault)
 
-        def complete(self, body: dict[str, Any], fault: str) -> None:
+        def complete(self, body: dict[str, Any], fault: str) -> dict[str, Any]:
             does = tiny.behaviour
             time.sleep(does.delay)
             if fault == "429":
@@ -84,9 +89,6 @@ def handler(tiny: "TinyServer") -> type[BaseHTTPRequestHandler]:
                 raise Refused(500, "broken")
             if fault == "slow":
                 time.sleep(3)
-            if fault == "drop":
-                self.close_connection = True
-                return
             if body["model"].rpartition(":")[2] not in tiny.models:
                 raise Refused(404, f"The model `{body['model']}` does not exist.")
             if body.get("echo") and not does.echo:
@@ -95,8 +97,7 @@ def handler(tiny: "TinyServer") -> type[BaseHTTPRequestHandler]:
             known |= {"stop", "seed", "frequency_penalty", "presence_penalty"}
             if does.strict and set(body) - known:
                 raise Refused(400, f"Unrecognized request arguments: {set(body) - known}")
-            content = tiny.complete(body)
-            self.send(200, content, fault=fault)
+            return tiny.complete(body)
 
         def load(self, body: dict[str, Any]) -> None:
             if not tiny.behaviour.loads or not self.path.startswith("/v1/"):

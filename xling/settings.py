@@ -55,8 +55,8 @@ class ServerSettings(Strict):
         model: what the server calls the base model; empty: the only model that it serves, or the
             one named as the study's model.
         adapter: what the server calls a cell's adapter; may hold ``{study}``, ``{model}``,
-            ``{arm}``, ``{seed}`` and, in a cross-fitted study, ``{fold}``, which is put at the end
-            there if the name does not hold it.
+            ``{arm}``, ``{seed}`` and, in a cross-fitted study, ``{fold}``. Arm, seed and fold are
+            put at the end if the name does not hold them: no two cells may have the same.
         key_variable: environment variable that holds the key; it need not be set.
         concurrency: requests under way at once, at most.
         timeout: seconds that one request may take.
@@ -85,6 +85,10 @@ class ServerSettings(Strict):
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"must begin with http:// or https:// and a host (got {url!r})")
+        try:
+            _ = parts.port
+        except ValueError:
+            raise ValueError("must have a port from 0 to 65535, or none, after its host") from None
         if not parts.path.rstrip("/").endswith("/v1"):
             raise ValueError(f"must end in /v1, such as http://localhost:8000/v1 (got {url!r})")
         return url.rstrip("/")

@@ -11,6 +11,7 @@ from tests.place import Place
 from tests.serving import TinyServer
 from xling import tracking
 from xling.execution import prepare_study, run_evaluate, run_finetune
+from xling.execution.engines import check_servers, reach_server
 from xling.models import BaseShelf
 from xling.records import LOGPROB_COLUMNS, read_records
 from xling.study import Cell
@@ -122,6 +123,38 @@ def test_bounded_labels_are_counted(place, server, store, tmp_path):
     assert mlflow.get_run(run_id).data.params["cfg.server.answers"] == "top, bound"
 
 
+def test_bounds_stay_out_of_calibration_and_below_one(place, server, store, tmp_path):
+    server.reset(echo=False, most_listed=5)
+    remote = prepared_of(place, server.url)
+    cell = cell_of(remote, "base", scoring="permuted")
+    run_id = run_evaluate(remote, cell, BaseShelf(), force=True)
+    metrics = mlflow.get_run(run_id).data.metrics
+    assert all(metrics[f"bounded/{code}"] > 0 for code in CODES)
+    assert not [name for name in metrics if name.startswith(("ece/", "position_", "recall_std"))]
+    assert table(run_id, "records.parquet", tmp_path)["answer_mass"].max() <= 1
+    before = len(mlflow.search_runs(search_all_experiments=True, output_format="list"))
+    with pytest.raises(ValueError, match="which scoring cloze needs"):
+        run_evaluate(remote, cell_of(remote, "base", scoring="cloze"), BaseShelf(), force=True)
+    assert len(mlflow.search_runs(search_all_experiments=True, output_format="list")) == before
+
+
+def test_unfinished_work_of_one_server_is_not_another_s(place, server, store):
+    server.reset()
+    first = reach_server(prepared_of(place, server.url).study.models[0])
+    with TinyServer(server.folder).running() as other:
+        other.models, other.base = {"other": other.models["tiny"]}, "other"
+        remote = prepared_of(place, other.url)
+        second = reach_server(remote.study.models[0])
+        check_servers(remote.study)
+    assert second.served.base == "other"
+    assert first.work_key("cell") != second.work_key("cell")
+    assert first.work_key("cell") == reach_server(
+        prepared_of(place, server.url).study.models[0]
+    ).work_key("cell")
+    with pytest.raises(ValueError, match="Start the server"):
+        check_servers(remote.study)
+
+
 def test_a_tuned_arm_is_answered_by_the_adapter_that_was_trained(place, server, store, tmp_path):
     server.reset()
     local, remote = prepared_of(place), prepared_of(place, server.url)
@@ -134,7 +167,8 @@ def test_a_tuned_arm_is_answered_by_the_adapter_that_was_trained(place, server, 
     after = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert len(before) == len(after)
     server.behaviour.loads = True
-    there = run_evaluate(remote, cell_of(remote, "finetuned"), BaseShelf(), force=False)
+    tuned = cell_of(remote, "finetuned")
+    there = run_evaluate(remote, tuned, BaseShelf(), force=False)
     compare(*(table(run, "records.parquet", tmp_path) for run in (here, there)))
     assert list(server.models) == ["tiny"]
     adapter = mlflow.get_run(there).data.params["cfg.server.adapter"]

@@ -1,5 +1,7 @@
 """A server's answers against those of the same model in this process, and what goes wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,7 @@ ABILITIES = {
 def test_labels_are_those_of_the_model_in_this_process(server, local, name):
     behaviour, answers = ABILITIES[name]
     server.reset(**behaviour)
-    engine = engine_of(server, top_logprobs=300 if "all listed" in name else 20)
+    engine = engine_of(server, top_logprobs=20 if "few" in name or "by id" in name else 300)
     assert engine.abilities.answers == answers
     assert engine.abilities.wire.as_tokens == ("takes_tokens" not in behaviour)
     here, there = local.score(PROMPTS), engine.score(PROMPTS)
@@ -106,9 +108,15 @@ def test_draws_depend_on_the_item_and_the_seed(server):
     assert len(seeds) == 12
 
 
-def test_labels_that_are_not_listed_are_bounded_and_flagged(server, local):
-    server.reset(echo=False, most_listed=3, by_id=False)
-    there, here = engine_of(server).score(PROMPTS), local.score(PROMPTS)
+# The second as llama.cpp's llama-server: numbers in the chat form, and no repeated prompts.
+@pytest.mark.parametrize(("form", "listed"), [("legacy", 3), ("chat", 20)])
+def test_labels_that_are_not_listed_are_bounded_and_flagged(server, local, form, listed):
+    server.reset(echo=False, most_listed=listed, form=form)
+    engine, here = engine_of(server), local.score(PROMPTS)
+    assert engine.abilities.answers == "top, bound" and not engine.abilities.by_id
+    with pytest.raises(ValueError, match="gives no log-probabilities of a prompt's tokens"):
+        engine.check_scoring("cloze")
+    there = engine.score(PROMPTS)
     assert there.bounded.any()
     known = ~there.bounded
     assert np.abs(there.logprobs - here.logprobs)[known].max(initial=0) < 1e-6
@@ -129,6 +137,22 @@ def test_adapters_are_found_by_name_or_handed_over(server, tiny_model, adapter):
     assert np.abs(there.logprobs - want).max() < 1e-6
     transport = Transport(settings_of(server, retries=0))
     served = find_served(transport, model="", study_model="any")
+    with (
+        pytest.raises(ValueError, match="'tiny' is the base model, not an adapter"),
+        served_adapter(transport, served, "tiny", adapter),
+    ):
+        pass
+    with (
+        pytest.raises(ValueError, match="be handed adapter 'run-1', and 'tuned' there need not"),
+        served_adapter(transport, served, "tuned", adapter, asked_for="run-1"),
+    ):
+        pass
+    other = replace(served, parents={"tuned": "another"})
+    with (
+        pytest.raises(ValueError, match="'tuned' is an adapter of 'another', not .* of 'tiny'"),
+        served_adapter(transport, other, "tuned", adapter),
+    ):
+        pass
     words = "adapter 'mine'; it serves tiny, tuned.*--enable-lora --lora-modules mine=.*adapter"
     with (
         pytest.raises(ValueError, match=words),
@@ -140,6 +164,12 @@ def test_adapters_are_found_by_name_or_handed_over(server, tiny_model, adapter):
         assert name.startswith("mine-") and name in server.models
         there = engine_of(server, adapter=name).score(PROMPTS)
         assert np.abs(there.logprobs - want).max() < 1e-6
+        with served_adapter(transport, served, "tuned", adapter, asked_for="run-1") as second:
+            assert second.startswith("tuned-") and second in server.models
+        with served_adapter(transport, served, "mine", adapter) as third:
+            assert third != name
+            del server.models[third]  # taken back already: no reason to fail
+        assert name in server.models
     assert list(server.models) == ["tiny", "tuned"]
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.place import ROOT
 from tests.server_engines import CHOICES, ENDING, PROMPTS, engine_of, settings_of
+from tests.serving_http import Refused
 from xling.scoring import InProcessEngine
 from xling.scoring.server import (
     ServerError,
@@ -112,9 +113,104 @@ def test_echo_off_by_one_position_is_found_out(server, local):
         engine.score_choices(PROMPTS, CHOICES)
 
 
+def failing(monkeypatch, server, chosen, status: int, times: int) -> None:
+    """Lets chosen requests fail so many times."""
+    answered, left = server.complete, [times]
+
+    def complete(body):
+        if chosen(body) and left[0]:
+            left[0] -= 1
+            raise Refused(status, "not now")
+        return answered(body)
+
+    monkeypatch.setattr(server, "complete", complete)
+
+
+def test_a_passing_outage_does_not_lower_how_labels_are_asked_for(server, monkeypatch):
+    server.reset(most_listed=3)
+    with monkeypatch.context() as patch:
+        failing(patch, server, lambda body: body.get("echo"), 503, 9)
+        with pytest.raises(ValueError, match="status 503"):
+            engine_of(server, retries=1)
+    with monkeypatch.context() as patch:
+        failing(patch, server, lambda body: body.get("echo"), 500, 2)
+        assert engine_of(server, retries=1).abilities.answers == "top, echo"
+    server.reset(by_id=True)
+    with monkeypatch.context() as patch:
+        failing(patch, server, lambda body: "logprob_token_ids" in body, 500, 2)
+        assert engine_of(server, retries=1).abilities.answers == "by id"
+
+
+def test_a_limit_on_the_list_names_its_setting(server, monkeypatch):
+    answered = server.complete
+
+    def complete(body):
+        if body.get("logprobs", 0) > 5:
+            raise Refused(400, "logprobs must be at most 5")
+        return answered(body)
+
+    monkeypatch.setattr(server, "complete", complete)
+    with pytest.raises(ValueError, match="lower `server.top_logprobs`"):
+        engine_of(server)
+
+
+def test_answers_without_logprobs_are_no_ends_of_text(server, monkeypatch):
+    engine = engine_of(server)
+    monkeypatch.setattr(server.behaviour, "logprobs", False)
+    with pytest.raises(ServerError, match="the answer has no log-probabilities"):
+        engine.score(PROMPTS[:1])
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_repeated_prompts_without_counts_are_read_rightly(server, local, hides):
+    server.reset(counts=False, most_listed=3)
+    engine = engine_of(server)
+    server.behaviour.hide_end = hides
+    assert engine.abilities.answers == "top, echo"
+    gap = engine.score(PROMPTS).logprobs - local.score(PROMPTS).logprobs
+    assert np.abs(gap).max() < 1e-6
+
+
+def test_an_interrupted_scoring_ends_at_once():
+    script = textwrap.dedent(
+        """
+        import threading, time
+        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+        from xling.scoring.server import Transport
+        from xling.settings import ServerSettings
+
+        class Slow(BaseHTTPRequestHandler):
+            def do_POST(self):
+                time.sleep(20)
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        transport = Transport(ServerSettings(url=f"http://127.0.0.1:{server.server_port}/v1"))
+        print("asking", flush=True)
+        list(transport.map(lambda job: transport.post("/completions", {"job": job}), range(40)))
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "asking\n"
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, said = process.communicate(timeout=15)
+    assert time.monotonic() - start < 5 and "KeyboardInterrupt" in said
+
+
 def test_a_first_token_that_no_prompt_has_is_refused(server):
     server.reset(takes_tokens=False)
     engine = engine_of(server, special=False)
+    with pytest.raises(ValueError, match="beginning-of-text token before every text"):
+        engine.check_scoring("answer-token", PROMPTS[0])
     with pytest.raises(ServerError, match="beginning-of-text token before every text"):
         engine.score(PROMPTS)
 
@@ -133,7 +229,7 @@ def test_prompts_with_their_own_first_token_do_not_get_two(server, tiny_model, l
 def test_prompts_beyond_the_context_are_refused_before_a_request(server):
     engine = engine_of(server)
     server.seen.bodies.clear()
-    with pytest.raises(ValueError, match="exceeds the model's context of 512"):
+    with pytest.raises(ValueError, match="exceeds the model's context of 510"):
         engine.score([PROMPTS[0], "long " * 200 + ENDING])
     assert not server.seen.bodies
 

@@ -2,13 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
+from xling.scoring import Scores
 from xling.scoring.server.replies import (
     Listed,
     echoed,
     label_logprobs,
+    prompt_tokens,
     read_positions,
+    told_apart,
 )
 from xling.settings import ModelSettings, ServerSettings
 
@@ -75,10 +81,73 @@ def test_numbers_decide_where_texts_are_the_same():
 
 def test_bound_is_the_smaller_of_the_least_listed_and_what_is_left():
     top = (Listed(math.log(0.6), "a"), Listed(math.log(0.3), "b"))
-    assert label_logprobs(top, (1,), ("1",))[0][0] == pytest.approx(math.log(0.1))
+    assert label_logprobs(top, (1,), ("1",))[0][0] == pytest.approx(math.log(0.1), abs=2e-5)
     top = (Listed(math.log(0.5), "a"), Listed(math.log(0.01), "b"))
     assert label_logprobs(top, (1,), ("1",))[0][0] == pytest.approx(math.log(0.01))
     assert label_logprobs((), (1,), ("1",)) == ([-math.log(2)], [True])
+
+
+def test_bounds_hold_for_confident_models_and_lose_ties():
+    sure = (Listed(math.log(1 - 1e-9), "a"), Listed(math.log(1e-9), "b"))
+    assert label_logprobs(sure, (1,), ("1",))[0][0] == pytest.approx(math.log(1e-9))
+    alone = (Listed(0.0, "a"),)
+    assert label_logprobs(alone, (1,), ("1",))[0][0] == pytest.approx(math.log(1e-6))
+    tied = (Listed(-1.0, "x"), Listed(-2.0, "2"))
+    (first, second), bounded = label_logprobs(tied, (1, 2), ("1", "2"))
+    assert bounded == [True, False] and second == -2.0 and -2.001 < first < -2.0
+
+
+def test_mass_is_no_more_than_what_is_listed_and_left():
+    logprobs = np.log([[0.5, 0.1, 0.1, 0.1]])
+    bounded = np.array([[False, True, True, True]])
+    one = np.ones(1, np.int32)
+    assert Scores(logprobs, one, bounded, one, np.array([0.1])).answer_mass == pytest.approx([0.6])
+    assert Scores(logprobs, one, bounded, one, np.array([0.9])).answer_mass == pytest.approx([0.8])
+
+
+def test_texts_tell_labels_apart_where_no_other_token_has_them():
+    pieces = ["<unk>", "1", "2", "▁1", "<0x31>"]
+    core = Tokenizer(models.WordLevel({piece: n for n, piece in enumerate(pieces)}, "<unk>"))
+    core.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    text, raw = (Listed(-1.0, "1"),), (Listed(-1.0, "1", raw=b"1"),)
+    assert not told_apart(tokenizer, [1], ["1"], text)
+    assert told_apart(tokenizer, [1], ["1"], (Listed(-1.0, "1", token=1),))
+    core.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    assert told_apart(tokenizer, [1], ["1"], text)
+    assert not told_apart(tokenizer, [1], ["1"], raw)
+    assert told_apart(tokenizer, [2], ["2"], raw)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first token", "left out"])
+@pytest.mark.parametrize("written", [0, 1])
+def test_without_counts_written_tokens_are_found_by_the_first(first, written):
+    tokens = ["<s>"] * first + ["a", "b", "new"][: 2 + written]
+    values = [None] * first + [-1.0, -2.0, -3.0][: 2 + written]
+    body = answer({"tokens": tokens, "token_logprobs": values, "top_logprobs": None})
+    del body["usage"]
+    positions = echoed(body, 3)
+    assert [each.chosen and each.chosen.logprob for each in positions] == [None, -1.0, -2.0]
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [["x", 1]]},
+        {"tokens": ["a"], "token_logprobs": [[]], "top_logprobs": None},
+        {"content": [{"token": "a"}]},
+        {"content": ["a"]},
+        {"content": [{"token": "a", "logprob": float("nan")}]},
+    ],
+)
+def test_answers_of_another_shape_are_refused(logprobs):
+    with pytest.raises(ValueError, match="the answer's log-probabilit"):
+        read_positions(answer(logprobs))
+    body = {**answer(None), "usage": "none"}
+    assert prompt_tokens(body) is None
+    (position,) = read_positions(answer({"content": [{"token": "a", "logprob": None}]}))
+    assert position.chosen is None
 
 
 def test_prompts_tokens_are_counted_from_the_end():
@@ -99,6 +168,7 @@ def test_prompts_tokens_are_counted_from_the_end():
         ({"url": "http://me:secret@host/v1"}, "must hold no user name, password"),
         ({"url": "http://host/v1?api_key=secret"}, "must hold no user name, password"),
         ({"url": "host:8000/v1"}, "must begin with http"),
+        ({"url": "http://host:secret/v1"}, "must have a port"),
         ({"url": "http://host:8000"}, "must end in /v1, such as"),
         ({"adapter": "{model}-{rank}"}, "placeholder {rank}; valid: {study}, {model}"),
         ({"adapter": "{model"}, "is not a format string"),

@@ -225,6 +225,9 @@ class Examiner:
         variants = [list(prompts) for prompts in zip(*by_order, strict=True)]
         scores = self._engine.score_variants(variants, description=description)
         averaged = average_over_orders(scores.logprobs, orders)
+        mass = averaged.answer_mass
+        if scores.bounded is not None:  # bounds of labels may exceed 1 together
+            mass = np.minimum(mass, 1.0)
         n, k = scores.logprobs.shape[:2]
         frame = pd.DataFrame(
             {
@@ -238,7 +241,7 @@ class Examiner:
             prompts=by_order[0],
             logprobs=averaged.logprobs,
             prediction=averaged.prediction,
-            answer_mass=averaged.answer_mass,
+            answer_mass=mass,
             n_tokens=scores.n_tokens[:, 0],
             more={
                 ORDERS_TABLE: frame,

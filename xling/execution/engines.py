@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xling.execution.cells import configured_context, prompt_format
+from xling.execution.fitting import check_scoring_room
 from xling.execution.prepared import Prepared
+from xling.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
+from xling.prompts import render_prompts
 from xling.scoring import Engine, InProcessEngine
-from xling.settings import ServerSettings
-from xling.study import Cell
+from xling.settings import ModelSettings, ServerSettings
+from xling.study import Cell, Study
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from xling.scoring.server import Served, Transport
 
 
 KEPT_ANSWERS = "server-answers.jsonl"
@@ -52,9 +57,8 @@ class Source:
 def source_identity(prepared: Prepared, cell: Cell) -> dict[str, Any]:
     """What of a cell's engine decides its answers, for the fingerprint.
 
-    Of a server's device and batches nothing is known, and its address, key and limits decide
-    nothing. The base's name is the study file's, which may leave it to the server: a finished run
-    is found without asking it.
+    Of a server's device and batches nothing is known, and its key and limits decide nothing. The
+    address stands for what is served there: a finished run is found without asking.
     """
     server = cell.model.server
     if server is None:
@@ -63,11 +67,55 @@ def source_identity(prepared: Prepared, cell: Cell) -> dict[str, Any]:
         "engine": cell.model.engine,
         "device": [],
         "server": {
+            "url": server.url,
             "model": server.model,
             "adapters": _adapter_names(prepared, cell, server),
             "top_logprobs": server.top_logprobs,
         },
     }
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A cell's server, and what it serves."""
+
+    transport: "Transport"
+    served: "Served"
+
+    def work_key(self, digest: str) -> str:
+        """Name of the cell's unfinished work: answers of what is served now, and of nothing else.
+
+        Args:
+            digest: the cell's fingerprint.
+        """
+        server = [self.transport.url, *self.served.identity]
+        return fingerprint({"cell": digest, "server": server})
+
+
+def reach_server(model: ModelSettings) -> Reached | None:
+    """Asks a model's server what it serves; None where the model is in this process.
+
+    Raises:
+        ValueError: it cannot be reached, or does not serve the model.
+    """
+    from xling.scoring.server import Transport, find_served
+
+    if model.server is None:
+        return None
+    transport = Transport(model.server)
+    return Reached(
+        transport, find_served(transport, model=model.server.model, study_model=model.id)
+    )
+
+
+def check_servers(study: Study) -> None:
+    """Asks each server of a study's models once, so that nothing is trained in vain.
+
+    Raises:
+        ValueError: one cannot be reached, or does not serve its model.
+    """
+    for model in study.models:
+        reach_server(model)
 
 
 @contextmanager
@@ -78,6 +126,9 @@ def engine_source(
     shelf: BaseShelf,
     adapters: Sequence[Path | None],
     folders: Sequence[Path],
+    *,
+    reached: Reached | None,
+    asked_for: str = "",
 ) -> Iterator[Source]:
     """Engines of a cell's stages; a server is tried out, and handed adapters, before the block.
 
@@ -88,19 +139,22 @@ def engine_source(
         shelf: opens it, where it is in this process.
         adapters: folder of each stage's adapter; None: the base.
         folders: of each stage's work.
+        reached: the model's server; None: the model is in this process.
+        asked_for: run id or address of the one adapter that must answer; empty: the cell's own.
 
     Raises:
-        ValueError: the server cannot be used, or does not have the base or an adapter.
+        ValueError: the server cannot be used, or does not have the base or an adapter; or this
+            machine cannot hold the model.
     """
-    server = cell.model.server
-    if server is None:
+    if reached is None:
+        check_scoring_room(prepared, cell, located, shelf)
         params = {"engine": "in-process", "batch_tokens": prepared.study.scoring.batch_tokens}
         yield Source(
             params, tuple(_local(prepared, cell, located, shelf, each) for each in adapters)
         )
         return
     with ExitStack() as stack:
-        yield _remote(prepared, cell, located, server, adapters, folders, stack)
+        yield _remote(prepared, cell, located, reached, adapters, folders, asked_for, stack)
 
 
 @contextmanager
@@ -126,41 +180,44 @@ def _remote(
     prepared: Prepared,
     cell: Cell,
     located: LocatedModel,
-    server: ServerSettings,
+    reached: Reached,
     adapters: Sequence[Path | None],
     folders: Sequence[Path],
+    asked_for: str,
     stack: ExitStack,
 ) -> Source:
-    from xling.scoring.server import (
-        ServedModel,
-        ServerEngine,
-        Transport,
-        find_served,
-        served_adapter,
-    )
+    from xling.scoring.server import ServedModel, ServerEngine, served_adapter
 
-    transport = Transport(server)
-    served = find_served(transport, model=server.model, study_model=cell.model.id)
+    server = cell.model.server
+    if server is None:
+        raise ValueError(f"model {cell.model.label} names no server")
+    transport, served = reached.transport, reached.served
     tokenizer = located.tokenizer()
     layout = prompt_format(prepared, located.recipe)
-    names = _adapter_names(prepared, cell, server) or [""] * len(adapters)
+    first = prepared.all_heldout(prepared.study.languages.evaluated[0])[:1]
+    samples = render_prompts(first, layout, tokenizer)
     engines: list[ServerEngine] = []
     asked: list[str] = []
+    names = _adapter_names(prepared, cell, server) or [""] * len(adapters)
     for name, adapter, folder in zip(names, adapters, folders, strict=True):
+        there = name
         if name:
-            name = stack.enter_context(served_adapter(transport, served, name, adapter))
-            asked.append(name)
-        model = ServedModel(served, name, configured_context(located), folder / KEPT_ANSWERS)
-        engines.append(
-            ServerEngine(
-                transport,
-                server,
-                model,
-                tokenizer,
-                add_special_tokens=not layout.chat,
-                ending=layout.answer_prefix,
+            there = stack.enter_context(
+                served_adapter(transport, served, name, adapter, asked_for=asked_for)
             )
+            asked.append(there)
+        context = configured_context(located)
+        engine = ServerEngine(
+            transport,
+            server,
+            ServedModel(served, there, context, folder / KEPT_ANSWERS, kept_as=name),
+            tokenizer,
+            add_special_tokens=not layout.chat,
+            ending=layout.answer_prefix,
         )
+        for sample in samples:
+            engine.check_scoring(cell.scoring, sample)
+        engines.append(engine)
     params = {
         "engine": cell.model.engine,
         # Of the server's machine and precision nothing is known here.
@@ -180,6 +237,8 @@ def _adapter_names(prepared: Prepared, cell: Cell, server: ServerSettings) -> li
     if cell.arm == "base":
         return []
     template = server.adapter
+    template += "" if "{arm}" in template else "-{arm}"
+    template += "" if "{seed}" in template else "-seed-{seed}"
     if prepared.cross_fitted and "{fold}" not in template:
         template += "-fold-{fold}"
     return [

@@ -21,7 +21,7 @@ from xling.execution.cells import (
     scoring_params,
     work_folder,
 )
-from xling.execution.engines import Seat, engine_source, source_identity
+from xling.execution.engines import Seat, engine_source, reach_server, source_identity
 from xling.execution.evaluated import ROUTING, log_evaluated, write_parquet
 from xling.execution.find_adapters import find_adapters
 from xling.execution.frames import record_frame
@@ -88,7 +88,8 @@ def run_evaluate(
         reused = reuse(digest, kind="evaluate", prepared=prepared, name=cell.name, force=force)
         if reused is not None:
             return reused
-        folder = work_folder(digest, fresh=force)
+        reached = reach_server(cell.model)
+        folder = work_folder(reached.work_key(digest) if reached else digest, fresh=force)
         stages = _stages(prepared, parts, fetched)
         with (
             engine_source(
@@ -98,6 +99,8 @@ def run_evaluate(
                 shelf,
                 [stage.adapter for stage in stages],
                 [folder / stage.name for stage in stages],
+                reached=reached,
+                asked_for=adapter,
             ) as source,
             tracking.tracked_run(
                 "evaluate",

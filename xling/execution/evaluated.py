@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from xling import tracking
@@ -16,6 +17,9 @@ from xling.study import Cell
 RECORDS = "records.parquet"
 FORMAT = "format.csv"
 ROUTING = "routing"
+# Metrics that take log-probabilities as they are, or the position of every choice: not to be had
+# where a server gave only bounds of some.
+CALIBRATION = ("ece/", "position_entropy/", "position_prior_", "recall_std")
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
@@ -30,7 +34,8 @@ def log_evaluated(
     """Logs records, what stands beside them, and the metrics of both.
 
     Languages that the arm was trained on are in no family mean. Routing diverges from that of the
-    study's source languages in every arm, so that arms can be compared.
+    study's source languages in every arm, so that arms can be compared. Calibration and position
+    are left out of languages in which a server only bounds some label.
     """
     languages = prepared.study.languages
     frame = pd.concat(
@@ -42,8 +47,6 @@ def log_evaluated(
     )
     write_records(frame, folder / RECORDS)
     tracking.log_records_file(folder / RECORDS)
-    describe_format(frame).to_csv(folder / FORMAT, index=False)
-    tracking.log_file(folder / FORMAT)
     trained = dict.fromkeys(trained_languages(prepared.study, cell.arm), "source")
     metrics = summarize_records(frame, {**languages.families, **trained})
     for name in sorted({path.parent.name for path in folder.glob("*/*/*.parquet")}):
@@ -61,5 +64,15 @@ def log_evaluated(
             write_parquet(rows, folder / f"{name}.parquet")
             metrics |= instrument_metrics(name, rows)
         tracking.log_file(folder / f"{name}.parquet")
+    bounded = {code for code in languages.evaluated if metrics.get(f"bounded/{code}", 0.0) > 0}
+    metrics = {
+        name: value
+        for name, value in metrics.items()
+        if not (name.startswith(CALIBRATION) and name.rpartition("/")[2] in bounded)
+    }
+    described = describe_format(frame)
+    described.loc[described["language"].isin(bounded), ["ece"]] = np.nan
+    described.to_csv(folder / FORMAT, index=False)
+    tracking.log_file(folder / FORMAT)
     tracking.log_file(folder / stages[0] / "prompts", "prompts")
     tracking.log_metrics(metrics, model_id=model_id)

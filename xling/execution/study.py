@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from xling import tracking
 from xling.distributed.choosing import check_processes
+from xling.execution.engines import check_servers
 from xling.execution.prepare import run_prepare
 from xling.execution.prepared import Prepared
 from xling.execution.ray_cells import run_units_on_ray
@@ -56,10 +57,11 @@ def run_cells(
 
     Raises:
         ValueError: a model's tokenizer cannot be found or does not fit, its processes cannot
-            share a batch, or a Ray cluster cannot be used; raised before any cell.
+            share a batch, or its server or a Ray cluster cannot be used; raised before any cell.
         StoreUnavailable: the tracking store failed; what was computed is on disk.
     """
     check_processes(prepared.study)
+    check_servers(prepared.study)
     units = study_units(prepared.study)
     if execution == "ray":
         outcomes = run_units_on_ray(prepared, units, force=force)

@@ -20,21 +20,32 @@ class Scores:
             their log-probability is the tightest upper bound that its answer gives. None: the
             model is in this process, and none are.
         tries: shape (n,), int32; requests that a server took for each prompt; None: no server.
+        unlisted: shape (n,), float64; most probability, 0–1, that what a server does not list has
+            altogether, and so the bounded labels; None: unknown.
     """
 
     logprobs: npt.NDArray[np.float64]
     n_tokens: npt.NDArray[np.int32]
     bounded: npt.NDArray[np.bool_] | None = None
     tries: npt.NDArray[np.int32] | None = None
+    unlisted: npt.NDArray[np.float64] | None = None
 
     @property
     def answer_mass(self) -> npt.NDArray[np.float64]:
         """Shape (n,); probability that the next token is any of the four labels, 0–1.
 
-        Where a label is `bounded` this is an upper bound, cut at 1.
+        Where a label is `bounded` this is an upper bound.
         """
-        mass: npt.NDArray[np.float64] = np.exp(self.logprobs).sum(axis=1)
-        return mass if self.bounded is None else np.minimum(mass, 1.0)
+        shares = np.exp(self.logprobs)
+        mass: npt.NDArray[np.float64] = shares.sum(axis=1)
+        if self.bounded is None:
+            return mass
+        if self.unlisted is not None:
+            listed = np.where(self.bounded, 0.0, shares).sum(axis=1)
+            mass = np.where(
+                self.bounded.any(axis=1), np.minimum(mass, listed + self.unlisted), mass
+            )
+        return np.minimum(mass, 1.0)
 
     @property
     def predictions(self) -> npt.NDArray[np.int8]:

@@ -7,7 +7,13 @@ import numpy as np
 
 from xling.scoring.server.choices import ServedSpan
 from xling.scoring.server.probe import Abilities, echo_body, next_token_body
-from xling.scoring.server.replies import Listed, echoed, label_logprobs, read_positions
+from xling.scoring.server.replies import (
+    Listed,
+    ended,
+    label_logprobs,
+    read_positions,
+    unlisted_mass,
+)
 from xling.scoring.server.transport import Transport
 from xling.scoring.server.wire import Prompt
 
@@ -28,11 +34,13 @@ def ask_labels(
     repeats prompts; else they are bounded.
 
     Returns:
-        ``logprobs``, ``bounded`` (a value a label each) and ``tries``; JSON types.
+        ``logprobs``, ``bounded`` (a value a label each), ``unlisted`` (most probability that the
+        bounded ones have together) and ``tries``; JSON types.
 
     Raises:
         ServerError: the server fails for good.
-        ValueError: its answer cannot be read, or its count of tokens is another.
+        ValueError: its answer cannot be read or has no log-probabilities, or its count of tokens
+            is another.
     """
     top: tuple[Listed, ...] = ()
     tries = 0
@@ -49,6 +57,8 @@ def ask_labels(
         abilities.wire.check(prompt, reply.body)
         positions = read_positions(reply.body)
         top, tries = (positions[0].top if positions else ()), reply.tries
+        if not top and not ended(reply.body):
+            raise ValueError("the answer has no log-probabilities")
     logprobs, bounded = label_logprobs(top, tokens, texts)
     for index, missing in enumerate(bounded):
         if missing and abilities.echo:
@@ -56,7 +66,12 @@ def ask_labels(
             value, more = _last_token(transport, abilities, name, whole)
             logprobs[index], bounded[index] = value, False
             tries += more
-    return {"logprobs": logprobs, "bounded": bounded, "tries": tries}
+    return {
+        "logprobs": logprobs,
+        "bounded": bounded,
+        "unlisted": unlisted_mass(top),
+        "tries": tries,
+    }
 
 
 def _last_token(
@@ -65,29 +80,42 @@ def _last_token(
     """Log-probability of a prompt's last token, and requests."""
     request = echo_body(name, abilities.wire.form(prompt), extensions=abilities.extensions)
     reply = transport.post("/completions", request)
-    abilities.wire.check(prompt, reply.body)
-    chosen = echoed(reply.body, len(prompt.tokens))[-1].chosen
+    (position,) = abilities.wire.repeated(prompt, reply.body, len(prompt.tokens) - 1)
+    chosen = position.chosen
     if chosen is None:
         raise ValueError("the answer lacks the log-probability of the prompt's last token")
     return chosen.logprob, reply.tries
 
 
 def ask_span(
-    transport: Transport, abilities: Abilities, name: str, served: ServedSpan
+    transport: Transport, abilities: Abilities, name: str, served: ServedSpan, *, partial: bool
 ) -> dict[str, Any]:
     """Sum of the log-probabilities of an answer's tokens.
 
+    Args:
+        transport: to the server.
+        abilities: how it is asked.
+        name: of the model there.
+        served: the answer after its prompt.
+        partial: whether the server may leave out tokens' log-probabilities, as some do of a
+            text's first.
+
     Returns:
-        ``total`` (None where the server does not give the first token's) and ``tries``.
+        ``total`` (None where it leaves out some) and ``tries``.
 
     Raises:
         ServerError: the server fails for good.
-        ValueError: its answer cannot be read, or its count of tokens is another.
+        ValueError: its answer cannot be read or lacks a log-probability, or its tokens or their
+            count are others.
     """
     request = echo_body(name, abilities.wire.form(served.prompt), extensions=abilities.extensions)
     reply = transport.post("/completions", request)
-    abilities.wire.check(served.prompt, reply.body)
-    positions = echoed(reply.body, len(served.span.tokens))[served.span.start :]
+    positions = abilities.wire.repeated(served.prompt, reply.body, served.span.start)
     values = [position.chosen.logprob for position in positions if position.chosen is not None]
     whole = len(values) == len(served.span.answer)
+    if not whole and not partial:
+        raise ValueError(
+            f"the answer has log-probabilities of {len(values)} of the {len(served.span.answer)} "
+            f"tokens after {served.text[:60]!r}…"
+        )
     return {"total": float(np.sum(values)) if whole else None, "tries": reply.tries}

@@ -14,6 +14,7 @@ from xling.scoring.answers import (
     check_answers,
     prior_spans,
 )
+from xling.scoring.protocol import ChoiceScores
 from xling.scoring.server.wire import Prompt
 
 if TYPE_CHECKING:
@@ -48,6 +49,36 @@ class ChoiceSpans:
     short: list[ServedSpan]
     bare: list[ServedSpan]
     where: npt.NDArray[np.intp]
+
+    def scores(
+        self,
+        choices: Sequence[Sequence[str]],
+        total: npt.NDArray[np.float64],
+        unconditional: npt.NDArray[np.float64],
+        prior: npt.NDArray[np.float64],
+        tries: npt.NDArray[np.int32],
+    ) -> ChoiceScores:
+        """What the server said of the spans, prompt by prompt.
+
+        Args:
+            choices: four answers of each prompt.
+            total: shape (4n,); of `spans`.
+            unconditional: shape (m,); of `short`.
+            prior: shape (m,); of `bare`.
+            tries: shape (4n,); requests.
+        """
+        shape = (len(choices), 4)
+        tokens = [len(each.span.answer) for each in self.spans]
+        characters = [len(text) for texts in choices for text in texts]
+        return ChoiceScores(
+            total=total.reshape(shape),
+            n_tokens=np.array(tokens, np.int32).reshape(shape),
+            n_characters=np.array(characters, np.int32).reshape(shape),
+            unconditional=unconditional[self.where].reshape(shape),
+            prior=prior[self.where].reshape(shape),
+            prompt_tokens=np.array([each.span.prompt_tokens for each in self.spans[::4]], np.int32),
+            tries=tries.reshape(shape).sum(axis=1, dtype=np.int32),
+        )
 
 
 def choice_spans(

@@ -1,8 +1,6 @@
 """Scores prompts with a model that a server holds."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from xling.scoring.server.asking import ask_labels, ask_span
 from xling.scoring.server.choices import ServedSpan, choice_spans
 from xling.scoring.server.kept import KeptAnswers, answer_key
 from xling.scoring.server.probe import Abilities, probe
-from xling.scoring.server.served import Served
+from xling.scoring.server.served import ServedModel
 from xling.scoring.server.transport import ServerError, Transport
 from xling.scoring.server.wire import prompts_of
 from xling.scoring.server.writing import Writer
@@ -27,23 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from xling.settings import ServerSettings
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A model or adapter on a server, and where its answers are kept.
-
-    Attributes:
-        served: what the server has.
-        adapter: its name there; empty: the base.
-        context: of the model's own configuration, in tokens; None: it names none.
-        kept: file of finished answers; None: they are not kept.
-    """
-
-    served: Served
-    adapter: str = ""
-    context: int | None = None
-    kept: Path | None = None
 
 
 class ServerEngine:
@@ -76,6 +57,7 @@ class ServerEngine:
         self._tokenizer = tokenizer
         self._add_special_tokens = add_special_tokens
         self._name = model.served.request_name(model.adapter)
+        self._asked = f"of {model.served.base} {model.kept_as or model.adapter}"
         self._kept = KeptAnswers(model.kept)
         self._abilities = probe(
             transport,
@@ -87,14 +69,38 @@ class ServerEngine:
 
     @property
     def context(self) -> int | None:
-        """The smaller of the model's and the server's; None where neither names one."""
+        """The smaller of the model's and the server's; None where neither names one.
+
+        Less the token that the server writes after a prompt, and the label that it may repeat.
+        """
         limits = [each for each in (self._model.context, self._model.served.context) if each]
-        return min(limits, default=None)
+        return min(limits) - (2 if self._abilities.echo else 1) if limits else None
 
     @property
     def abilities(self) -> Abilities:
         """How the server is asked."""
         return self._abilities
+
+    def check_scoring(self, scoring: str, prompt: str = "") -> None:
+        """Checks that the server can score so, without asking it.
+
+        Args:
+            scoring: of the cell.
+            prompt: any of the study's; empty: none is at hand.
+
+        Raises:
+            ValueError: it cannot, or cannot be sent such prompts; says the remedy.
+        """
+        if scoring == "cloze" and not self._abilities.echo:
+            raise ValueError(
+                f"server {self._transport.url} gives no log-probabilities of a prompt's tokens "
+                "(`echo` with `logprobs`), which scoring cloze needs: use vLLM, or scoring "
+                "answer-token or permuted"
+            )
+        for row in prompts_of(
+            self._tokenizer, [prompt] * bool(prompt), add_special_tokens=self._add_special_tokens
+        ):
+            self._abilities.wire.form(row)
 
     def score(self, prompts: Sequence[str], *, description: str = "") -> Scores:
         """Scores each prompt's four labels.
@@ -113,10 +119,9 @@ class ServerEngine:
         rows = prompts_of(self._tokenizer, prompts, add_special_tokens=self._add_special_tokens)
         lengths = np.array([len(row.tokens) for row in rows], dtype=np.int32)
         check_context(lengths, [f"number {n}" for n in range(len(rows))], context=self.context)
-        mode = f"labels {labels}"
         answers = self._ask(
             rows,
-            [answer_key(mode, row.tokens) for row in rows],
+            [answer_key(f"labels {labels} {self._asked}", row.tokens) for row in rows],
             lambda row: ask_labels(
                 self._transport,
                 self._abilities,
@@ -133,6 +138,7 @@ class ServerEngine:
             lengths,
             np.array([answer["bounded"] for answer in answers], bool),
             np.array([answer["tries"] for answer in answers], np.int32),
+            np.array([answer["unlisted"] for answer in answers], np.float64),
         )
 
     def score_variants(
@@ -171,39 +177,21 @@ class ServerEngine:
                 before the first request.
             ServerError: the server fails for good.
         """
-        if not self._abilities.echo:
-            raise ValueError(
-                f"server {self._transport.url} gives no log-probabilities of a prompt's tokens "
-                "(`echo` with `logprobs`), which scoring cloze needs: use vLLM, or scoring "
-                "answer-token or permuted"
-            )
+        self.check_scoring("cloze")
         found = choice_spans(
             self._tokenizer,
             prompts,
             choices,
             unconditional_context,
             add_special_tokens=self._add_special_tokens,
-            context=self.context and self.context - 1,  # the server writes one token more
+            context=self.context,
         )
         total, tries = self._totals(found.spans, description)
         unconditional, _ = self._totals(found.short, description and f"{description}, no question")
-        prior, _ = self._totals(found.bare, description and f"{description}, no context")
-        shape = (len(prompts), 4)
-        return ChoiceScores(
-            total=total.reshape(shape),
-            n_tokens=np.array([len(each.span.answer) for each in found.spans], np.int32).reshape(
-                shape
-            ),
-            n_characters=np.array(
-                [len(text) for texts in choices for text in texts], np.int32
-            ).reshape(shape),
-            unconditional=unconditional[found.where].reshape(shape),
-            prior=prior[found.where].reshape(shape),
-            prompt_tokens=np.array(
-                [each.span.prompt_tokens for each in found.spans[::4]], np.int32
-            ),
-            tries=tries.reshape(shape).sum(axis=1, dtype=np.int32),
+        prior, _ = self._totals(
+            found.bare, description and f"{description}, no context", partial=True
         )
+        return found.scores(choices, total, unconditional, prior, tries)
 
     def generate(
         self,
@@ -254,13 +242,18 @@ class ServerEngine:
         return run()
 
     def _totals(
-        self, spans: Sequence[ServedSpan], description: str
+        self, spans: Sequence[ServedSpan], description: str, *, partial: bool = False
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
         """Sums of the log-probabilities of answers' tokens, and requests; each of shape (n,)."""
         answers = self._ask(
             spans,
-            [answer_key(f"span {each.span.start}", each.span.tokens) for each in spans],
-            lambda each: ask_span(self._transport, self._abilities, self._name, each),
+            [
+                answer_key(f"span {each.span.start} {self._asked}", each.span.tokens)
+                for each in spans
+            ],
+            lambda each: ask_span(
+                self._transport, self._abilities, self._name, each, partial=partial
+            ),
             description,
         )
         totals = [np.nan if answer["total"] is None else answer["total"] for answer in answers]

@@ -3,17 +3,18 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from xling.prompts import LABELS, label_token_ids
 from xling.scoring.server.replies import (
     SAME,
     Listed,
-    echoed,
     first_choice,
     label_logprobs,
     prompt_tokens,
     read_positions,
+    told_apart,
 )
 from xling.scoring.server.transport import ServerError, Transport
 from xling.scoring.server.wire import Prompt, Wire, prompts_of
@@ -136,7 +137,10 @@ def probe(
     top = positions[0].top
     given = {each.token for each in top}
     by_id = extensions and given >= {*labels, *strangers}
-    echo, listed = _try_echo(transport, wire, name, prompt, labels, top, extensions=extensions)
+    try:
+        echo, listed = _try_echo(transport, wire, name, prompt, labels, top, extensions=extensions)
+    except ServerError as error:
+        raise ValueError(_named(transport, error)) from None
     if not (by_id or listed or echo):
         raise ValueError(
             f"server {transport.url} names tokens by texts that several tokens have, and repeats "
@@ -156,31 +160,45 @@ def _first_answer(
     """The richest form of a request that the server takes, and its answer.
 
     Raises:
-        ServerError: it takes none; with its words on the plainest.
+        ServerError: it takes none, with its words on the plainest; or it fails.
         ValueError: its tokenizer is another.
     """
-    refused: ServerError | None = None
-    for as_tokens in (True, False):
+
+    def ask(as_tokens: bool, extensions: bool) -> tuple[Wire, bool, Mapping[str, Any]]:
         wire = Wire(tokenizer, as_tokens)
-        for extensions in (True, False):
-            form = list(prompt.tokens) if as_tokens else _bare(tokenizer, prompt)
-            request = next_token_body(name, form, top_logprobs, tokens if extensions else None)
+        form = list(prompt.tokens) if as_tokens else _bare(tokenizer, prompt)
+        request = next_token_body(name, form, top_logprobs, tokens if extensions else None)
+        body = transport.post("/completions", request, patient=False).body
+        first_choice(body)
+        if not as_tokens:
+            wire = _text_wire(wire, prompt, body)
+            if wire.form(prompt) != form:
+                request["prompt"] = wire.form(prompt)
+                body = transport.post("/completions", request).body
+        wire.check(prompt, body)
+        return wire, extensions, body
+
+    refused: list[ServerError] = []
+    broken: list[tuple[bool, bool]] = []
+    for form in product((True, False), (True, False)):
+        try:
+            answer = ask(*form)
+        except ServerError as error:
+            if error.status not in FORM_REFUSED:
+                raise
+            refused.append(error)
+            broken += [form] if error.status == 500 else []
+            continue
+        for other in broken:  # that may have been a passing failure
             try:
-                body = transport.post("/completions", request, patient=False).body
+                return ask(*other)
             except ServerError as error:
                 if error.status not in FORM_REFUSED:
                     raise
-                refused = error
-                continue
-            first_choice(body)
-            if not as_tokens:
-                wire = _text_wire(wire, prompt, body)
-                if wire.form(prompt) != form:
-                    request["prompt"] = wire.form(prompt)
-                    body = transport.post("/completions", request).body
-            wire.check(prompt, body)
-            return wire, extensions, body
-    raise refused or ServerError("no form of request was tried")
+        for refusal in refused:
+            logger.warning("a plainer form of request is used: %s", refusal)
+        return answer
+    raise refused[-1]
 
 
 def _bare(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
@@ -196,7 +214,7 @@ def _text_wire(wire: Wire, prompt: Prompt, body: Mapping[str, Any]) -> Wire:
     if counted is None:
         logger.warning("the server does not say how many tokens a prompt has: they go unchecked")
     adds = begins if counted is None else counted == own + 1
-    return Wire(tokenizer, False, adds, counted is not None)
+    return Wire(tokenizer, False, adds)
 
 
 def _try_echo(
@@ -214,29 +232,60 @@ def _try_echo(
     The likeliest label is put after the prompt: what the server then says of that position must be
     what it said of the next token. llama-cpp-python, of a model without a beginning-of-text token,
     is off by one position.
+
+    Raises:
+        ServerError: the server fails for another reason than the request's form.
     """
+    listed = told_apart(wire.tokenizer, labels, LABELS, top)
     logprobs, missing = label_logprobs(top, labels, LABELS)
     index = max(range(len(labels)), key=logprobs.__getitem__)
     whole = Prompt(prompt.text + LABELS[index], (*prompt.tokens, labels[index]))
     request = echo_body(name, wire.form(whole), extensions=extensions)
+    plain = next_token_body(name, wire.form(whole), 1, None)
     try:
-        body = transport.post("/completions", request, patient=False).body
-        wire.check(whole, body)
-        position = echoed(body, len(whole.tokens))[-1]
-    except (ServerError, ValueError) as error:
-        logger.debug("prompts are not repeated: %s", error)
-        return False, True
+        body = rich_answer(transport, request, plain)
+        (position,) = wire.repeated(whole, body, len(whole.tokens) - 1)
+    except ServerError as error:
+        if error.status not in FORM_REFUSED:
+            raise
+        logger.warning("prompts are not repeated: %s", error)
+        return False, listed
+    except ValueError as error:
+        logger.warning("prompts are not repeated rightly: %s", error)
+        return False, listed
     if position.chosen is None or not position.chosen.is_token(labels[index], LABELS[index]):
-        return False, True
+        return False, listed
     same = not missing[index] and abs(position.chosen.logprob - logprobs[index]) <= SAME
     if not position.top:
-        return same, True
+        return same, listed
     best = max(position.top, key=lambda each: each.logprob)
     if not any(best.is_like(each) for each in top):
-        return False, True
-    return True, same or missing[index]
+        return False, listed
+    return True, listed and (same or missing[index])
+
+
+def rich_answer(
+    transport: Transport, rich: Mapping[str, Any], plain: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Answer to a request whose form the server may not know.
+
+    An internal error may be a refusal of the form, or pass: where the plain request is answered,
+    the rich one is tried once more.
+
+    Raises:
+        ServerError: its status is one of `FORM_REFUSED` if the server refuses the form.
+    """
+    try:
+        return transport.post("/completions", rich, patient=False).body
+    except ServerError as error:
+        if error.status != 500:
+            raise
+    transport.post("/completions", plain)
+    return transport.post("/completions", rich, patient=False).body
 
 
 def _named(transport: Transport, error: Exception) -> str:
     text = str(error)
+    if isinstance(error, ServerError) and error.status in FORM_REFUSED and "logprobs" in text:
+        text += "\nIf that is about their number, lower `server.top_logprobs`"
     return text if transport.url in text else f"server {transport.url}: {text}"

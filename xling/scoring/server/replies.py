@@ -9,15 +9,20 @@ bytes (``bytes:\xe2\x96``) or its number (vLLM: ``token_id:123``).
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKEN_ID = re.compile(r"token_id:(\d+)")
 BYTES = "bytes:"
 # How far apart one server may put the same log-probability in two answers, in nats: arithmetic
 # moves it by hundredths; a position that is off by one, by several.
 SAME = 0.25
+# Of the sum of what a server lists: it computes and writes in single precision.
+ROUNDED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,32 @@ def first_choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_positions(body: Mapping[str, Any]) -> list[Position]:
-    """The tokens of an answer, in order; empty where it gives no log-probabilities."""
+    """The tokens of an answer, in order; empty where it gives no log-probabilities.
+
+    Raises:
+        ValueError: it has another shape than the two that are known.
+    """
     logprobs = first_choice(body).get("logprobs")
     if not isinstance(logprobs, dict):
         return []
+    try:
+        return _positions(logprobs)
+    except (TypeError, AttributeError, KeyError, OverflowError) as error:
+        raise ValueError(f"the answer's log-probabilities cannot be read ({error!r})") from error
+
+
+def _positions(logprobs: Mapping[str, Any]) -> list[Position]:
     content = logprobs.get("content")
     if isinstance(content, list):
         return [
-            Position(_entry(each), tuple(map(_entry, each.get("top_logprobs") or ())))
+            Position(
+                None if each["logprob"] is None else _entry(each),
+                tuple(
+                    _entry(top)
+                    for top in each.get("top_logprobs") or ()
+                    if top["logprob"] is not None
+                ),
+            )
             for each in content
         ]
     values = logprobs.get("token_logprobs") or []
@@ -101,13 +124,22 @@ def read_positions(body: Mapping[str, Any]) -> list[Position]:
 
 def prompt_tokens(body: Mapping[str, Any]) -> int | None:
     """Tokens that the server counted in the prompt; None where it does not say."""
-    count = (body.get("usage") or {}).get("prompt_tokens")
-    return count if isinstance(count, int) else None
+    return _count(body, "prompt_tokens")
 
 
 def completion_tokens(body: Mapping[str, Any]) -> int | None:
     """Tokens that the server wrote; None where it does not say."""
-    count = (body.get("usage") or {}).get("completion_tokens")
+    return _count(body, "completion_tokens")
+
+
+def ended(body: Mapping[str, Any]) -> bool:
+    """Whether the server wrote an end of text, of which it need not say anything."""
+    return completion_tokens(body) == 0 or first_choice(body).get("finish_reason") == "stop"
+
+
+def _count(body: Mapping[str, Any], name: str) -> int | None:
+    usage = body.get("usage")
+    count = usage.get(name) if isinstance(usage, dict) else None
     return count if isinstance(count, int) else None
 
 
@@ -127,7 +159,11 @@ def echoed(body: Mapping[str, Any], prompt_length: int) -> list[Position]:
     """
     positions = read_positions(body)
     written = completion_tokens(body)
-    of_prompt = positions[: len(positions) - (1 if written is None else written)]
+    if written is None:  # the first token has no log-probability, or is left out
+        surplus = len(positions) - prompt_length
+        left_out = surplus < 1 and bool(positions) and positions[0].chosen is not None
+        written = min(max(surplus + left_out, 0), 1)
+    of_prompt = positions[: len(positions) - written]
     missing = prompt_length - len(of_prompt)
     if missing not in (0, 1):
         raise ValueError(
@@ -143,8 +179,9 @@ def label_logprobs(
     """Log-probability of each label at one position, and whether it is only bounded.
 
     A label that is not listed is less likely than each listed token, and than all that the listed
-    ones leave: the smaller of the two is its bound. An empty list means that the server hides what
-    stands there (an end of text): something was likelier, so at most half is left.
+    ones leave: the smaller of the two is its bound, and it never ties with a listed label. An empty
+    list means that the server hides what stands there (an end of text): something was likelier, so
+    at most half is left.
 
     Args:
         top: what the server lists.
@@ -156,11 +193,53 @@ def label_logprobs(
         for each in zip(tokens, texts, strict=True)
     ]
     if top:
-        left = max(1.0 - float(np.exp([each.logprob for each in top]).sum()), 1e-12)
-        bound = min(min(each.logprob for each in top), float(np.log(left)))
+        bound = min(min(each.logprob for each in top), float(np.log(unlisted_mass(top))))
+        if bound in found:
+            bound = float(np.nextafter(bound, -np.inf))
     else:
         bound = -float(np.log(2.0))
     return [bound if value is None else value for value in found], [v is None for v in found]
+
+
+def unlisted_mass(top: Sequence[Listed]) -> float:
+    """Most probability that the tokens can have together which a server does not list, 0–1."""
+    if not top:
+        return 1.0
+    left = 1.0 - float(np.exp([each.logprob for each in top]).sum())
+    return min(max(left, 0.0) + ROUNDED, 1.0)
+
+
+def told_apart(
+    tokenizer: "PreTrainedTokenizerBase",
+    labels: Sequence[int],
+    texts: Sequence[str],
+    top: Sequence[Listed],
+) -> bool:
+    """Whether a list of likeliest tokens says surely which of them are the labels.
+
+    Numbers do. A text does if it is no other token's, too; single bytes (`<0x31>`), which no model
+    writes for a digit, count where bytes are given and so the same bytes can be.
+
+    Args:
+        tokenizer: the model's.
+        labels: numbers of the labels' tokens.
+        texts: the labels.
+        top: the list.
+    """
+    if top and all(each.token is not None for each in top):
+        return True
+    raw = any(each.raw is not None for each in top)
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    for label, text in zip(labels, texts, strict=True):
+        byte = f"<0x{ord(text):02X}>"
+        for number, piece in enumerate(pieces):
+            if number == label or piece is None:
+                continue
+            if piece == byte and raw:
+                return False
+            if text in piece and piece != byte and tokenizer.decode([number]) == text:
+                return False
+    return True
 
 
 def _entry(entry: Mapping[str, Any]) -> Listed:
@@ -177,6 +256,8 @@ def _entry(entry: Mapping[str, Any]) -> Listed:
 
 
 def _named(text: str | None, logprob: float) -> Listed:
+    if np.isnan(float(logprob)):
+        raise ValueError(f"the answer's log-probability of token {text!r} is not a number")
     if text is None:
         return Listed(float(logprob))
     number = TOKEN_ID.fullmatch(text)

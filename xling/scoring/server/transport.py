@@ -6,9 +6,9 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -62,18 +62,17 @@ class Transport:
     """
 
     def __init__(self, settings: "ServerSettings") -> None:
-        from openai import OpenAI, Timeout
+        from openai import OpenAI
 
         self.url = settings.url
         self._settings = settings
         self._key = os.environ.get(settings.key_variable, "").strip()
-        self._stopped = threading.Event()
+        self._thread = threading.local()  # of `map`: whether its work is still wanted
         self._client: OpenAI = OpenAI(
             base_url=settings.url,
             api_key=self._key or NO_KEY,
             # Tries are counted and waited for here: the client takes a torn body for an answer.
             max_retries=0,
-            timeout=Timeout(settings.timeout, connect=min(30.0, settings.timeout)),
         )
 
     @property
@@ -86,9 +85,9 @@ class Transport:
         """Host and port."""
         return urlsplit(self.url).netloc
 
-    def get(self, path: str, *, retries: int | None = None) -> Reply:
+    def get(self, path: str, *, retries: int | None = None, timeout: float | None = None) -> Reply:
         """An answer to GET; see `post`."""
-        return self._try("GET", path, None, retries)
+        return self._try("GET", path, None, retries, timeout=timeout)
 
     def post(
         self,
@@ -98,6 +97,7 @@ class Transport:
         retries: int | None = None,
         plain: bool = False,
         patient: bool = True,
+        timeout: float | None = None,
     ) -> Reply:
         """An answer to POST.
 
@@ -108,32 +108,50 @@ class Transport:
             plain: whether the answer need not be JSON; it is then left unread.
             patient: False: an internal error (500) gets one further try only; some servers answer
                 so to a request whose form they do not know.
+            timeout: seconds that each try may take at most; None: as the settings say.
 
         Raises:
             ServerError: the server refuses the request, or all tries failed.
         """
-        return self._try("POST", path, body, retries, plain=plain, patient=patient)
+        return self._try("POST", path, body, retries, plain=plain, patient=patient, timeout=timeout)
 
     def map(
         self, work: Callable[[Job], Result], jobs: Sequence[Job]
     ) -> Iterator[tuple[int, Result]]:
         """Results with their jobs' positions, as they come; `concurrency` jobs at once.
 
-        After a failure, or if the caller stops, jobs that wait are dropped.
+        After a failure, or if the caller stops, jobs that wait are dropped; requests that are under
+        way may take minutes, and nothing waits for them.
         """
-        self._stopped = threading.Event()
-        pool = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="server")
-        done = False
+        stopped = threading.Event()
+        waiting: SimpleQueue[tuple[int, Job]] = SimpleQueue()
+        ended: SimpleQueue[tuple[int, Result | BaseException, bool]] = SimpleQueue()
+        for numbered in enumerate(jobs):
+            waiting.put(numbered)
+
+        def run() -> None:
+            self._thread.stopped = stopped
+            while not stopped.is_set():
+                try:
+                    index, job = waiting.get_nowait()
+                except Empty:
+                    return
+                try:
+                    ended.put((index, work(job), True))
+                except BaseException as error:  # raised by the caller's thread
+                    ended.put((index, error, False))
+                    return
+
+        for _ in range(min(self._settings.concurrency, len(jobs))):
+            threading.Thread(target=run, name="server", daemon=True).start()
         try:
-            futures = {pool.submit(work, job): index for index, job in enumerate(jobs)}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-            done = True
+            for _ in jobs:
+                index, result, well = ended.get()
+                if not well:
+                    raise cast("BaseException", result)
+                yield index, cast("Result", result)
         finally:
-            if not done:
-                self._stopped.set()
-            # Requests that are under way may take minutes: only good ends wait for them.
-            pool.shutdown(wait=done, cancel_futures=True)
+            stopped.set()
 
     def _try(
         self,
@@ -144,28 +162,33 @@ class Transport:
         *,
         plain: bool = False,
         patient: bool = True,
+        timeout: float | None = None,
     ) -> Reply:
         """Tries until there is an answer, or none is to be expected."""
-        retries = self._settings.retries if retries is None else retries
+        retries = (
+            self._settings.retries if retries is None else min(retries, self._settings.retries)
+        )
+        timeout = min(timeout or self._settings.timeout, self._settings.timeout)
+        stopped: threading.Event = getattr(self._thread, "stopped", threading.Event())
         tried = 0
         while True:
             tried += 1
             try:
-                text = self._once(method, path, body)
+                text = self._once(method, path, body, timeout)
                 return Reply({} if plain else self._parsed(method, path, text), tried)
             except _PassingError as error:
                 allowed = min(retries, 1) if error.status == 500 and not patient else retries
-                if tried > allowed or self._stopped.is_set():
+                if tried > allowed or stopped.is_set():
                     raise ServerError(
                         f"{error} ({tried} tries); see the server's log, or raise "
                         "`server.timeout`, `server.retries`, or lower `server.concurrency`",
                         error.status,
                     ) from None
                 wait = error.wait if error.wait is not None else _backoff(tried, body)
-                logger.debug("%s; trying again in %.1f s", error, wait)
-                self._stopped.wait(wait)
+                logger.info("%s; trying again in %.1f s", error, wait)
+                stopped.wait(wait)
 
-    def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> str:
+    def _once(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> str:
         """One request; the text of its answer.
 
         Raises:
@@ -175,13 +198,14 @@ class Transport:
         import openai
 
         where = self._where(method, path)
+        limit = openai.Timeout(timeout, connect=min(30.0, timeout))
         try:
             # `from None` throughout: the library's errors hold the request, and so the key.
             if method == "GET":
-                return self._client.get(path, cast_to=str)
-            return self._client.post(path, cast_to=str, body=body)
+                return self._client.get(path, cast_to=str, options={"timeout": limit})
+            return self._client.post(path, cast_to=str, body=body, options={"timeout": limit})
         except openai.APITimeoutError:
-            raise _PassingError(f"{where}: no answer in {self._settings.timeout:g} s") from None
+            raise _PassingError(f"{where}: no answer in {timeout:g} s") from None
         except openai.APIConnectionError as error:
             reason = self._masked(str(error.__cause__ or error))
             raise _PassingError(f"{where}: no connection ({reason})") from None
@@ -193,7 +217,7 @@ class Transport:
         try:
             found = json.loads(text)
         except ValueError:
-            where, shown = self._where(method, path), self._masked(text[-60:])
+            where, shown = self._where(method, path), self._masked(text)[-60:]
             raise _PassingError(f"{where}: the answer is not whole JSON: …{shown!r}") from None
         return found if isinstance(found, dict) else {"data": found}
 

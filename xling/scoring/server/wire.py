@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xling.scoring.server.replies import prompt_tokens
+from xling.scoring.server.replies import Position, echoed, prompt_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,13 +31,11 @@ class Wire:
         tokenizer: the model's.
         as_tokens: whether it takes token numbers.
         adds_first: whether it puts a beginning-of-text token before a text.
-        counts: whether it says how many tokens a prompt has.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     as_tokens: bool
     adds_first: bool = False
-    counts: bool = True
 
     def form(self, prompt: Prompt) -> str | list[int]:
         """What is sent.
@@ -72,6 +70,32 @@ class Wire:
                 f"for the study's tokenizer ({prompt.text[:60]!r}…): it serves another model, has "
                 "another tokenizer, or cuts prompts; serve the study's model with its whole context"
             )
+
+    def repeated(self, prompt: Prompt, body: Mapping[str, Any], start: int) -> list[Position]:
+        """Positions of a repeated prompt's tokens from `start` on, which must be those tokens.
+
+        Raises:
+            ValueError: the answer has other tokens, or lacks their log-probabilities.
+        """
+        self.check(prompt, body)
+        positions = echoed(body, len(prompt.tokens))[start:]
+        for token, position in zip(prompt.tokens[start:], positions, strict=True):
+            said = position.chosen
+            if said is None:
+                continue
+            sent = self.tokenizer.decode([token]).strip()
+            if said.token is not None:
+                same = said.token == token
+            else:
+                text = said.text if said.raw is None else said.raw.decode(errors="replace")
+                # Other texts have several spellings: spaces, parts of letters, special tokens.
+                same = text is None or not (sent.isascii() and sent.isalnum()) or sent in text
+            if not same:
+                raise ValueError(
+                    f"the answer repeats {said.text or said.raw or said.token!r} where the prompt "
+                    f"has {sent!r}"
+                )
+        return positions
 
     def _first_special(self, prompt: Prompt) -> tuple[str, str]:
         """The special token that a prompt begins with, as text, and the text after it."""

@@ -1,11 +1,12 @@
 """Lets a model on a server write freely."""
 
 import hashlib
+import logging
 from typing import Any
 
 from xling.scoring.generation import cut_at
 from xling.scoring.protocol import Generation
-from xling.scoring.server.probe import FORM_REFUSED
+from xling.scoring.server.probe import FORM_REFUSED, rich_answer
 from xling.scoring.server.replies import completion_tokens, first_choice
 from xling.scoring.server.transport import ServerError, Transport
 from xling.scoring.server.wire import Prompt, Wire
@@ -19,6 +20,7 @@ NEUTRAL: dict[str, Any] = {
     "skip_special_tokens": False,
     "spaces_between_special_tokens": False,
 }
+logger = logging.getLogger(__name__)
 
 
 class Writer:
@@ -70,10 +72,11 @@ class Writer:
         """Finds out whether the server takes settings that OpenAI's interface has not."""
         request = {**self._request, "max_tokens": 1, "prompt": self._wire.form(prompt)}
         try:
-            self._transport.post("/completions", request | self._extensions, patient=False)
+            rich_answer(self._transport, request | self._extensions, request)
         except ServerError as error:
             if error.status not in FORM_REFUSED:
                 raise
+            logger.warning("texts are written without settings of servers' own: %s", error)
             self._extensions = {}
 
     def write(self, job: tuple[Prompt, str]) -> Generation:

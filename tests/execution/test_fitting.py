@@ -1,0 +1,65 @@
+"""Models that this machine cannot hold are refused before they are loaded."""
+
+import pytest
+
+from xling.execution import prepare_study
+from xling.execution.fitting import check_scoring_room, check_training_room
+from xling.models import BaseShelf, locate_model
+from xling.planning import fits
+from xling.study import Study
+
+FEW = 100_000  # bytes
+
+
+@pytest.fixture
+def study(tiny_model) -> Study:
+    settings = {
+        "name": "fitting",
+        "models": ({"id": str(tiny_model("llama")), "name": "tiny"},),
+        "data": {"source": "mini", "split": "given", "held_out": 4},
+        "languages": {"source": ("arb_Arab",), "target": ("heb_Hebr",), "branch": "Semitic"},
+    }
+    return Study.model_validate(settings)
+
+
+def test_what_fits_goes_on_and_what_does_not_is_refused_with_numbers(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare_study(study)
+    base, tuned = study.cells()
+    located, shelf = locate_model(study.models[0].id), BaseShelf()
+    training = {"length": 200, "rows": 4, "gradient_checkpointing": False, "processes": 1}
+    check_scoring_room(prepared, base, located, shelf)
+    check_training_room(prepared, tuned, located, shelf, **training)
+    monkeypatch.setattr(fits, "available_bytes", lambda processes: FEW)
+    with pytest.raises(ValueError, match=r"scoring tiny takes about .* GB at its peak .* 0\.0 GB"):
+        check_scoring_room(prepared, base, located, shelf)
+    with pytest.raises(ValueError, match=r"training tiny takes about .*What would fit: "):
+        check_training_room(prepared, tuned, located, shelf, **training)
+
+
+def test_weights_that_are_loaded_already_are_not_counted_twice(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare_study(study)
+    base = study.cells()[0]
+    located, shelf = locate_model(study.models[0].id), BaseShelf()
+    needed = peak_of_scoring(prepared, base, located, shelf, monkeypatch)
+    shelf.open(located)
+    assert shelf.holds(located)
+    assert peak_of_scoring(prepared, base, located, shelf, monkeypatch) < needed - 10_000
+
+
+def peak_of_scoring(prepared, cell, located, shelf, monkeypatch) -> int:
+    """Fewest free bytes, to a kilobyte, with which scoring is not refused."""
+    refused, enough = 0, 2**30
+    while enough - refused > 1000:
+        free = (refused + enough) // 2
+        monkeypatch.setattr(fits, "available_bytes", lambda processes, free=free: free)
+        try:
+            check_scoring_room(prepared, cell, located, shelf)
+        except ValueError:
+            refused = free
+        else:
+            enough = free
+    return enough
