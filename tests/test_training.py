@@ -26,7 +26,7 @@ EXAMPLES = [
     Example(f"The key is {n % 4 + 1}. {'pad ' * (n % 5)}Answer: (", n % 4 + 1) for n in range(32)
 ]
 # float32 on CPU, torch 2.13, transformers 5.23, peft 0.21, bitsandbytes 0.50
-PINNED_LOSSES = [6.19711, 5.51889, 5.26127, 4.29825, 3.5746, 3.61453, 3.23121, 3.60987]
+PINNED_LOSSES = [5.6797, 6.1726, 5.29672, 4.17799, 3.52543, 4.01147, 3.33769, 3.07716]
 
 
 def train(folder, work, *, seed=0, examples=EXAMPLES, **changes):

@@ -24,17 +24,16 @@ def example_order(examples: int, *, batch_size: int, epochs: int, seed: int) -> 
     Args:
         examples: how many there are.
         batch_size: examples of one step; an epoch's last step may have fewer.
-        epochs: passes, each shuffled by `seed` and its number.
-        seed: of the order.
+        epochs: passes, each shuffled anew.
+        seed: of the orders.
     """
-    import numpy as np
     import torch
 
     steps = []
-    for epoch in range(epochs):
-        # A sum of the two would give one seed's second epoch the order of the next one's first.
-        state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0]))
+    # One stream for all epochs: `seed` plus the epoch would give one seed's second epoch the order
+    # of the next seed's first.
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
         order = torch.randperm(examples, generator=generator).tolist()
         steps += [order[start : start + batch_size] for start in range(0, examples, batch_size)]
     return steps
