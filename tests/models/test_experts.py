@@ -26,7 +26,8 @@ def test_unquantised_model_equals_the_fused_one(tiny_model, architecture):
     reference, model = fused(folder), load_base(folder, four_bit=False)
     with torch.no_grad():
         expected = reference(input_ids=IDS).logits
-        assert torch.equal(model(input_ids=IDS).logits, expected)
+        # Not exactly: with two threads, products of other shapes are summed in another order.
+        assert (model(input_ids=IDS).logits - expected).abs().max() <= 1e-6
         model.train()  # where every expert runs, on whatever tokens it has
         assert (model(input_ids=IDS).logits - expected).abs().max() <= 1e-5
     assert model.num_parameters() == reference.num_parameters()

@@ -174,10 +174,13 @@ def test_repeated_prompts_without_counts_are_read_rightly(server, local, hides):
 def test_an_interrupted_scoring_ends_at_once():
     script = textwrap.dedent(
         """
-        import threading, time
+        import signal, threading, time
         from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
         from xling.scoring.server import Transport
         from xling.settings import ServerSettings
+
+        # A process of a background job inherits that it is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
         class Slow(BaseHTTPRequestHandler):
             def do_POST(self):
