@@ -31,6 +31,7 @@ from xling.execution.prepared import Prepared
 from xling.models import OpenedModel, locate_model
 from xling.prompts import label_token_ids, render_prompts
 from xling.records import describe_format, summarize_records
+from xling.scoring import InProcessEngine
 from xling.scoring.orders import recall_std
 from xling.study import Cell
 from xling.training import Example, TrainingResult, train_adapter
@@ -89,7 +90,12 @@ class Bench:
         """Held-out answers in the target language; of the base if there is no `model`."""
         opened = self.opened if model is None else replace(self.opened, model=model)
         cell, items = self.cell(arm, scoring), self.prepared.items(TARGET, "heldout")
-        examiner = Examiner(opened, self._layout, cell=cell, study=self.prepared.study)
+        engine = InProcessEngine(
+            opened.model, opened.tokenizer, add_special_tokens=not self._layout.chat
+        )
+        examiner = Examiner(
+            engine, opened.tokenizer, self._layout, cell=cell, study=self.prepared.study
+        )
         answers = examiner.ask(items, description="", unfinished=self._folder / "unfinished")
         frame = record_frame(
             items, answers, cell=cell, language=TARGET, part="heldout", folds=[0] * len(items)
