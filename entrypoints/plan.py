@@ -1,16 +1,10 @@
 """Says what each model of a study needs, before anything is downloaded."""
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import click
-import pandas as pd
 
 from entrypoints.common import entry_point, study_option
-from xling import tracking
+from xling.execution.plan import run_plan
 from xling.planning.gpus import gpus as known_gpus
-from xling.planning.plan import plan_study
-from xling.planning.report import plan_json, plan_lines, plan_metrics, plan_rows
 from xling.study import Study
 
 
@@ -29,26 +23,7 @@ from xling.study import Study
 @entry_point
 def main(study: Study, gpu: str, gpus: int) -> None:
     """Parameters, memory, hours and commands of each model of a study."""
-    plan = plan_study(study, known_gpus()[gpu], gpus)
-    lines = plan_lines(plan)
-    tracking.open_store()
-    parameters = {"study": study.origin, "gpu": gpu, "gpus": gpus}
-    with (
-        tracking.tracked_run(
-            "plan",
-            name=f"plan {study.name}",
-            study=study.name,
-            params={"gpu": gpu, "gpus": gpus},
-            tags={"command": tracking.run_command("plan", parameters)},
-        ) as run_id,
-        TemporaryDirectory(prefix="xling-") as name,
-    ):
-        table = Path(name) / "plan.csv"
-        pd.DataFrame(plan_rows(plan)).to_csv(table, index=False)
-        tracking.log_file(table)
-        tracking.log_json(plan_json(plan), "plan.json")
-        tracking.log_text("\n".join(lines) + "\n", "plan.txt")
-        tracking.log_metrics(plan_metrics(plan))
+    run_id, lines = run_plan(study, gpu=gpu, gpus=gpus)
     for line in lines:
         click.echo(line)
     click.echo(f"\nrun {run_id}")

@@ -147,7 +147,8 @@ def engine_source(
             machine cannot hold the model.
     """
     if reached is None:
-        check_scoring_room(prepared, cell, located, shelf)
+        if not shelf.holds(located):
+            check_scoring_room(prepared, cell, located, shelf)
         params = {"engine": "in-process", "batch_tokens": prepared.study.scoring.batch_tokens}
         yield Source(
             params, tuple(_local(prepared, cell, located, shelf, each) for each in adapters)
