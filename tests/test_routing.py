@@ -220,13 +220,13 @@ def test_scoring_counts_each_prompt_token_whatever_the_batches(tiny_model) -> No
     folder = tiny_model("deepseek_v3")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    prompts = [f"{prompt}\n(" for prompt in PROMPTS]
+    prompts = [f"{prompt}\n{ending}(" for prompt in PROMPTS for ending in ("", "again ")]
     found = []
-    with recording_routing(model) as counter:
-        for batch_tokens in (4096, 1):
-            engine = InProcessEngine(
-                model, tokenizer, add_special_tokens=True, batch_tokens=batch_tokens
-            )
+    for batch_tokens in (4096, 1):
+        engine = InProcessEngine(
+            model, tokenizer, add_special_tokens=True, batch_tokens=batch_tokens
+        )
+        with recording_routing(model, repeats=lambda engine=engine: engine.repeats) as counter:
             scores = engine.score(prompts)
             found.append(counter.counts())
             assert counter.counts().sum() == scores.n_tokens.sum() * 2 * len(counter.layers)

@@ -2,6 +2,13 @@
 
 import gc
 
+# Of errors that have no class of their own: the CPU's allocator, cuBLAS, the driver.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+
 
 def free_memory() -> None:
     """Gives back the memory of models that nothing refers to any more."""
@@ -36,3 +43,15 @@ def _gpus() -> range:
     import torch
 
     return range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the GPU or the machine has no memory left.
+
+    Linux rather ends a process that uses too much; a refused allocation is the rarer case there.
+    """
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

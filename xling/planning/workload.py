@@ -87,8 +87,8 @@ class Workload:
         steps: of the optimiser, of all trainings.
         training: tokens of all trainings.
         scoring: of all cells.
-        cached_share: tokens whose keys and values are cached for one of a batch's tokens; more
-            than 1 where a shared beginning is repeated for each order or answer.
+        cached_share: tokens whose keys and values are cached for one of a batch's tokens: all
+            where a model writes, else none.
         read_at_once: positions of a text whose logits are read together; 1 but for cloze scoring.
         estimated: languages by how their lengths are known (`Lengths.basis`).
     """
@@ -188,10 +188,7 @@ def workload(
         steps=steps,
         training=training,
         scoring=scoring,
-        cached_share=max(
-            (_cached_share(study, cell, each) for cell in cells for each in lengths.values()),
-            default=0.0,
-        ),
+        cached_share=1.0 if any(cell.reasoning == "cot" for cell in cells) else 0.0,
         read_at_once=round(4 * answer) if "cloze" in modes else 1,
         estimated=basis,
     )
@@ -212,18 +209,6 @@ def _scoring_pass(study: Study, cell: Cell, counts: Counts, lengths: Mapping[str
         (_one_item(study, cell, lengths[code]).times(items) for code in study.languages.evaluated),
         Pass(),
     )
-
-
-def _cached_share(study: Study, cell: Cell, lengths: Lengths) -> float:
-    if cell.reasoning == "cot":
-        return 1.0
-    if cell.scoring == "permuted":
-        orders = len(option_orders(study.scoring.orders))
-        computed = lengths.cloze + orders * (lengths.prompt - lengths.cloze)
-        return orders * lengths.prompt / computed
-    if cell.scoring == "cloze":
-        return 4 * (lengths.cloze + lengths.answer) / (lengths.cloze + 4 * lengths.answer)
-    return 0.0
 
 
 def _direct(lengths: Lengths) -> Pass:

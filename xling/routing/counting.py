@@ -1,7 +1,7 @@
 """Counts, while a model runs, how many tokens its routers send to each expert."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ ROUTERS = {
 }
 """Architecture (as `config.model_type`) to the class of its routers."""
 
+Repeats = npt.NDArray[np.int64]
+
 _CHOSEN = 2  # place of the chosen experts in what a router returns
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _EXPERT_CLASS = re.compile(r"(Experts|Router|SparseMoeBlock|MoE)$")
@@ -36,9 +38,8 @@ class RoutingCounter:
     A token counts once for each expert that it is sent to, so top k times in each layer. Padding
     is not counted, nor are shared experts, which every token passes.
 
-    Only what a forward pass computes is counted: the tokens of a cached prefix count in the pass
-    that filled the cache, once for each of its rows then, however many rows the cache is repeated
-    for later. Compare counts only between runs that share prefixes in the same way.
+    Only what a forward pass computes is counted, and as often as the pass says: a token that is
+    computed once for several prompts counts once for each of them.
 
     Args:
         layers: index in the model of each layer with a router, ascending.
@@ -50,7 +51,7 @@ class RoutingCounter:
         self.experts = experts
         self._total: dict[int, torch.Tensor] = {}
         self._pass: dict[int, torch.Tensor] = {}
-        self._real: torch.Tensor | None = None
+        self._repeats: torch.Tensor | None = None
 
     def counts(self) -> npt.NDArray[np.int64]:
         """Assignments since the start or the last reset, shape (layers, experts)."""
@@ -64,13 +65,13 @@ class RoutingCounter:
         """Sets all counts to zero, as between languages."""
         self._total = {}
 
-    def begin_pass(self, real: "torch.Tensor") -> None:
+    def begin_pass(self, repeats: "torch.Tensor") -> None:
         """Starts a forward pass, and forgets one that broke off.
 
         Args:
-            real: shape (batch x length,), whether each token is no padding.
+            repeats: shape (batch x length,), how often each token counts; 0: padding.
         """
-        self._real = real
+        self._repeats = repeats
         self._pass = {}
 
     def add(self, layer: int, chosen: "torch.Tensor") -> None:
@@ -83,17 +84,19 @@ class RoutingCounter:
         Raises:
             RuntimeError: the router saw other tokens than the model was given.
         """
-        if self._real is None:
+        if self._repeats is None:
             return
-        if chosen.dim() != 2 or len(chosen) != len(self._real):
+        if chosen.dim() != 2 or len(chosen) != len(self._repeats):
             raise RuntimeError(
                 f"the router of layer {layer} chose experts of shape {tuple(chosen.shape)} for "
-                f"{len(self._real)} tokens; routing cannot be recorded where tokens are dropped "
+                f"{len(self._repeats)} tokens; routing cannot be recorded where tokens are dropped "
                 "or spread over devices before they are routed"
             )
-        real = self._real.to(chosen.device).long().repeat_interleave(chosen.shape[1])
+        if self._repeats.device != chosen.device:  # moved once, not in every layer
+            self._repeats = self._repeats.to(chosen.device)
+        repeats = self._repeats.long().repeat_interleave(chosen.shape[1])
         # Not bincount, which waits for the device in every layer.
-        counted = real.new_zeros(self.experts).index_add_(0, chosen.reshape(-1), real)
+        counted = repeats.new_zeros(self.experts).index_add_(0, chosen.reshape(-1), repeats)
         before = self._pass.get(layer)
         self._pass[layer] = counted if before is None else before + counted
 
@@ -112,7 +115,7 @@ class RoutingCounter:
         for layer, counted in self._pass.items():
             before = self._total.get(layer)
             self._total[layer] = counted if before is None else before + counted
-        self._real = None
+        self._repeats = None
         self._pass = {}
 
 
@@ -135,7 +138,9 @@ def has_known_routers(model: "PreTrainedModel | PeftModel") -> bool:
 
 
 @contextmanager
-def recording_routing(model: "PreTrainedModel | PeftModel") -> Iterator[RoutingCounter]:
+def recording_routing(
+    model: "PreTrainedModel | PeftModel", *, repeats: "Callable[[], Repeats | None] | None" = None
+) -> Iterator[RoutingCounter]:
     """Counts where the model sends its tokens, for the length of the block.
 
     Every forward pass counts, with or without a cache, through whichever wrapper (PeftModel, head)
@@ -143,6 +148,8 @@ def recording_routing(model: "PreTrainedModel | PeftModel") -> Iterator[RoutingC
 
     Args:
         model: a mixture of experts, its experts fused or apart, with or without an adapter.
+        repeats: asked at each pass: how often each token counts, shape (batch x length,). None,
+            or where it gives None: once, padding by the attention mask.
 
     Yields:
         The counter.
@@ -168,7 +175,7 @@ def recording_routing(model: "PreTrainedModel | PeftModel") -> Iterator[RoutingC
             hooks.callback(router.register_forward_hook(_router_hook(counter, layer)).remove)
         hooks.callback(
             backbone.register_forward_pre_hook(
-                lambda _, args, kwargs: counter.begin_pass(_real_tokens(args, kwargs)),
+                lambda _, args, kwargs: counter.begin_pass(_repeats(repeats, args, kwargs)),
                 with_kwargs=True,
             ).remove
         )
@@ -181,6 +188,16 @@ def _router_hook(counter: RoutingCounter, layer: int) -> Any:
         counter.add(layer, output[_CHOSEN])
 
     return count
+
+
+def _repeats(
+    asked: "Callable[[], Repeats | None] | None", args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> "torch.Tensor":
+    """How often each token of a pass counts, shape (batch x length,)."""
+    import torch
+
+    known = asked() if asked is not None else None
+    return _real_tokens(args, kwargs) if known is None else torch.from_numpy(known)
 
 
 def _real_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> "torch.Tensor":

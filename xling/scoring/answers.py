@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xling.scoring.shared_prefix import common_prefix
+from xling.scoring.trees import common_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -126,7 +126,7 @@ def prior_spans(
 
 
 def _span(before: list[int], whole: list[int], context: int | None, name: str) -> AnswerSpan:
-    start = common_prefix([before, whole])
+    start = common_prefix(before, whole)
     if context is not None and len(whole) > context:
         raise ValueError(
             f"{name} has {len(whole)} tokens with its prompt ({len(before)} without); the model's "

@@ -1,28 +1,34 @@
-"""Scores prompts with a model in this process: length-sorted batches, one row of logits each."""
+"""Scores prompts with a model in this process.
+
+What prompts share is computed once, whatever shares it: questions on one passage, orders of one
+question's options, answers to one question.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from xling.prompts import label_token_ids
 from xling.scoring.answers import AnswerSpan, answer_spans, check_answers, prior_spans
-from xling.scoring.batches import plan_batches
 from xling.scoring.context import context_of
 from xling.scoring.generation import generate
-from xling.scoring.protocol import ChoiceScores, Generation, Scores, VariantScores
-from xling.scoring.shared_prefix import (
-    Branches,
-    branch,
-    can_share,
+from xling.scoring.kept import KeptAnswers
+from xling.scoring.protocol import (
+    ChoiceScores,
+    Generation,
+    Scores,
+    VariantScores,
     number_of_variants,
-    score_branches,
 )
+from xling.scoring.running import Runner
+from xling.scoring.trees import Request
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -36,23 +42,37 @@ class InProcessEngine:
             which holds the special tokens itself.
         batch_tokens: padded tokens of one batch at most (a longer prompt goes alone); decides
             the last digits of log-probabilities.
-        share_prefixes: compute once what an item's answers or variants begin with.
+        share_prefixes: compute once what prompts, or answers to one, begin with.
+        kept: file in which finished batches are kept; the same call after an interruption goes on
+            after them. It belongs to one model with one adapter. None: none are kept.
     """
 
     def __init__(
         self,
-        model: "PreTrainedModel",
+        model: "PreTrainedModel | PeftModel",
         tokenizer: "PreTrainedTokenizerBase",
         *,
         add_special_tokens: bool,
-        batch_tokens: int = 4096,
+        batch_tokens: int = 2048,
         share_prefixes: bool = True,
+        kept: Path | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._add_special_tokens = add_special_tokens
         self._batch_tokens = batch_tokens
-        self._share = share_prefixes and can_share(model)
+        self._runner = Runner(
+            model,
+            pad_token=tokenizer.pad_token_id,
+            batch_tokens=batch_tokens,
+            share=share_prefixes,
+            kept=KeptAnswers(kept) if kept is not None else None,
+        )
+
+    @property
+    def repeats(self) -> "np.ndarray[Any, np.dtype[np.int64]] | None":
+        """How many prompts each token of the pass under way stands for; see `Runner.repeats`."""
+        return self._runner.repeats
 
     @property
     def context(self) -> int | None:
@@ -66,37 +86,17 @@ class InProcessEngine:
             ValueError: the labels are not single tokens after the prompts, or a prompt is
                 longer than the model's context; raised before the first batch.
         """
-        import torch
-
         if not prompts:
             return Scores(np.empty((0, 4)), np.empty(0, dtype=np.int32))
-        labels = torch.tensor(
-            label_token_ids(
-                self._tokenizer, prompts[0], add_special_tokens=self._add_special_tokens
-            )
-        )
-        tokens = self._tokenizer(list(prompts), add_special_tokens=self._add_special_tokens)
-        lengths = np.array([len(ids) for ids in tokens["input_ids"]], dtype=np.int32)
+        ids, lengths = self._tokens(prompts)
         self._check_lengths(lengths)
-        logprobs = np.empty((len(prompts), 4))
-        with (
-            torch.inference_mode(),
-            contiguous_head_input(self._model),
-            tqdm(total=len(prompts), desc=description, unit="item", disable=not description) as bar,
-        ):
-            for rows in plan_batches(lengths, self._batch_tokens):
-                batch = {key: [values[row] for row in rows] for key, values in tokens.items()}
-                logprobs[rows] = self._score_batch(batch, labels)
-                bar.update(len(rows))
-        return Scores(logprobs, lengths)
+        read = self._read_labels(ids, prompts[0], description)
+        return Scores(read, lengths)
 
     def score_variants(
         self, prompts: Sequence[Sequence[str]], *, description: str = ""
     ) -> VariantScores:
         """Scores the four labels after each of k variants of each item's prompt.
-
-        The tokens that an item's variants begin with are computed once. A batch also holds these
-        tokens' keys and values once a variant.
 
         Raises:
             ValueError: items have different numbers of variants, the labels are not single tokens
@@ -106,19 +106,12 @@ class InProcessEngine:
         variants = number_of_variants(prompts)
         if not prompts:
             return VariantScores(np.empty((0, 0, 4)), np.empty((0, 0), dtype=np.int32))
-        labels = label_token_ids(
-            self._tokenizer, prompts[0][0], add_special_tokens=self._add_special_tokens
-        )
         flat = [prompt for variants_of_item in prompts for prompt in variants_of_item]
-        ids = self._tokenizer(flat, add_special_tokens=self._add_special_tokens)["input_ids"]
-        n_tokens = np.array([len(row) for row in ids], np.int32).reshape(len(prompts), variants)
+        ids, lengths = self._tokens(flat)
+        n_tokens = lengths.reshape(len(prompts), variants)
         self._check_lengths(n_tokens)
-        items = []
-        for start in range(0, len(ids), variants):
-            rows = ids[start : start + variants]
-            items.append(branch(rows, [len(row) - 1 for row in rows], share=self._share))
-        read = self._run(items, [[[labels]] * variants] * len(items), description)
-        return VariantScores(np.stack([np.concatenate(rows) for rows in read]), n_tokens)
+        read = self._read_labels(ids, flat[0], description)
+        return VariantScores(read.reshape(len(prompts), variants, 4), n_tokens)
 
     def score_choices(
         self,
@@ -130,7 +123,7 @@ class InProcessEngine:
     ) -> ChoiceScores:
         """Scores the texts of each prompt's four answers.
 
-        The prompt is computed once for all four, and each distinct text once without it.
+        Each distinct text is computed once without its prompt.
 
         Raises:
             ValueError: prompts and answers do not fit together, an answer is empty, or a prompt
@@ -199,55 +192,47 @@ class InProcessEngine:
             description=description,
         )
 
+    def _tokens(
+        self, prompts: Sequence[str]
+    ) -> tuple[list[list[int]], "np.ndarray[Any, np.dtype[np.int32]]"]:
+        """Token ids of prompts, and how many each has."""
+        ids = self._tokenizer(list(prompts), add_special_tokens=self._add_special_tokens)
+        rows: list[list[int]] = ids["input_ids"]
+        return rows, np.array([len(row) for row in rows], np.int32)
+
+    def _read_labels(
+        self, ids: Sequence[Sequence[int]], first: str, description: str
+    ) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """Log-probabilities of the four labels after each prompt, shape (n, 4)."""
+        labels = label_token_ids(
+            self._tokenizer, first, add_special_tokens=self._add_special_tokens
+        )
+        requests = [Request(row, len(row) - 1) for row in ids]
+        targets = [np.array([labels])] * len(requests)
+        return np.concatenate(self._run(requests, targets, description))
+
     def _score_spans(
         self, spans: Sequence[Sequence[AnswerSpan]], description: str
     ) -> tuple["np.ndarray[Any, np.dtype[np.float64]]", "np.ndarray[Any, np.dtype[np.int32]]"]:
         """Sums of log-probabilities and numbers of answer tokens, each of the spans' shape."""
-        items = [
-            branch(
-                [span.tokens[:-1] for span in row],
-                [span.start - 1 for span in row],
-                share=self._share,
-            )
-            for row in spans
-        ]
-        targets = [[[[token] for token in span.answer] for span in row] for row in spans]
-        read = self._run(items, targets, description)
-        totals = np.array([[logprobs.sum() for logprobs in rows] for rows in read])
-        return totals, np.array([[len(span.answer) for span in row] for row in spans], np.int32)
+        flat = [span for row in spans for span in row]
+        requests = [Request(span.tokens[:-1], span.start - 1) for span in flat]
+        targets = [np.array(span.answer)[:, None] for span in flat]
+        read = self._run(requests, targets, description)
+        shape = (len(spans), -1)
+        totals = np.array([logprobs.sum() for logprobs in read]).reshape(shape)
+        return totals, np.array([len(span.answer) for span in flat], np.int32).reshape(shape)
 
     def _run(
         self,
-        items: Sequence[Branches],
-        targets: Sequence[Sequence[Sequence[Sequence[int]]]],
+        requests: Sequence[Request],
+        targets: Sequence["np.ndarray[Any, np.dtype[np.int64]]"],
         description: str,
-    ) -> list[list["np.ndarray[Any, np.dtype[np.float64]]"]]:
-        """What `score_branches` gives, in the items' order."""
+    ) -> list["np.ndarray[Any, np.dtype[np.float64]]"]:
         import torch
 
-        read: list[list[np.ndarray[Any, np.dtype[np.float64]]]] = [[] for _ in items]
-        with (
-            torch.inference_mode(),
-            contiguous_head_input(self._model),
-            tqdm(total=len(items), desc=description, unit="item", disable=not description) as bar,
-        ):
-            for chosen, scored in score_branches(
-                self._model,
-                items,
-                targets,
-                batch_tokens=self._batch_tokens,
-                pad_token=self._tokenizer.pad_token_id,
-            ):
-                for index, rows in zip(chosen, scored, strict=True):
-                    read[index] = rows
-                bar.update(len(chosen))
-        return read
-
-    def _score_batch(self, batch: dict[str, Any], labels: "torch.Tensor") -> Any:
-        inputs = self._tokenizer.pad(batch, return_tensors="pt").to(self._model.device)
-        logits = answer_logits(self._model, inputs["input_ids"], inputs["attention_mask"])
-        logprobs = logits.double().log_softmax(dim=-1)
-        return logprobs[:, labels.to(logprobs.device)].cpu().numpy()
+        with torch.inference_mode():
+            return self._runner.run(requests, targets, description)
 
     def _check_lengths(self, lengths: "np.ndarray[Any, np.dtype[np.int32]]") -> None:
         context = self.context

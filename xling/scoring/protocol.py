@@ -222,3 +222,19 @@ class Engine(Protocol):
         Returns:
             An iterator over finished continuations by key, some at a time, in any order.
         """
+
+
+def number_of_variants(prompts: Sequence[Sequence[str]]) -> int:
+    """Variants of each item's prompt.
+
+    Raises:
+        ValueError: an item has none, or not as many as the first.
+    """
+    first = len(prompts[0]) if prompts else 0
+    for index, variants in enumerate(prompts):
+        if not variants or len(variants) != first:
+            raise ValueError(
+                f"item {index} has {len(variants)} variants of its prompt, item 0 has {first}; "
+                "each item needs as many, and at least one"
+            )
+    return first

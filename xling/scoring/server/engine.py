@@ -10,16 +10,21 @@ from tqdm.auto import tqdm
 from xling.prompts import LABELS, label_token_ids
 from xling.scoring.context import check_context
 from xling.scoring.generation import check_settings
-from xling.scoring.protocol import ChoiceScores, Generation, Scores, VariantScores
+from xling.scoring.kept import KeptAnswers, answer_key
+from xling.scoring.protocol import (
+    ChoiceScores,
+    Generation,
+    Scores,
+    VariantScores,
+    number_of_variants,
+)
 from xling.scoring.server.asking import ask_labels, ask_span
 from xling.scoring.server.choices import ServedSpan, choice_spans
-from xling.scoring.server.kept import KeptAnswers, answer_key
 from xling.scoring.server.probe import Abilities, probe
 from xling.scoring.server.served import ServedModel
 from xling.scoring.server.transport import ServerError, Transport
 from xling.scoring.server.wire import prompts_of
 from xling.scoring.server.writing import Writer
-from xling.scoring.shared_prefix import number_of_variants
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
