@@ -1,3 +1,4 @@
+import logging
 import re
 import shutil
 
@@ -5,10 +6,13 @@ import pytest
 import torch
 
 from xling.distributed.team import Team
-from xling.models.adapters import attach_lora, matching_modules
+from xling.models.adapters import attach_lora, chosen_modules, matching_modules
 from xling.models.architectures import DENSE_PROJECTIONS
-from xling.models.loading import load_base, load_tokenizer
+from xling.models.lean import last_position_alone, lean_adapters
+from xling.models.loading import four_bit_share, load_base, load_tokenizer
+from xling.models.plain_copy import plain_copy, plain_weight
 from xling.prompts import label_token_ids
+from xling.scoring.in_process import answer_logits
 from xling.training import Example, train_adapter
 
 RECIPE = {
@@ -29,16 +33,28 @@ EXAMPLES = [
 PINNED_LOSSES = [5.6797, 6.1726, 5.29672, 4.17799, 3.52543, 4.01147, 3.33769, 3.07716]
 
 
-def train(folder, work, *, seed=0, examples=EXAMPLES, **changes):
-    model, tokenizer = load_base(folder), load_tokenizer(folder)
-    adapted = attach_lora(
-        model,
-        modules=matching_modules(model, DENSE_PROJECTIONS),
-        r=4,
-        alpha=8,
-        dropout=0.0,
-        seed=seed,
-    )
+def adapted_model(folder, *, seed=0):
+    model = load_base(folder)
+    modules = matching_modules(model, DENSE_PROJECTIONS)
+    return attach_lora(model, modules=modules, r=4, alpha=8, dropout=0.0, seed=seed)
+
+
+def out_of_memory_above(tokens):
+    """As a GPU that holds so many tokens: the model's forward pass raises what torch raises."""
+
+    def check(module, inputs, named):
+        if named["input_ids"].numel() > tokens:
+            raise torch.OutOfMemoryError(f"no room for {named['input_ids'].numel()} tokens")
+
+    return check
+
+
+def train(folder, work, *, seed=0, examples=EXAMPLES, most_tokens=0, watch=None, **changes):
+    adapted, tokenizer = adapted_model(folder, seed=seed), load_tokenizer(folder)
+    if watch:
+        adapted.register_forward_pre_hook(watch, with_kwargs=True)
+    if most_tokens:
+        adapted.register_forward_pre_hook(out_of_memory_above(most_tokens), with_kwargs=True)
     labels = label_token_ids(tokenizer, EXAMPLES[0].prompt, add_special_tokens=True)
     result = train_adapter(
         adapted,
@@ -138,3 +154,122 @@ def test_processes_that_read_different_checkpoints_are_refused(tiny_model, tmp_p
 def test_no_examples_is_an_error(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="no training examples"):
         train(tiny_model("llama"), tmp_path, examples=[])
+
+
+@pytest.mark.parametrize("micro_batch_size", [0, 4])
+def test_memory_that_runs_out_makes_passes_smaller_and_losses_stay(
+    tiny_model, tmp_path, caplog, micro_batch_size
+):
+    folder = tiny_model("llama")
+    whole, _ = train(folder, tmp_path / "a", micro_batch_size=micro_batch_size)
+    with caplog.at_level(logging.WARNING, logger="xling.training_steps"):
+        parts, _ = train(folder, tmp_path / "b", micro_batch_size=micro_batch_size, most_tokens=100)
+    assert "memory ran out" in caplog.text
+    assert len(caplog.records) <= 3  # it is remembered from step to step
+    assert [row["loss"] for row in parts.curve] == pytest.approx(
+        [row["loss"] for row in whole.curve], abs=2e-3
+    )
+
+
+def test_memory_that_one_example_exceeds_is_an_error(tiny_model, tmp_path):
+    with pytest.raises(torch.OutOfMemoryError, match="no room for"):
+        train(tiny_model("llama"), tmp_path, most_tokens=20)
+
+
+def test_plain_copies_train_the_same_and_leave_the_four_bits(tiny_model, tmp_path):
+    folder = tiny_model("llama")
+    quantised, _ = train(folder, tmp_path / "a")
+    plain, _ = train(folder, tmp_path / "b", plain_copy=True)
+    assert [row["loss"] for row in plain.curve] == pytest.approx(
+        [row["loss"] for row in quantised.curve], abs=1e-4
+    )
+    model = adapted_model(folder)
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj.base_layer
+    share, inputs = four_bit_share(model), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    with torch.inference_mode():
+        before = answer_logits(model, inputs, torch.ones_like(inputs))
+        with plain_copy(model) as taken:
+            assert taken > 0
+            assert plain_weight(layer).shape == (layer.out_features, layer.in_features)
+            assert four_bit_share(model) == share
+            within = answer_logits(model, inputs, torch.ones_like(inputs))
+        after = answer_logits(model, inputs, torch.ones_like(inputs))
+    assert plain_weight(layer) is None
+    assert torch.equal(before, after)
+    assert torch.allclose(before, within, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["llama", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3", "phi3"]
+)
+def test_less_work_gives_the_same_gradients(tiny_model, architecture):
+    model = load_base(tiny_model(architecture))
+    adapted = attach_lora(model, modules=chosen_modules(model), r=4, alpha=8, dropout=0.0, seed=0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:  # else the gradients of the first matrices are zero
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.train()
+    adapted.activation_checkpointing_enable()
+    plain = gradients(adapted)
+    with plain_copy(adapted), lean_adapters(adapted) as layers, last_position_alone(adapted):
+        lean = gradients(adapted)
+    assert layers > 0
+    assert torch.allclose(plain, lean, rtol=1e-3, atol=1e-4 * plain.abs().max())
+    assert torch.equal(gradients(adapted), plain)
+
+
+def gradients(model):
+    """Of the answer's loss, for two prompts of unlike length, in one vector."""
+    ids = torch.tensor([[1, 2, 3, 4, 5], [0, 0, 6, 7, 8]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
+    logits = answer_logits(model, ids, mask).float()
+    torch.nn.functional.cross_entropy(logits, torch.tensor([3, 4])).backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    found = torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained]
+    )
+    model.zero_grad()
+    return found
+
+
+def test_layers_with_lean_adapters_still_compute_without_them_and_in_other_types(tiny_model):
+    model = adapted_model(tiny_model("llama"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.tensor([[1, 2, 3, 4]])
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj
+    other = torch.randn(3, layer.in_features, dtype=torch.float64)
+    with torch.inference_mode(), plain_copy(model):
+        with model.disable_adapter():
+            base = answer_logits(model, ids, torch.ones_like(ids))
+        adapted, in_double = answer_logits(model, ids, torch.ones_like(ids)), layer(other)
+        with lean_adapters(model) as layers:
+            assert layers > 0
+            with model.disable_adapter():
+                assert torch.equal(answer_logits(model, ids, torch.ones_like(ids)), base)
+            again = answer_logits(model, ids, torch.ones_like(ids))
+            assert torch.equal(layer(other), in_double)
+    assert not torch.allclose(base, adapted, atol=1e-3)
+    assert torch.allclose(again, adapted, atol=1e-5)
+
+
+def test_passes_are_as_given_and_the_result_says_how_it_was_trained(tiny_model, tmp_path):
+    folder = tiny_model("llama")
+    sizes = []
+
+    def count(module, inputs, named):
+        sizes.append(named["input_ids"].shape)
+
+    whole, _ = train(folder, tmp_path / "a")
+    parts, _ = train(folder, tmp_path / "b", epochs=1, watch=count, pass_rows=3, pass_tokens=60)
+    assert max(rows for rows, _ in sizes) == 3
+    assert all(rows == 1 or rows * length <= 60 for rows, length in sizes)
+    assert parts.memory_use == {
+        "gradient_checkpointing": False,
+        "plain_copy": False,
+        "pass_rows": 3,
+        "pass_tokens": 60,
+    }
+    assert whole.memory_use["pass_tokens"] == 2048
+    assert parts.curve[0]["loss"] == pytest.approx(whole.curve[0]["loss"], abs=2e-3)

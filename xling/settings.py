@@ -183,12 +183,13 @@ class TrainingSettings(Strict):
     Attributes:
         epochs: passes over the training items.
         batch_size: items of one optimiser step.
-        micro_batch_size: items of one forward pass; 0: as `batch_size`.
+        micro_batch_size: items of one forward pass; 0: as many as some thousand tokens hold.
         learning_rate: its peak.
         warmup_steps: from zero to the peak; then linearly down to zero.
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to it.
-        gradient_checkpointing: less memory for more time.
+        gradient_checkpointing: less memory for more time; ``auto``: where the estimate says that
+            the model does not fit otherwise.
         checkpoints: how many times a checkpoint is written in a training.
     """
 
@@ -199,7 +200,7 @@ class TrainingSettings(Strict):
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
     checkpoints: Count = 4
 
     @model_validator(mode="after")
@@ -272,8 +273,8 @@ class ScoringSettings(Strict):
     """How prompts are batched, and which option orders are averaged over.
 
     Attributes:
-        batch_tokens: padded tokens of one batch at most; it decides the last digits of
-            log-probabilities.
+        batch_tokens: padded tokens of one batch at most; fewer where memory is short, and on a
+            CPU, where large tensors are slow. It decides the last digits of log-probabilities.
         orders: of scoring ``permuted``: the four ``cyclic`` ones, or ``all`` 24.
     """
 

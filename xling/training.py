@@ -2,24 +2,27 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from xling.distributed.batches import Batch, batches_of, example_order, per_process
+from xling.distributed.batches import example_order, per_process
+from xling.distributed.batches import pass_tokens as usual_tokens
 from xling.distributed.checkpoints import (
     Curve,
     last_whole_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from xling.distributed.sharding import whole
 from xling.distributed.team import Team
+from xling.models.lean import last_position_alone, lean_adapters
 from xling.models.memory import peak_memory, reset_peak_memory
-from xling.scoring.in_process import answer_logits, contiguous_head_input
+from xling.models.plain_copy import plain_copy as plainly
+from xling.scoring.in_process import contiguous_head_input
+from xling.training_steps import Collator, Passes, Step
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +51,9 @@ class TrainingResult:
         peak_memory_bytes: of the training on its fullest GPU, whichever process uses that; on a
             CPU of the process since it started, conversions and earlier models included, and the
             largest of all processes.
+        memory_use: ``gradient_checkpointing`` and ``plain_copy``, as trained with, and
+            ``pass_rows`` and ``pass_tokens``, examples and padded tokens (0: any) of a forward
+            pass at the end, which are fewer than at the start where memory ran out.
     """
 
     curve: tuple[dict[str, float], ...]
@@ -56,6 +62,7 @@ class TrainingResult:
     seconds: float
     tokens_per_second: float
     peak_memory_bytes: int
+    memory_use: dict[str, bool | int]
 
 
 def train_adapter(
@@ -76,6 +83,9 @@ def train_adapter(
     max_grad_norm: float,
     gradient_checkpointing: bool,
     checkpoints: int,
+    plain_copy: bool = False,
+    pass_rows: int = 0,
+    pass_tokens: int = 0,
     team: Team | None = None,
 ) -> TrainingResult:
     """Trains an adapter in place; goes on from the last whole checkpoint in `folder`.
@@ -94,14 +104,18 @@ def train_adapter(
         seed: of the order of examples and of dropout.
         epochs: passes over the examples.
         batch_size: examples of one optimiser step, of all processes together.
-        micro_batch_size: examples of one forward pass of one process; 0: as many as its share
-            of `batch_size`.
+        micro_batch_size: examples of one forward pass of one process; 0: as many of its share
+            of `batch_size` as `pass_rows` and `pass_tokens` allow. A process alone takes fewer
+            where memory runs out.
         learning_rate: peak, reached after `warmup_steps`, then linearly to zero.
         warmup_steps: optimiser steps.
         weight_decay: of AdamW.
         max_grad_norm: clips gradients, by their norm over the whole adapter.
         gradient_checkpointing: less memory for more time.
         checkpoints: how many are written over the training.
+        plain_copy: compute with dequantised copies of four-bit weights, where that is possible.
+        pass_rows: where `micro_batch_size` is 0, examples of a forward pass at most; 0: any.
+        pass_tokens: there, its padded tokens at most; 0: as many as are usual on the device.
         team: the processes that train together; None: this one alone.
 
     Raises:
@@ -121,7 +135,12 @@ def train_adapter(
     optimiser = torch.optim.AdamW(
         parameters.values(), lr=learning_rate, weight_decay=weight_decay, fused=True
     )
-    step = _Step(model, _Collator(tokenizer), rows, optimiser, max_grad_norm, team)
+    tokens_at_once = 0
+    if not micro_batch_size:
+        micro = min(micro, pass_rows or micro)
+        tokens_at_once = pass_tokens or usual_tokens(model.device.type)
+    passes = Passes([len(row["input_ids"]) for row in rows], micro, tokens_at_once)
+    step = Step(model, Collator(tokenizer), rows, optimiser, max_grad_norm, team, passes)
     curve = _resumed(folder, parameters, optimiser, team)
     done_before = len(curve)
     save_every = max(1, -(-len(order) // checkpoints))
@@ -130,17 +149,14 @@ def train_adapter(
     started = time.perf_counter()
     with (
         _training_mode(model, gradient_checkpointing),
-        contiguous_head_input(model),
+        _lean(model, plain_copy=plain_copy, sharded=team.sharded),
         tqdm(total=len(order), initial=done_before, unit="step", disable=not team.leads) as bar,
     ):
         for number in range(done_before, len(order)):
             # Dropout goes by step and process, so that a resumed training draws the same.
-            torch.manual_seed((seed * len(order) + number) * team.size + team.rank)
+            drawn = (seed * len(order) + number) * team.size + team.rank
             rate = learning_rate * _share_of_peak(number, warmup_steps, len(order))
-            batches = batches_of(
-                order[number], rank=team.rank, size=team.size, micro_batch_size=micro
-            )
-            curve.append({"step": number + 1, **step.run(batches, len(order[number]), rate)})
+            curve.append({"step": number + 1, **step.run(order[number], rate, drawn)})
             bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}", refresh=False)
             bar.update()
             if (number + 1) % save_every == 0 or number + 1 == len(order):
@@ -154,6 +170,12 @@ def train_adapter(
         seconds=seconds,
         tokens_per_second=tokens * (1 - done_before / len(order)) / seconds,
         peak_memory_bytes=max(team.gather(peak_memory())),
+        memory_use={
+            "gradient_checkpointing": gradient_checkpointing,
+            "plain_copy": plain_copy,
+            "pass_rows": passes.rows,
+            "pass_tokens": passes.tokens,
+        },
     )
 
 
@@ -183,63 +205,6 @@ def _resumed(
     return curve
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One optimiser step on some of the rows."""
-
-    model: "PeftModel"
-    collate: "_Collator"
-    rows: Sequence[dict[str, Any]]
-    optimiser: "torch.optim.Optimizer"
-    max_grad_norm: float
-    team: Team
-
-    def run(self, batches: Sequence[Batch], examples: int, rate: float) -> dict[str, float]:
-        """Changes the adapter by the mean loss of a step's examples.
-
-        Args:
-            batches: this process's share of them.
-            examples: how many the step has on all processes together.
-            rate: learning rate.
-
-        Returns:
-            ``loss`` (nats, mean over the step's examples), ``learning_rate``, ``grad_norm``
-            (before clipping).
-        """
-        import torch
-
-        parameters = self.optimiser.param_groups[0]["params"]
-        self.optimiser.param_groups[0]["lr"] = rate
-        # A sharded model's backward pass takes the mean over the processes, not the sum.
-        scale = self.team.size / examples if self.team.sharded else 1 / examples
-        loss = 0.0
-        for batch in batches:
-            total = self._loss(batch)
-            torch.autograd.backward(total * scale)
-            loss += total.item()
-        self.team.sum_gradients(parameters)
-        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        return {
-            "loss": self.team.sum([loss])[0] / examples,
-            "learning_rate": rate,
-            "grad_norm": norm.item(),
-        }
-
-    def _loss(self, batch: Batch) -> "torch.Tensor":
-        """Sum over the batch of the cross-entropy of the label's token, in nats."""
-        import torch
-
-        inputs = self.collate([self.rows[row] for row in batch.rows])
-        inputs = {key: tensor.to(self.model.device) for key, tensor in inputs.items()}
-        logits = answer_logits(self.model, inputs["input_ids"], inputs["attention_mask"])
-        losses = torch.nn.functional.cross_entropy(
-            logits.float(), inputs["label_ids"], reduction="none"
-        )
-        return losses[: batch.counted].sum()
-
-
 @contextmanager
 def _training_mode(model: "PeftModel", gradient_checkpointing: bool) -> Iterator[None]:
     """Dropout and, if asked for, gradient checkpointing are on in the block, and off after it."""
@@ -252,6 +217,19 @@ def _training_mode(model: "PeftModel", gradient_checkpointing: bool) -> Iterator
         model.eval()
         if gradient_checkpointing:
             model.activation_checkpointing_disable()
+
+
+@contextmanager
+def _lean(model: "PeftModel", *, plain_copy: bool, sharded: bool) -> Iterator[None]:
+    """In the block, the model computes the same with less work, as far as it allows."""
+    with ExitStack() as ways:
+        ways.enter_context(contiguous_head_input(model))
+        ways.enter_context(last_position_alone(model))
+        if not sharded:  # there, weights are whole only while their block is at work
+            if plain_copy:
+                ways.enter_context(plainly(model))
+            ways.enter_context(lean_adapters(model))
+        yield
 
 
 def _share_of_peak(step: int, warmup: int, steps: int) -> float:
@@ -274,21 +252,3 @@ def _tokenise(
         {"input_ids": row, "label_id": label_ids[example.gold - 1]}
         for row, example in zip(ids, examples, strict=True)
     ]
-
-
-class _Collator:
-    """Pads prompts on the left and stacks the answers' token ids."""
-
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        self._tokenizer = tokenizer
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, "torch.Tensor"]:
-        import torch
-
-        batch = dict(
-            self._tokenizer.pad(
-                {"input_ids": [row["input_ids"] for row in rows]}, return_tensors="pt"
-            )
-        )
-        batch["label_ids"] = torch.tensor([row["label_id"] for row in rows])
-        return batch

@@ -151,9 +151,21 @@ def test_no_two_epochs_of_neighbouring_seeds_have_one_order():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_processes_share_each_step_and_wait_for_each_other(size):
+    lengths = [10 + 7 * (row % 9) for row in range(29)]
     for rows in example_order(29, batch_size=8, epochs=2, seed=0):
-        shares = [batches_of(rows, rank=r, size=size, micro_batch_size=2) for r in range(size)]
+        shares = [
+            batches_of(rows, lengths, rank=r, size=size, most_rows=2, most_tokens=100)
+            for r in range(size)
+        ]
         assert len({len(share) for share in shares}) == 1
         counted = [row for share in shares for b in share for row in b.rows[: b.counted]]
         assert sorted(counted) == sorted(rows)
         assert all(1 <= len(b.rows) <= 2 for share in shares for b in share)
+        padded = [len(b.rows) * max(lengths[row] for row in b.rows) for s in shares for b in s]
+        assert max(padded) <= 100
+
+
+def test_examples_of_like_length_are_computed_together():
+    lengths = [5, 50, 6, 48, 7, 47]
+    batches = batches_of(range(6), lengths, rank=0, size=1, most_rows=3)
+    assert [set(batch.rows) for batch in batches] == [{1, 3, 5}, {0, 2, 4}]

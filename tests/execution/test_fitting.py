@@ -3,7 +3,7 @@
 import pytest
 
 from xling.execution import prepare_study
-from xling.execution.fitting import check_scoring_room, check_training_room
+from xling.execution.fitting import check_scoring_room, check_training_room, scoring_batch
 from xling.models import BaseShelf, locate_model
 from xling.planning import fits
 from xling.study import Study
@@ -29,11 +29,11 @@ def test_what_fits_goes_on_and_what_does_not_is_refused_with_numbers(
     base, tuned = study.cells()
     located, shelf = locate_model(study.models[0].id), BaseShelf()
     training = {"length": 200, "rows": 4, "gradient_checkpointing": False, "processes": 1}
-    check_scoring_room(prepared, base, located, shelf)
+    check_scoring_room(prepared, base, located, shelf, batch_tokens=512)
     check_training_room(prepared, tuned, located, shelf, **training)
     monkeypatch.setattr(fits, "available_bytes", lambda processes: FEW)
     with pytest.raises(ValueError, match=r"scoring tiny takes about .* GB at its peak .* 0\.0 GB"):
-        check_scoring_room(prepared, base, located, shelf)
+        check_scoring_room(prepared, base, located, shelf, batch_tokens=512)
     with pytest.raises(ValueError, match=r"training tiny takes about .*What would fit: "):
         check_training_room(prepared, tuned, located, shelf, **training)
 
@@ -57,9 +57,25 @@ def peak_of_scoring(prepared, cell, located, shelf, monkeypatch) -> int:
         free = (refused + enough) // 2
         monkeypatch.setattr(fits, "available_bytes", lambda processes, free=free: free)
         try:
-            check_scoring_room(prepared, cell, located, shelf)
+            check_scoring_room(prepared, cell, located, shelf, batch_tokens=512)
         except ValueError:
             refused = free
         else:
             enough = free
     return enough
+
+
+def test_a_batch_is_as_large_as_memory_allows(study: Study, monkeypatch) -> None:
+    prepared = prepare_study(study)
+    located, shelf = locate_model(study.models[0].id), BaseShelf()
+    asked = prepared.study.scoring.batch_tokens
+    whole = scoring_batch(prepared, located, shelf)
+    assert whole == asked  # narrow layers: no tensor is large
+    sizes = []
+    for free in (2**30, 8_000_000, 4_000_000, FEW):
+        monkeypatch.setattr(fits, "available_bytes", lambda free=free: free)
+        sizes.append(scoring_batch(prepared, located, shelf))
+    assert sizes[0] == asked > sizes[1] > sizes[2] > sizes[3] == 1
+    monkeypatch.setattr(fits, "available_bytes", lambda: 2**40)
+    monkeypatch.setattr(fits, "CPU_TENSOR_BYTES", 4 * 128 * 100)  # feed-forward width 128
+    assert scoring_batch(prepared, located, shelf) == 100

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import numpy as np
 from xling import tracking
 from xling.arms import TrainingRow
 from xling.data import Item
-from xling.distributed.batches import per_process
-from xling.distributed.choosing import processes_for, train_together
+from xling.distributed.choosing import train_together
 from xling.distributed.job import TrainingJob
 from xling.distributed.running import train_and_save
 from xling.distributed.team import Team
@@ -31,17 +30,23 @@ from xling.execution.cells import (
 from xling.execution.fitting import check_training_room
 from xling.execution.prepared import Prepared, rows_sha256
 from xling.execution.trained import TrainedAdapter, log_labels, log_trained
+from xling.execution.training_plan import (
+    CHECKPOINTS,
+    MEMORY_ONLY,
+    TRAINED,
+    Prompts,
+    Training,
+    how_to_train,
+    training_prompts,
+    with_memory,
+)
 from xling.fingerprint import fingerprint
 from xling.folders import written_whole
 from xling.models import BaseShelf, LocatedModel
-from xling.models.loading import read_config
-from xling.prompts import label_token_ids, render_prompts
-from xling.scoring.context import check_context
 from xling.study import Cell
-from xling.training import Example
 
 RELOAD_PROMPTS = 8
-CHECKPOINTS, PROCESSES = "checkpoints", "processes"
+PROCESSES = "processes"
 
 
 def finetune_fingerprint(
@@ -51,7 +56,9 @@ def finetune_fingerprint(
 
     Several processes sum in another order than one, so a number that the study asks for is part
     of it. What torchrun, or the catalog on a machine with enough GPUs, makes of a study that
-    asks for none is not: the same study finds the adapter again on any machine.
+    asks for none is not: the same study finds the adapter again on any machine. Nor are the
+    settings that only save memory or time (`MEMORY_ONLY`), since they change an adapter by no
+    more than rounding: sums are made in another order, or from the same numbers once more.
     """
     study = prepared.study
     processes = cell.model.processes
@@ -64,7 +71,7 @@ def finetune_fingerprint(
             "fold": fold,
             "lora_modules": located.recipe.lora_modules,
             "lora": study.lora.model_dump(),
-            "training": study.training.model_dump(),
+            "training": study.training.model_dump(exclude=set(MEMORY_ONLY)),
             **(together if processes > 1 else {}),
         }
     )
@@ -92,13 +99,16 @@ def run_finetune(
     """
     rows = prepared.training_rows(cell, fold)
     located = locate(cell.model)
-    how = _how_to_train(prepared, cell, located)
+    how = how_to_train(prepared, cell, located)
     digest = finetune_fingerprint(prepared, cell, located, fold)
     name = adapter_name(prepared, cell, fold)
     reused = reuse(digest, kind="finetune", prepared=prepared, name=name, force=force)
     if reused is not None:
         return reused
     study = prepared.study
+    prompts = training_prompts(prepared, rows, located, how)
+    folder = work_folder(digest, fresh=force)
+    how = with_memory(how, prepared, cell, located, shelf, longest=prompts.longest, work=folder)
     with tracking.tracked_run(
         "finetune",
         name=f"finetune {name}",
@@ -121,52 +131,12 @@ def run_finetune(
     ) as run_id:
         log_items(prepared, {"training": _by_language(rows)})
         log_labels(rows, cell, trained_languages(study, cell.arm))
-        folder = work_folder(digest, fresh=force)
-        trained = _train_once(prepared, cell, rows, located, shelf, how, folder)
+        trained = _train_once(prepared, cell, prompts, located, shelf, how, folder)
         shelf.release_gpu()  # the logged adapter brings a base of its own
         log_trained(trained, _adapter_settings(prepared, cell, located, fold), folder)
         for part in (CHECKPOINTS, PROCESSES):
             shutil.rmtree(folder / part, ignore_errors=True)
         return run_id
-
-
-@dataclass(frozen=True)
-class _Training:
-    """How a cell is trained.
-
-    Attributes:
-        settings: of the study, with what the architecture demands.
-        processes: how many train together.
-        parallel: ``fsdp``, ``ddp``, or ``none`` for one process.
-        examples_at_once: of a forward pass of one process.
-        context: of the model, in tokens; None: it names none.
-    """
-
-    settings: dict[str, Any]
-    processes: int
-    parallel: str
-    examples_at_once: int
-    context: int | None
-
-
-def _how_to_train(prepared: Prepared, cell: Cell, located: LocatedModel) -> _Training:
-    """Decides it before any work.
-
-    Raises:
-        ValueError: a step's examples cannot be shared equally over the processes.
-    """
-    settings = prepared.study.training.model_dump()
-    processes = processes_for(cell.model.processes, usual=located.recipe.processes)
-    share = per_process(settings["batch_size"], settings["micro_batch_size"], processes)
-    text = read_config(located.weights.folder).get_text_config()
-    settings["gradient_checkpointing"] |= located.needs_gradient_checkpointing
-    return _Training(
-        settings,
-        processes,
-        cell.model.parallel if processes > 1 else "none",
-        share,
-        getattr(text, "max_position_embeddings", None),
-    )
 
 
 def adapter_name(prepared: Prepared, cell: Cell, fold: int) -> str:
@@ -190,34 +160,32 @@ def _by_language(rows: Sequence[TrainingRow]) -> dict[str, list[Item]]:
 def _train_once(
     prepared: Prepared,
     cell: Cell,
-    rows: Sequence[TrainingRow],
+    prompts: Prompts,
     located: LocatedModel,
     shelf: BaseShelf,
-    how: _Training,
+    how: Training,
     folder: Path,
 ) -> TrainedAdapter:
     """Trains, unless an earlier try got as far as saving the adapter and could not log it."""
-    done = folder / "trained"
+    done = folder / TRAINED
     if not done.is_dir():
         with written_whole(done) as temporary:
-            job, examples, longest = _job(
-                prepared, cell, rows, located, how, folder / CHECKPOINTS, temporary
-            )
+            job = _job(prepared, cell, prompts, located, how, folder / CHECKPOINTS, temporary)
             check_training_room(
                 prepared,
                 cell,
                 located,
                 shelf,
-                length=longest,
+                length=prompts.longest,
                 rows=how.examples_at_once,
                 gradient_checkpointing=how.settings["gradient_checkpointing"],
                 processes=how.processes,
             )
             if how.processes == 1:
-                train_and_save(job, examples, shelf.open(located), Team())
+                train_and_save(job, prompts.examples, shelf.open(located), Team())
             else:
                 shelf.release()  # the processes need the GPU that it is on
-                train_together(job, examples, folder / PROCESSES)
+                train_together(job, prompts.examples, folder / PROCESSES)
     report = json.loads((done / "report.json").read_text(encoding="utf-8"))
     check = json.loads((done / "check.json").read_text(encoding="utf-8"))
     return TrainedAdapter(
@@ -231,23 +199,14 @@ def _train_once(
 def _job(
     prepared: Prepared,
     cell: Cell,
-    rows: Sequence[TrainingRow],
+    prompts: Prompts,
     located: LocatedModel,
-    how: _Training,
+    how: Training,
     checkpoints: Path,
     target: Path,
-) -> tuple[TrainingJob, list[Example], int]:
-    """The training as every process needs to know it, its examples, and the longest's tokens."""
-    layout, tokenizer = prompt_format(prepared, located.recipe), located.tokenizer()
-    prompts = render_prompts([row.item for row in rows], layout, tokenizer)
-    special = not layout.chat
-    lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=special)["input_ids"]]
-    check_context(
-        lengths,
-        [f"{row.item.dialect}/{row.item.item_id}" for row in rows],
-        context=how.context,
-    )
-    job = TrainingJob(
+) -> TrainingJob:
+    """The training as every process needs to know it."""
+    return TrainingJob(
         model=_absolute(cell.model.id),
         revision=cell.model.revision,
         chat=located.recipe.chat,
@@ -257,16 +216,14 @@ def _job(
         lora=prepared.study.lora.model_dump(),
         training=how.settings,
         seed=cell.seed,
-        label_ids=tuple(label_token_ids(tokenizer, prompts[0], add_special_tokens=special)),
-        add_special_tokens=special,
+        label_ids=prompts.labels,
+        add_special_tokens=prompts.special,
         check_prompts=RELOAD_PROMPTS,
         checkpoints=str(checkpoints.resolve()),
         target=str(target.resolve()),
         processes=how.processes,
         parallel=cell.model.parallel,
     )
-    examples = [Example(prompt, row.label) for prompt, row in zip(prompts, rows, strict=True)]
-    return job, examples, max(lengths)
 
 
 def _absolute(model: str) -> str:

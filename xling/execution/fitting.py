@@ -1,17 +1,44 @@
 """Whether this machine has the memory for a cell, asked before its model is loaded."""
 
+from typing import Literal
+
 from xling.execution.cells import prompt_format
 from xling.execution.prepared import Prepared
 from xling.models import BaseShelf, LocatedModel
-from xling.planning.fits import check_memory
+from xling.planning.fits import check_memory, fitting_batch, memory_use
+from xling.planning.passes import MemoryUse
 from xling.prompts import render_prompts
 from xling.study import Cell
 
 
+def scoring_batch(prepared: Prepared, located: LocatedModel, shelf: BaseShelf) -> int:
+    """Padded tokens of a scoring batch: what the study asks for, or less where memory is short.
+
+    Another model that the shelf holds makes room first, here as in all of this module.
+    """
+    study = prepared.study
+    loaded = _make_room(located, shelf)
+    return fitting_batch(
+        located.weights.folder,
+        most=study.scoring.batch_tokens,
+        quantise=located.quantise,
+        r=study.lora.r,
+        lora_modules=located.recipe.lora_modules,
+        loaded=loaded,
+    )
+
+
 def check_scoring_room(
-    prepared: Prepared, cell: Cell, located: LocatedModel, shelf: BaseShelf
+    prepared: Prepared, cell: Cell, located: LocatedModel, shelf: BaseShelf, *, batch_tokens: int
 ) -> None:
     """Refuses to score with a model that this machine cannot hold.
+
+    Args:
+        prepared: study and data.
+        cell: what is asked.
+        located: the model.
+        shelf: may hold it already.
+        batch_tokens: of `scoring_batch`.
 
     Raises:
         ValueError: names the model, what it needs, what there is and what would fit.
@@ -22,11 +49,11 @@ def check_scoring_room(
         name=cell.model.label,
         training=False,
         length=_longest(prepared, located),
-        batch_tokens=study.scoring.batch_tokens,
+        batch_tokens=batch_tokens,
         quantise=located.quantise,
         r=study.lora.r,
         lora_modules=located.recipe.lora_modules,
-        loaded=shelf.holds(located),
+        loaded=_make_room(located, shelf),
     )
 
 
@@ -63,6 +90,7 @@ def check_training_room(
         training=True,
         length=length,
         rows=rows,
+        batch_size=prepared.study.training.batch_size,
         quantise=located.quantise,
         r=lora.r,
         dropout=lora.dropout,
@@ -70,8 +98,61 @@ def check_training_room(
         gradient_checkpointing=gradient_checkpointing,
         processes=processes,
         parallel=cell.model.parallel,
-        loaded=shelf.holds(located) and processes == 1,
+        loaded=_make_room(located, shelf, processes=processes),
     )
+
+
+def training_memory_use(
+    prepared: Prepared,
+    cell: Cell,
+    located: LocatedModel,
+    shelf: BaseShelf,
+    *,
+    length: int,
+    rows: int,
+    processes: int,
+    gradient_checkpointing: bool | Literal["auto"],
+) -> MemoryUse:
+    """What a training does with this machine's memory.
+
+    Args:
+        prepared: study and data.
+        cell: model, arm and seed.
+        located: the model.
+        shelf: may hold it already.
+        length: tokens of the longest prompt.
+        rows: prompts of a forward pass of one process at most; where `micro_batch_size` is 0, it
+            is memory that decides how many.
+        processes: that train together.
+        gradient_checkpointing: as asked for; some architectures need it whatever is asked.
+    """
+    study = prepared.study
+    return memory_use(
+        located.weights.folder,
+        asked=located.needs_gradient_checkpointing or gradient_checkpointing,
+        length=length,
+        rows=rows,
+        fixed_rows=study.training.micro_batch_size > 0,
+        quantise=located.quantise,
+        r=study.lora.r,
+        dropout=study.lora.dropout,
+        lora_modules=located.recipe.lora_modules,
+        processes=processes,
+        parallel=cell.model.parallel,
+        loaded=_make_room(located, shelf, processes=processes),
+    )
+
+
+def _make_room(located: LocatedModel, shelf: BaseShelf, *, processes: int = 1) -> bool:
+    """Frees a base that would be freed before the model is used, and so counts as free memory.
+
+    Returns:
+        Whether the model itself is in memory, and will be used as it is there.
+    """
+    if processes == 1 and shelf.holds(located):
+        return True
+    shelf.release()
+    return False
 
 
 def _longest(prepared: Prepared, located: LocatedModel) -> int:

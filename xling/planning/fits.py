@@ -2,17 +2,27 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
+from xling.distributed.batches import pass_tokens, rows_at_once
 from xling.planning.memory import (
     MEASURED_ERROR,
     Setting,
+    plain_bytes,
     scoring_memory,
     training_memory,
     weight_bytes,
 )
+from xling.planning.passes import MemoryUse, pass_ways
 from xling.planning.sizes import Sizes, model_sizes
 
+# Linux gives a tensor above 32 MiB fresh pages each time it is made, whose faults took a seventh of
+# the time; half of that leaves room for two in one.
+CPU_TENSOR_BYTES = 2**24
 _STEPS = (2, 4, 8, 16, 32, 64)
+# Of the free memory, that a training with copies of its weights may take: other jobs, and what the
+# system keeps of files, need the rest.
+AMPLE = 0.5
 
 
 def check_memory(
@@ -22,6 +32,7 @@ def check_memory(
     training: bool,
     length: int,
     rows: int = 1,
+    batch_size: int = 0,
     batch_tokens: int = 4096,
     quantise: str = "nf4",
     r: int = 16,
@@ -43,6 +54,7 @@ def check_memory(
         training: train an adapter; else score.
         length: tokens of the longest prompt.
         rows: of training: prompts of a forward pass.
+        batch_size: of training: prompts of a step; 0: one such pass of each process.
         batch_tokens: of scoring: padded tokens of a batch.
         quantise: ``nf4`` or ``none``.
         r: rank of the adapter.
@@ -59,18 +71,9 @@ def check_memory(
     """
     import torch
 
-    from xling.models.loading import compute_dtype
-
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    sizes = model_sizes(config)
     on_gpu = torch.cuda.is_available()
-    setting = Setting(
-        quantise=quantise,
-        value_bytes=compute_dtype().itemsize,
-        r=r,
-        dropout=dropout,
-        lora_modules=lora_modules,
-        mask_bytes=1 if on_gpu else 4,
+    sizes, setting = _held(
+        folder, quantise=quantise, r=r, dropout=dropout, lora_modules=lora_modules
     )
     there = available_bytes(processes) if available is None else available
 
@@ -100,7 +103,8 @@ def check_memory(
             (
                 count
                 for count in range(rows - 1, 0, -1)
-                if needed(count, processes, gradient_checkpointing) <= there
+                if (batch_size or rows * processes) % (count * processes) == 0
+                and needed(count, processes, gradient_checkpointing) <= there
             ),
             0,
         )
@@ -113,8 +117,6 @@ def check_memory(
             remedies.append(f"{more} GPUs (`processes: {more}`, parallel fsdp, micro_batch_size 1)")
     else:
         remedies.append("`engine: server`, which may run on another machine")
-        if _smaller_batch(sizes, setting, length, there):
-            remedies.append(f"scoring.batch_tokens {length}")
     remedies.append("a smaller model of the study (`plan` shows what each needs)")
     raise ValueError(
         f"{'training' if training else 'scoring'} {name} takes about {_gb(need)} at its peak"
@@ -124,9 +126,135 @@ def check_memory(
     )
 
 
-def _smaller_batch(sizes: Sizes, setting: Setting, length: int, there: int) -> bool:
-    """Whether one prompt at a time would fit."""
-    return scoring_memory(sizes, setting, batch_tokens=length, length=length).total <= there
+def memory_use(
+    folder: Path,
+    *,
+    asked: bool | Literal["auto"],
+    length: int,
+    rows: int,
+    fixed_rows: bool,
+    quantise: str,
+    r: int,
+    dropout: float,
+    lora_modules: str,
+    processes: int,
+    parallel: str,
+    loaded: bool,
+    available: int | None = None,
+) -> MemoryUse:
+    """Decides what a training does with the memory that is free now.
+
+    Passes get smaller until the estimate and its error fit; only where one prompt does not fit so
+    are gradients checkpointed.
+
+    Args:
+        folder: of the model; its config.json decides.
+        asked: for gradient checkpointing; ``auto``: as said above.
+        length: tokens of the longest prompt.
+        rows: prompts of a forward pass at most.
+        fixed_rows: whether so many were asked for: passes are then as they are, and ``auto``
+            checkpoints where they do not fit.
+        quantise: ``nf4`` or ``none``.
+        r: rank of the adapter.
+        dropout: of the adapter.
+        lora_modules: the study's pattern; empty: by architecture.
+        processes: that train together.
+        parallel: ``fsdp`` or ``ddp``.
+        loaded: whether the model's weights are in memory already, and so in what is not free.
+        available: bytes that are free for one process; None: of this machine, now.
+    """
+    from xling.models.loading import device_name
+
+    sizes, setting = _held(
+        folder, quantise=quantise, r=r, dropout=dropout, lora_modules=lora_modules
+    )
+    there = available_bytes(processes) if available is None else available
+    there += weight_bytes(sizes, setting) if loaded else 0
+
+    def needed(rows: int, checkpointing: bool) -> float:
+        estimate = training_memory(
+            sizes,
+            setting,
+            rows=rows,
+            length=length,
+            gradient_checkpointing=checkpointing,
+            processes=processes,
+            parallel=parallel,
+        ).total
+        return estimate * (1 + MEASURED_ERROR)
+
+    tokens = 0 if fixed_rows else pass_tokens(device_name())
+    most = rows_at_once(rows, length, tokens)
+    ways = list(pass_ways(most, asked, fixed=fixed_rows))
+    chosen, checkpointing = next((way for way in ways if needed(*way) <= there), ways[-1])
+    if chosen < most:
+        rows, tokens = chosen, chosen * length
+    copies = plain_bytes(sizes, setting)
+    sharded = processes > 1 and parallel == "fsdp"
+    fits = copies > 0 and not sharded and needed(chosen, checkpointing) + copies <= AMPLE * there
+    return MemoryUse(checkpointing, plain_copy=fits, pass_rows=rows, pass_tokens=tokens)
+
+
+def fitting_batch(
+    folder: Path,
+    *,
+    most: int,
+    quantise: str,
+    r: int,
+    lora_modules: str,
+    loaded: bool,
+    available: int | None = None,
+) -> int:
+    """Padded tokens of a scoring batch that the free memory holds: `most`, halved until it fits.
+
+    Args:
+        folder: of the model; its config.json decides.
+        most: tokens that are asked for.
+        quantise: ``nf4`` or ``none``.
+        r: rank of an adapter.
+        lora_modules: the study's pattern; empty: by architecture.
+        loaded: whether the model's weights are in memory already, and so in what is not free.
+        available: bytes that are free; None: of this machine, now.
+    """
+    import torch
+
+    sizes, setting = _held(folder, quantise=quantise, r=r, dropout=0.0, lora_modules=lora_modules)
+    there = available_bytes() if available is None else available
+    there += weight_bytes(sizes, setting) if loaded else 0
+    tokens = most
+    if not torch.cuda.is_available():
+        widest = max(
+            each.outputs for layer in sizes.layers for each in layer.matrices if not each.is_expert
+        )
+        tokens = max(1, min(most, CPU_TENSOR_BYTES // (widest * setting.value_bytes)))
+
+    def needed(tokens: int) -> float:
+        estimate = scoring_memory(sizes, setting, batch_tokens=tokens, length=tokens).total
+        return estimate * (1 + MEASURED_ERROR)
+
+    while tokens > 1 and needed(tokens) > there:
+        tokens //= 2
+    return tokens
+
+
+def _held(
+    folder: Path, *, quantise: str, r: int, dropout: float, lora_modules: str
+) -> tuple[Sizes, Setting]:
+    """A model's sizes, and how this machine holds it."""
+    import torch
+
+    from xling.models.loading import compute_dtype
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    setting = Setting(
+        quantise=quantise,
+        value_bytes=compute_dtype().itemsize,
+        r=r,
+        dropout=dropout,
+        lora_modules=lora_modules,
+        mask_bytes=1 if torch.cuda.is_available() else 4,
+    )
+    return model_sizes(config), setting
 
 
 def available_bytes(processes: int = 1) -> int:

@@ -23,7 +23,7 @@ OPTIMISER_BYTES = 16
 # one in its loop over experts also clamps, halves and shifts.
 _GATED = 3
 _GATED_CLAMPED = 8
-# Rows of logits that are turned into double precision at a time (xling.scoring.shared_prefix).
+# Rows of logits that are turned into double precision at a time (xling.scoring.tree_pass).
 _DOUBLE_ROWS = 64
 MEASURED_ERROR = 0.15
 """Share by which estimates and measured peaks differ at most, by benchmarks/plan_memory.py.
@@ -33,7 +33,7 @@ SHARED_ERROR = 0.30
 """Share by which estimates are too high at most where beginnings are computed once: the widest
 layer and the largest cache are then not alive together."""
 MAX_LOGITS = 2**27
-"""Logits of one forward pass at most, as in xling.scoring.shared_prefix."""
+"""Logits of one forward pass at most, as in xling.scoring.running."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,17 @@ def weight_bytes(sizes: Sizes, setting: Setting) -> int:
     in_four_bits = sum(each.copies * nf4_bytes(each.inputs * each.outputs) for each in quantised)
     rest = sizes.total - sum(each.parameters for each in quantised)
     return in_four_bits + rest * setting.value_bytes
+
+
+def plain_bytes(sizes: Sizes, setting: Setting) -> int:
+    """Bytes of dequantised copies of the four-bit linear layers, beside these themselves."""
+    known = architecture_of(sizes.model_type)
+    stacked = known is not None and known.experts == "parametrise"
+    return sum(
+        each.parameters * setting.value_bytes
+        for each in four_bit_matrices(sizes, quantise=setting.quantise)
+        if not (stacked and each.is_expert)
+    )
 
 
 def training_memory(
@@ -159,15 +170,15 @@ def scoring_memory(
         setting: how it is held.
         batch_tokens: padded tokens of a batch; a longer prompt goes alone.
         length: tokens of the longest prompt.
-        cached_tokens: tokens whose keys and values are cached (shared beginnings, generation).
+        cached_tokens: tokens whose keys and values are cached, in generation.
         positions: whose logits are computed; 0: the last one of each prompt.
     """
     tokens = max(batch_tokens, length)
     rows = max(1, tokens // length)
     read = positions or rows
     cache = cached_tokens * sizes.kv_bytes_per_token(setting.value_bytes)
-    # All rows in double precision and once more as log-probabilities, or so many at a time.
-    doubled = (min(read, _DOUBLE_ROWS) if positions else read) * sizes.vocabulary * 16
+    # So many rows at a time in double precision, and once more as their exponentials.
+    doubled = min(read, _DOUBLE_ROWS) * sizes.vocabulary * 16
     logits = read * sizes.vocabulary * setting.value_bytes + doubled
     adapted = lora_matrices(sizes, pattern=setting.lora_modules)
     layer = _widest(sizes, tokens, setting, gradients=False) + _mask(rows, length, setting)

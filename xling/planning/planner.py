@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from xling.distributed.batches import PASS_TOKENS, rows_at_once
 from xling.planning.adapters import four_bit_matrices, lora_matrices, lora_parameters
 from xling.planning.advice import commands, notes
 from xling.planning.compute import (
@@ -24,6 +25,7 @@ from xling.planning.memory import (
     training_memory,
     weight_bytes,
 )
+from xling.planning.passes import pass_ways
 from xling.planning.rows import Job, ModelPlan
 from xling.planning.sizes import Sizes
 from xling.planning.workload import (
@@ -98,17 +100,17 @@ class Planner:
 
     def training(self) -> Job:
         """All adapters, one after the other, on as few GPUs as hold the model."""
-        settings, passed = self.study.training, self.work.training
+        passed = self.work.training
+        processes, rows, memory, checkpointing = self._shared(passed.longest)
         flops = training_flops(
             self.sizes,
             tokens=passed.tokens,
             length=passed.length,
             examples=self.work.examples,
             r=self.study.lora.r,
-            gradient_checkpointing=settings.gradient_checkpointing,
+            gradient_checkpointing=checkpointing,
             lora_modules=self.pattern,
         )
-        processes, rows, memory = self._shared(passed.longest)
         gpus = processes
         if processes == 1 and not self._fits(memory):
             gpus, memory = self._spread(memory, self.gpus)
@@ -118,7 +120,7 @@ class Planner:
             self.sizes,
             flops=flops,
             passes=self.work.examples / (rows * processes),
-            gradient_checkpointing=settings.gradient_checkpointing,
+            gradient_checkpointing=checkpointing,
             processes=processes,
             per_node=self.gpus,
             sharded_bytes=weight_bytes(self.sizes, self.setting) if sharded else 0,
@@ -136,32 +138,39 @@ class Planner:
             fits=self._place(gpus) if fits else "no",
         )
 
-    def _shared(self, longest: int) -> tuple[int, int, Memory]:
-        """Fewest processes that hold a training, prompts of a forward pass, and memory of each.
+    def _shared(self, longest: int) -> tuple[int, int, Memory, bool]:
+        """Fewest processes that hold a training; with prompts of a forward pass, memory of each.
 
-        Each process holds the whole base before they share it: where a GPU cannot, it is one.
+        And whether gradients are checkpointed. Passes that the study leaves open are as
+        `xling.planning.fits.memory_use` would cut them on such a GPU. Each process holds the whole
+        base before they share it: where a GPU cannot, it is one.
         """
         settings = self.study.training
         batch, asked = settings.batch_size, self.model.processes
         ways = [asked] if asked else [n for n in range(1, batch + 1) if batch % n == 0]
         if not asked and weight_bytes(self.sizes, self.setting) > self._room:
             ways = [1]
+        chosen = settings.gradient_checkpointing
+        fixed = settings.micro_batch_size
         for processes in ways:
-            rows = min(settings.micro_batch_size or batch, max(1, batch // processes))
-            while batch % (rows * processes) and rows > 1:
-                rows -= 1
-            memory = training_memory(
-                self.sizes,
-                self.setting,
-                rows=rows,
-                length=longest,
-                gradient_checkpointing=settings.gradient_checkpointing,
-                processes=processes,
-                parallel=self.model.parallel,
-            )
-            if self._fits(memory):
-                break
-        return processes, rows, memory
+            most = min(fixed or batch, max(1, batch // processes))
+            while fixed and batch % (most * processes) and most > 1:
+                most -= 1
+            if not fixed:
+                most = rows_at_once(most, longest, PASS_TOKENS["cuda"])
+            for rows, checkpointing in pass_ways(most, chosen, fixed=bool(fixed)):
+                memory = training_memory(
+                    self.sizes,
+                    self.setting,
+                    rows=rows,
+                    length=longest,
+                    gradient_checkpointing=checkpointing,
+                    processes=processes,
+                    parallel=self.model.parallel,
+                )
+                if self._fits(memory):
+                    return processes, rows, memory, checkpointing
+        return processes, rows, memory, checkpointing
 
     def _spread(self, memory: Memory, most: int) -> tuple[int, Memory]:
         """GPUs over which one process spreads the layers, and the memory on each."""

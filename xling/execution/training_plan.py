@@ -1,0 +1,199 @@
+"""How a cell is trained: its prompts, and what processes and memory there are for it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from xling.arms import TrainingRow
+from xling.distributed.batches import per_process
+from xling.distributed.checkpoints import last_whole_checkpoint
+from xling.distributed.choosing import processes_for
+from xling.execution.cells import prompt_format
+from xling.execution.fitting import training_memory_use
+from xling.execution.prepared import Prepared
+from xling.folders import written_file
+from xling.models import BaseShelf, LocatedModel
+from xling.models.loading import read_config
+from xling.planning.passes import MemoryUse
+from xling.prompts import label_token_ids, render_prompts
+from xling.scoring.context import check_context
+from xling.study import Cell
+from xling.training import Example
+
+# Names in a cell's work folder.
+CHECKPOINTS, TRAINED, MEMORY = "checkpoints", "trained", "memory_use.json"
+# Settings that save memory or time, and change an adapter by rounding only.
+MEMORY_ONLY = ("gradient_checkpointing", "micro_batch_size", "checkpoints")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a cell is trained.
+
+    Attributes:
+        settings: of the study, with what is decided by architecture and memory.
+        processes: how many train together.
+        parallel: ``fsdp``, ``ddp``, or ``none`` for one process.
+        share: examples of a forward pass of one process at most, as far as the settings say.
+        examples_at_once: of one with the longest prompts, once memory has decided; till then
+            `share`.
+        context: of the model, in tokens; None: it names none.
+    """
+
+    settings: dict[str, Any]
+    processes: int
+    parallel: str
+    share: int
+    examples_at_once: int
+    context: int | None
+
+
+def how_to_train(prepared: Prepared, cell: Cell, located: LocatedModel) -> Training:
+    """Decides it before any work.
+
+    Raises:
+        ValueError: a step's examples cannot be shared equally over the processes.
+    """
+    settings = prepared.study.training.model_dump()
+    processes = processes_for(cell.model.processes, usual=located.recipe.processes)
+    share = per_process(settings["batch_size"], settings["micro_batch_size"], processes)
+    text = read_config(located.weights.folder).get_text_config()
+    return Training(
+        settings,
+        processes,
+        cell.model.parallel if processes > 1 else "none",
+        share,
+        share,
+        getattr(text, "max_position_embeddings", None),
+    )
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is trained on, as the model reads it.
+
+    Attributes:
+        examples: prompts with their labels.
+        labels: token id of each label.
+        special: whether the tokenizer adds special tokens.
+        longest: tokens of the longest prompt.
+    """
+
+    examples: list[Example]
+    labels: tuple[int, ...]
+    special: bool
+    longest: int
+
+
+def training_prompts(
+    prepared: Prepared, rows: Sequence[TrainingRow], located: LocatedModel, how: Training
+) -> Prompts:
+    """Renders the prompts.
+
+    Raises:
+        ValueError: a prompt is longer than the model's context, or its labels do not fit.
+    """
+    layout, tokenizer = prompt_format(prepared, located.recipe), located.tokenizer()
+    texts = render_prompts([row.item for row in rows], layout, tokenizer)
+    special = not layout.chat
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=special)["input_ids"]]
+    check_context(
+        lengths,
+        [f"{row.item.dialect}/{row.item.item_id}" for row in rows],
+        context=how.context,
+    )
+    return Prompts(
+        examples=[Example(text, row.label) for text, row in zip(texts, rows, strict=True)],
+        labels=tuple(label_token_ids(tokenizer, texts[0], add_special_tokens=special)),
+        special=special,
+        longest=max(lengths),
+    )
+
+
+def with_memory(
+    how: Training,
+    prepared: Prepared,
+    cell: Cell,
+    located: LocatedModel,
+    shelf: BaseShelf,
+    *,
+    longest: int,
+    work: Path,
+) -> Training:
+    """Adds what is decided by the memory that is free, and keeps it in the work folder.
+
+    A training that is there already is as it was kept. One that goes on from a checkpoint
+    computes as before, in passes that are smaller if memory is now; unless other settings are
+    asked for, or another number of processes.
+
+    Args:
+        how: from `how_to_train`.
+        prepared: study and data.
+        cell: model, arm and seed.
+        located: the model.
+        shelf: may hold it already.
+        longest: tokens of the longest prompt.
+        work: the cell's work folder.
+    """
+    kept = _kept(work)
+    if kept is not None and (work / TRAINED).is_dir():
+        return _with_use(
+            replace(how, processes=kept["processes"], parallel=kept["parallel"]),
+            MemoryUse(**kept["use"]),
+            kept["asked"],
+            longest,
+        )
+    asked = {key: how.settings[key] for key in MEMORY_ONLY}
+    before = _before(kept, how, work)
+    use = training_memory_use(
+        prepared,
+        cell,
+        located,
+        shelf,
+        length=longest,
+        rows=before.pass_rows if before else how.share,
+        processes=how.processes,
+        gradient_checkpointing=(
+            before.gradient_checkpointing if before else asked["gradient_checkpointing"]
+        ),
+    )
+    if before:
+        tokens = min(use.pass_tokens, before.pass_tokens)
+        use = replace(use, plain_copy=before.plain_copy, pass_tokens=tokens)
+    content = {
+        "asked": asked,
+        "processes": how.processes,
+        "parallel": how.parallel,
+        "use": asdict(use),
+    }
+    with written_file(work / MEMORY) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return _with_use(how, use, asked, longest)
+
+
+def _before(kept: dict[str, Any] | None, how: Training, work: Path) -> MemoryUse | None:
+    """How a training used memory that goes on as it was asked for before; None: none does."""
+    if kept is None or last_whole_checkpoint(work / CHECKPOINTS) is None:
+        return None
+    deciding = ("gradient_checkpointing", "micro_batch_size")
+    if kept["processes"] != how.processes or kept["parallel"] != how.parallel:
+        return None
+    if any(kept["asked"][key] != how.settings[key] for key in deciding):
+        return None
+    return MemoryUse(**kept["use"])
+
+
+def _kept(work: Path) -> dict[str, Any] | None:
+    """What `with_memory` kept in a work folder; None: nothing."""
+    path = work / MEMORY
+    if not path.is_file():
+        return None
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return kept
+
+
+def _with_use(how: Training, use: MemoryUse, asked: Mapping[str, Any], longest: int) -> Training:
+    settings = {**how.settings, **asked, **asdict(use)}
+    return replace(how, settings=settings, examples_at_once=use.rows_of(longest))
