@@ -20,7 +20,7 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 bench: .venv/ready
-	$(BIN)/python -m benchmarks.analysis_speed
+	$(BIN)/python -m benchmarks
 
 ui: .venv/ready
 	$(BIN)/mlflow ui --port 5000

@@ -1,6 +1,7 @@
 """How long the item path of the analysis takes: encoding, cells, contrasts, bootstrap.
 
-From the repository's root: `python -m benchmarks.analysis_speed --responses 3600000`.
+From the repository's root: `python -m benchmarks --only analysis`, or with other settings
+`python -m benchmarks.analysis_speed --responses 3600000`.
 
 Makes records of a study (base and fine-tuned arm, Belebele's two items per passage), one frame
 per run put together as analysis.pull does, and times every step on the second of two passes, so
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
+import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,10 +31,13 @@ from analysis.gains.bootstrap import bootstrap_interval, passage_bootstrap
 from analysis.gains.cells import gain_cells
 from analysis.gains.gain_table import LOGIT, POINTS, PRIMARY, GainTable, gain_table
 from analysis.gains.responses import encode_responses
+from benchmarks.measuring import measured, peak_bytes, work_once
+from benchmarks.side_by_side import Section, line, markdown, run_worker
 from xling.records import RUN_COLUMNS, check_records
 
 T = TypeVar("T")
 ARMS = ("base", "finetuned")
+LANGUAGES, ITEMS, DRAWS = 40, 900, 2000
 CATEGORIES = (*(name for name in RUN_COLUMNS if name != "seed"),
               "language", "item_id", "passage_id", "part", "prompt_sha256")  # fmt: skip
 
@@ -152,7 +158,67 @@ def naive_cell(cell: pd.DataFrame, draws: int, rng: np.random.Generator) -> tupl
     return tested, interval, np.percentile(means, [2.5, 97.5])
 
 
+def family_of(accuracies: pd.DataFrame) -> dict[str, str]:
+    """Every second language is a relative."""
+    return {
+        code: "related" if k % 2 else "control"
+        for k, code in enumerate(sorted(accuracies["language"].unique()))
+    }
+
+
+def work(settings: dict[str, Any]) -> dict[str, Any]:
+    """A worker's work: seconds of each step in `passes` passes after one to warm up."""
+    frames = run_frames(np.random.default_rng(0), settings["models"], LANGUAGES, ITEMS)
+    records = pd.concat(frames, ignore_index=True)
+    del frames
+    accuracies = accuracies_of(records)
+    family = family_of(accuracies)
+    one_pass(records, accuracies, family, DRAWS)
+    steps, totals = [], []
+    for _ in range(settings["passes"]):
+        seconds, total = measured(lambda: one_pass(records, accuracies, family, DRAWS))
+        steps.append(seconds)
+        totals.append(total)
+    n_cells = settings["models"] * LANGUAGES
+    naive = naive_seconds(records, DRAWS, settings["naive_cells"], n_cells)
+    return {"responses": len(records), "steps": steps, "totals": totals, "naive_s": naive}
+
+
+def run(quick: bool, threads: int) -> Section:
+    """3.6 million responses, five passes; `quick`: 144,000, once."""
+    settings = {"models": 2 if quick else 50, "passes": 1 if quick else 5, "naive_cells": 5}
+    worker = ["-m", "benchmarks.analysis_speed", "--worker"]
+    found = run_worker(Path(sys.executable), worker, {**settings, "threads": threads})
+    walls = [total["wall_s"] for total in found["totals"]]
+    rows = [
+        [step, f"{statistics.median(steps[step] for steps in found['steps']):.3f}"]
+        for step in found["steps"][0]
+    ]
+    rows.append(["in all", f"{statistics.median(walls):.3f}"])
+    peak = max(total["peak_bytes"] for total in found["totals"])
+    text = (
+        f"{found['responses']:,} responses of {settings['models']} models in {LANGUAGES} "
+        f"languages; medians of {len(walls)} passes, {min(walls):.2f} to {max(walls):.2f} s; "
+        f"peak memory {peak / 1024**3:.2f} GiB, the records included. A loop over cells with "
+        f"pingouin and pandas takes {found['naive_s']:.0f} s, scaled from "
+        f"{settings['naive_cells']} cells.\n\n{markdown(['step', 'wall s'], rows)}"
+    )
+    target = line(
+        f"analysis of {found['responses']:,} responses, seconds",
+        statistics.median(walls),
+        5.0,
+        ours=f"{statistics.median(walls):.2f} s",
+        theirs=f"{found['naive_s']:.0f} s, a loop",
+        higher_is_better=False,
+        note=f"{min(walls):.2f} to {max(walls):.2f}",
+    )
+    return Section("Analysis", text, [target])
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--worker"]:
+        work_once(work)
+        return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=100)
     parser.add_argument("--languages", type=int, default=40)
@@ -174,10 +240,7 @@ def main() -> None:
     if args.categories:
         records = records.astype(dict.fromkeys(CATEGORIES, "category"))
     accuracies = accuracies_of(records)
-    family = {
-        code: "related" if k % 2 else "control"
-        for k, code in enumerate(sorted(accuracies["language"].unique()))
-    }
+    family = family_of(accuracies)
     print(
         f"{len(records):,} responses: {models} models x {len(ARMS)} arms x {args.languages} "
         f"languages x {args.items} items; {os.cpu_count()} cores; "
@@ -189,8 +252,7 @@ def main() -> None:
         print(f"{value:8.3f} s  {step}")
     total = sum(seconds.values())
     print(f"{total:8.3f} s  in all")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(f"{peak:8.1f} GiB peak memory, the records included")
+    print(f"{peak_bytes() / 1024**3:8.1f} GiB peak memory, the records included")
     if args.naive_cells:
         n_cells = models * args.languages
         slow = naive_seconds(records, args.draws, args.naive_cells, n_cells)
