@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import pandas as pd
 from tqdm import tqdm
 
-from analysis.records_cache import RECORDS_FILE, ArtifactStore
+from analysis.records_cache import RECORDS_FILE
 from analysis.run_files import fetch_files, files_by_run
 from xling.records import (
     ARMS,
@@ -31,11 +31,34 @@ _ALLOWED = {"arm": ARMS, "reasoning": REASONINGS, "scoring": SCORINGS}
 _ACCURACY_SLACK = 1e-6
 
 
-class RunStore(ArtifactStore, Protocol):
+class RunStore(Protocol):
     """Where runs are found; the module xling.tracking is one."""
 
     def find_runs(self, *, kind: str, study: str, experiment: str) -> list[LoggedRun]:
         """Finished runs of one kind and study, newest first."""
+
+    def download_artifact(
+        self, run_id: str, path: str, folder: Path, *, artifact_uri: str = ""
+    ) -> Path:
+        """Fetch one artifact; FileNotFoundError if the run has none of that name.
+
+        With the run's `artifact_uri` the store need not look the run up again.
+        """
+
+
+class _KnownPlaces:
+    """Artifacts of runs that have been found, without looking each run up again."""
+
+    def __init__(self, store: RunStore, runs: Sequence[LoggedRun]) -> None:
+        self._store = store
+        self._places = {run.run_id: run.artifact_uri for run in runs if run.artifact_uri}
+
+    def download_artifact(self, run_id: str, path: str, folder: Path) -> Path:
+        """As ArtifactStore."""
+        if run_id not in self._places:
+            return self._store.download_artifact(run_id, path, folder)
+        place = self._places[run_id]
+        return self._store.download_artifact(run_id, path, folder, artifact_uri=place)
 
 
 @dataclass(frozen=True)
@@ -107,10 +130,11 @@ def pull_records(
             "run the study first, or name the experiment that holds its runs"
         )
     runs, notes = newest_runs(found)
+    known = _KnownPlaces(store, runs)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         parts = list(
             tqdm(
-                pool.map(lambda run: fetch_files(store, run, _cell(run), folder, cache), runs),
+                pool.map(lambda run: fetch_files(known, run, _cell(run), folder, cache), runs),
                 total=len(runs),
                 desc="records",
                 unit="run",

@@ -2,10 +2,7 @@
 
 import click
 
-from analysis.analyze_run import run_analysis
 from entrypoints.common import data_option, entry_point, limit_option, study_option
-from xling import tracking
-from xling.execution import resolve_study
 from xling.study import Study
 
 
@@ -24,8 +21,13 @@ from xling.study import Study
 @entry_point
 def main(study: Study, data: str, limit: int, experiment: str, bound: float) -> None:
     """Analyse a study's finished evaluate runs."""
+    from xling import tracking
+    from xling.execution.prepared import resolve_study
+
     resolved = resolve_study(study, data=data, limit=limit)
     tracking.open_store()
+    from analysis.analyze_run import run_analysis  # takes longer than asking the store
+
     parameters = {
         "study": study.origin,
         "data": data,

@@ -11,12 +11,11 @@ from typing import Any
 
 import click
 
-from xling.distributed.following import check_started_alone
+from xling.ending import Terminated, without_password
 from xling.folders import DISK_ERRORS
 from xling.settings import ARMS, REASONING, SCORING
 from xling.study import Study
 from xling.study_files import load_study, parse_study
-from xling.tracking import MlflowException, Terminated, find_study_file, without_password
 
 Command = Callable[..., Any]
 DEBUG = "XLING_DEBUG"
@@ -43,10 +42,17 @@ class StudyFile(click.ParamType[Study]):
         try:
             return load_study(value)
         except ValueError as error:
-            text = find_study_file(value) if self.logged else None
+            text = _logged_study(value) if self.logged else None
             if text is None:
                 self.fail(str(error), param, ctx)
             return parse_study(text, where=value)
+
+
+def _logged_study(name: str) -> str | None:
+    """Text of a study file that a run has; None if none has it."""
+    from xling.tracking import find_study_file
+
+    return find_study_file(name)
 
 
 def study_option(default: str = "demo", *, logged: bool = False) -> Callable[[Command], Command]:
@@ -116,17 +122,28 @@ def entry_point(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Any:
+        from xling.distributed.following import check_started_alone
+
         _prepare_process()
         try:
             check_started_alone(command)
             return command(*arguments, **options)
-        except (ValueError, OSError, RuntimeError, MlflowException) as error:
-            if os.environ.get(DEBUG):
+        except Exception as error:
+            if os.environ.get(DEBUG) or not _is_plain(error):
                 raise
             message = without_password(str(error)) + _disk_remedy(error)
             raise click.ClickException(message) from error
 
     return wrapped
+
+
+def _is_plain(error: Exception) -> bool:
+    """Whether an error's message is all that a user needs."""
+    if isinstance(error, (ValueError, OSError, RuntimeError)):
+        return True
+    from xling.tracking import MlflowException
+
+    return isinstance(error, MlflowException)
 
 
 def _disk_remedy(error: Exception) -> str:

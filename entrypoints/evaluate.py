@@ -14,9 +14,6 @@ from entrypoints.common import (
     seed_option,
     study_option,
 )
-from xling import tracking
-from xling.execution import accuracy_lines, prepare_study, run_evaluate
-from xling.models import BaseShelf
 from xling.settings import Arm, Reasoning, Scoring
 from xling.study import Cell, Study
 
@@ -48,6 +45,10 @@ def main(
     force: bool,
 ) -> None:
     """Score a base model or an adapter in every language of a study."""
+    from xling import tracking
+    from xling.execution import accuracy_lines, prepare_study, run_evaluate
+    from xling.models import BaseShelf
+
     cell = Cell(study.find_model(model), arm, seed, reasoning, scoring)
     tracking.check_store()
     prepared = prepare_study(study, data=data, limit=limit)

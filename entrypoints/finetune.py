@@ -12,10 +12,7 @@ from entrypoints.common import (
     seed_option,
     study_option,
 )
-from xling import tracking
 from xling.distributed.following import led
-from xling.execution import adapter_name, prepare_study, run_finetune
-from xling.models import BaseShelf
 from xling.settings import ARMS, Arm
 from xling.study import Cell, Study
 
@@ -48,6 +45,10 @@ def main(
     force: bool,
 ) -> None:
     """Fine-tune one model of a study: on its source languages, or as another arm asks."""
+    from xling import tracking
+    from xling.execution import adapter_name, prepare_study, run_finetune
+    from xling.models import BaseShelf
+
     cell = Cell(study.find_model(model), arm, seed)
     tracking.check_store()
     prepared = prepare_study(study, data=data, limit=limit)

@@ -1,14 +1,17 @@
 """Logs published or foreign results as evaluate runs, so that they can be analysed."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from entrypoints.common import arm_option, entry_point, seed_option, study_option
-from xling import tracking
-from xling.importing import FORMATS, ImportedResults, log_imported, read_results
-from xling.records import ARMS, REASONINGS
+from xling.choices import IMPORT_FORMATS
+from xling.settings import REASONING
 from xling.study import Study
+
+if TYPE_CHECKING:
+    from xling.importing import ImportedResults
 
 WHAT_TO_GIVE = (
     "option file is empty: give a CSV table with the columns model, arm, language and accuracy, "
@@ -25,7 +28,7 @@ WHAT_TO_GIVE = (
 )
 @click.option(
     "--format",
-    type=click.Choice(FORMATS),
+    type=click.Choice(IMPORT_FORMATS),
     default="auto",
     show_default=True,
     help="Form of the file; auto: by its name.",
@@ -34,14 +37,17 @@ WHAT_TO_GIVE = (
 @click.option(
     "--model", default="", help="Model of lm_eval samples; empty: as the results file says."
 )
-@arm_option("base", ARMS)
+@arm_option("base")
 @seed_option
-@click.option("--reasoning", type=click.Choice(REASONINGS), default="direct", show_default=True)
+@click.option("--reasoning", type=click.Choice(REASONING), default="direct", show_default=True)
 @entry_point
 def main(
     file: str, format: str, study: Study, model: str, arm: str, seed: int, reasoning: str
 ) -> None:
     """Log results that were made elsewhere as evaluate runs of a study."""
+    from xling import tracking
+    from xling.importing import log_imported, read_results
+
     if not file:
         raise ValueError(WHAT_TO_GIVE)
     results = read_results(
@@ -71,7 +77,9 @@ def main(
     _say(results, run_ids, study)
 
 
-def _say(results: ImportedResults, run_ids: tuple[str, ...], study: Study) -> None:
+def _say(results: "ImportedResults", run_ids: tuple[str, ...], study: Study) -> None:
+    from xling import tracking
+
     for note in results.notes:
         click.echo(f"Note: {note}")
     for run, run_id in zip(results.runs, run_ids, strict=True):

@@ -1,8 +1,9 @@
 """Runs a whole study: data, every cell, analysis, registration."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from analysis.analyze_run import run_analysis
 from entrypoints.common import (
     data_option,
     entry_point,
@@ -11,16 +12,11 @@ from entrypoints.common import (
     split_names,
     study_option,
 )
-from xling import tracking
-from xling.execution import (
-    EXECUTIONS,
-    Execution,
-    Prepared,
-    prepare_study,
-    register_study,
-    run_cells,
-)
+from xling.choices import EXECUTIONS, Execution
 from xling.study import Study
+
+if TYPE_CHECKING:
+    from xling.execution import Prepared
 
 BOUND = 0.05
 
@@ -54,6 +50,9 @@ def main(
     force: bool,
 ) -> None:
     """Run a whole study and say where to look."""
+    from xling import tracking
+    from xling.execution import prepare_study
+
     chosen = study.only_models(models) if models else study
     tracking.check_store()
     prepared = prepare_study(chosen, data=data, limit=limit)
@@ -67,7 +66,12 @@ def main(
     click.echo(f"Runs are in experiment {experiment!r} at {tracking.tracking_uri()}")
 
 
-def _run(prepared: Prepared, parameters: dict[str, str], execution: Execution, force: bool) -> None:
+def _run(
+    prepared: "Prepared", parameters: dict[str, str], execution: Execution, force: bool
+) -> None:
+    from xling import tracking
+    from xling.execution import register_study, run_cells
+
     study = prepared.study
     with tracking.tracked_run(
         "study",
@@ -79,6 +83,9 @@ def _run(prepared: Prepared, parameters: dict[str, str], execution: Execution, f
         tracking.log_text(study.to_yaml(), "study.yaml")
         outcome = run_cells(prepared, force=force, execution=execution)
         if outcome.evaluated:
+            # Its libraries take seconds to load, and memory that the cells may need.
+            from analysis.analyze_run import run_analysis
+
             analysis = run_analysis(
                 study,
                 bound=BOUND,

@@ -3,7 +3,6 @@
 import click
 
 from entrypoints.common import entry_point, study_option
-from xling.execution.plan import run_plan
 from xling.planning.gpus import gpus as known_gpus
 from xling.study import Study
 
@@ -23,6 +22,8 @@ from xling.study import Study
 @entry_point
 def main(study: Study, gpu: str, gpus: int) -> None:
     """Parameters, memory, hours and commands of each model of a study."""
+    from xling.execution.plan import run_plan
+
     run_id, lines = run_plan(study, gpu=gpu, gpus=gpus)
     for line in lines:
         click.echo(line)

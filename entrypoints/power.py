@@ -5,9 +5,7 @@ from typing import Any
 
 import click
 
-from analysis.power_run import Design, run_power
 from entrypoints.common import Command, StudyFile, entry_point
-from xling import tracking
 from xling.study import Study
 
 
@@ -53,7 +51,11 @@ def main(
     experiment: str,
 ) -> None:
     """Minimal detectable effects and provable bounds of D and I."""
+    from xling import tracking
+
     tracking.open_store()
+    from analysis.power_run import Design, run_power  # takes longer than asking the store
+
     sizes = {
         "models": models,
         "related": related,

@@ -3,8 +3,6 @@
 import click
 
 from entrypoints.common import data_option, entry_point, force_option, limit_option, study_option
-from xling import tracking
-from xling.execution import prepare_study, run_prepare
 from xling.study import Study
 
 
@@ -16,6 +14,9 @@ from xling.study import Study
 @entry_point
 def main(study: Study, data: str, limit: int, force: bool) -> None:
     """Load, check, split and log the data of a study."""
+    from xling import tracking
+    from xling.execution import prepare_study, run_prepare
+
     tracking.check_store()
     prepared = prepare_study(study, data=data, limit=limit)
     tracking.open_store()

@@ -3,8 +3,6 @@
 import click
 
 from entrypoints.common import data_option, entry_point, limit_option, study_option
-from xling import tracking
-from xling.execution import register_best, resolve_study
 from xling.study import Study
 
 
@@ -18,6 +16,9 @@ from xling.study import Study
 @entry_point
 def main(study: Study, data: str, limit: int, model: str, alias: str, metric: str) -> None:
     """Register the adapter of each model that has the best metric."""
+    from xling import tracking
+    from xling.execution import register_best, resolve_study
+
     name = resolve_study(study, data=data, limit=limit).name
     label = study.find_model(model).label if model else ""
     tracking.open_store()

@@ -7,9 +7,7 @@ from typing import Any
 import click
 
 from analysis.simulation.design import SCALES, Design, Scale
-from analysis.simulation.log_run import log_simulation, study_name, truth_line
 from entrypoints.common import Command, entry_point, force_option, seed_option
-from xling import tracking
 from xling.study_files import study_names
 
 
@@ -73,6 +71,9 @@ def _free_name(context: click.Context, parameter: click.Parameter, value: str) -
 @entry_point
 def main(arms: str, scale: Scale, name: str, seed: int, force: bool, **fields: Any) -> None:
     """Simulate a study of known truth and log it as ordinary runs."""
+    from analysis.simulation.log_run import log_simulation, study_name, truth_line
+    from xling import tracking
+
     named = tuple(part.strip() for part in arms.split(",") if part.strip())
     design = Design(scale=scale, arms=named, **fields)
     tracking.open_store()

@@ -317,7 +317,7 @@ def test_an_interrupted_chain_of_thought_goes_on_where_it_stopped(
     unfinished: list[Path] = []
     while not any(path.stat().st_size for path in unfinished):
         assert process.poll() is None and time.monotonic() < deadline
-        unfinished = list((place.folder / "state").rglob("*.unfinished.jsonl"))
+        unfinished = list((place.folder / "state").rglob("unfinished.jsonl"))
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143

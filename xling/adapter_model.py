@@ -24,10 +24,12 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
     def load_context(self, context: Any) -> None:
         """Loads the base in the precision it was trained on, and the adapter onto it.
 
+        Within a study the base may be in memory already; see `xling.models.open_base`.
+
         Raises:
             ValueError: the base's weights are not those that the adapter was trained on.
         """
-        from xling.models import locate_model
+        from xling.models import locate_model, open_base
 
         settings = context.model_config
         self._layout = PromptFormat(**settings["prompt"])
@@ -38,7 +40,12 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
             quantise=settings["quantise"],
             expected_identity=settings["weights"],
         )
-        self._opened = located.open().with_adapter(Path(context.artifacts["adapter"]))
+        self._opened = open_base(located).with_adapter(Path(context.artifacts["adapter"]))
+
+    def close(self) -> None:
+        """Takes the adapter off the base, and forgets both."""
+        self._opened.model.unload()
+        self.__dict__.clear()
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None

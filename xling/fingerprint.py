@@ -18,6 +18,7 @@ DECIDING_CODE = (
     "distributed",
     "execution",
     "models",
+    "planning/fits.py",
     "prompts.py",
     "reasoning.py",
     "records.py",
@@ -26,6 +27,7 @@ DECIDING_CODE = (
     "routing",
     "scoring",
     "training.py",
+    "training_steps.py",
 )
 
 

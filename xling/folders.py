@@ -1,11 +1,12 @@
 """Where converted weights and unfinished work lie on disk."""
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def made_by_one(target: Path) -> Iterator[None]:
+    """One process at a time that makes a folder, and nothing left of one that was killed.
+
+    Others wait, and have to look whether the folder is there.
+    """
+    with _naming_a_full_disk(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = (target.parent / f".{target.name}.lock").open("w")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, however that ends
+        for left in target.parent.glob(f".{target.name}-*"):
+            shutil.rmtree(left)
+        yield
+
+
+@contextmanager
 def written_file(target: Path) -> Iterator[Path]:
     """Gives a path that becomes the file `target` only if the block ends without an error.
 
@@ -91,3 +108,18 @@ def _naming_a_full_disk(folder: Path) -> Iterator[None]:
             if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
                 raise OSError(code, f"cannot write to {folder} ({os.strerror(code)})") from error
         raise
+
+
+def kept_number(path: Path, find: Callable[[], int]) -> int:
+    """A number that was found once, so that work that was cut off goes on with the same.
+
+    Args:
+        path: file that keeps it.
+        find: finds it.
+    """
+    if path.is_file():
+        return int(path.read_text(encoding="utf-8"))
+    number = find()
+    with written_file(path) as temporary:
+        temporary.write_text(str(number), encoding="utf-8")
+    return number

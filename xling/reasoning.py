@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,47 @@ def answer_prompts(
         return [prompt + _after_harmony(text, layout) for prompt, text in pairs]
     opening = generation_opening(tokenizer, thinking=True)
     return [prompt + _after_turn(text, opening, final, layout) for prompt, text in pairs]
+
+
+def prompts_that_fit(
+    prompts: Sequence[str],
+    written: Sequence[Generation],
+    layout: PromptFormat,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    context: int | None,
+) -> tuple[list[str], list[Generation]]:
+    """Prompts for the answers; a reasoning that leaves no room in the context is cut, flagged.
+
+    Text may take more tokens than it was written in: what a model writes need not be the
+    tokenizer's own way to spell it.
+
+    Args:
+        prompts: n prompts of `reasoning_prompts`.
+        written: what the model wrote after each.
+        layout: how items are put to the model.
+        tokenizer: the model's.
+        context: most tokens of a prompt and its answer; None: no limit.
+
+    Returns:
+        n prompts of `answer_prompts`, and the reasonings as they stand there.
+    """
+    fitted = list(written)
+    fitting = [""] * len(fitted)
+    changed = list(range(len(fitted)))
+    while changed:
+        texts = [fitted[row].text for row in changed]
+        fresh = answer_prompts([prompts[row] for row in changed], texts, layout, tokenizer)
+        ids = tokenizer(fresh, add_special_tokens=not layout.chat)["input_ids"]
+        long = []
+        for row, text, prompt, tokens in zip(changed, texts, fresh, ids, strict=True):
+            fitting[row] = prompt
+            if context is not None and len(tokens) >= context and text:
+                kept = text[: int(len(text) * 0.9)]
+                fitted[row] = replace(fitted[row], text=kept, truncated=True)
+                long.append(row)
+        changed = long
+    return fitting, fitted
 
 
 def _after_harmony(text: str, layout: PromptFormat) -> str:

@@ -27,6 +27,7 @@ class Run:
     tags: dict[str, str] = field(default_factory=dict)
     start_time: int = 0
     status: str = "FINISHED"
+    artifact_uri: str = ""
 
 
 class Store:

@@ -7,14 +7,19 @@ from dataclasses import asdict, replace
 import mlflow
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
 from xling.distributed.running import train_and_save
 from xling.distributed.team import Team
 from xling.execution.trained import TrainedAdapter, log_trained
-from xling.models import BaseShelf
+from xling.models import BaseShelf, opened
+from xling.models.checksums import checksums
+from xling.models.loading import load_base
 from xling.prompts import PromptFormat
-from xling.tracking.adapters import score_logged_adapter
+from xling.scoring import InProcessEngine
+from xling.tracking.adapters import fetch_adapter, score_logged_adapter
 
 PROMPT = PromptFormat(
     template="{question}", answer_prefix="", chat=False, cloze_template="", cloze_prefix=""
@@ -73,9 +78,9 @@ def settings(job):
 
 def test_released_base_is_freed_after_a_training(trained):
     shelf, job, _ = trained
-    opened = shelf.open(job.locate())
-    weights = [weakref.ref(each) for each in opened.model.parameters()]
-    del opened
+    base = shelf.open(job.locate())
+    weights = [weakref.ref(each) for each in base.model.parameters()]
+    del base
     shelf.release()
     assert len(weights) > 14
     assert alive(weights) == 0
@@ -101,3 +106,97 @@ def test_adapter_that_scores_differently_leaves_nothing_to_go_on_from(trained, s
     with mlflow.start_run(), pytest.raises(RuntimeError, match="difference 0.01 .* trains it anew"):
         log_trained(wrong, settings(job), tmp_path / "job")
     assert not (tmp_path / "job").exists()
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Folders of the bases that are really loaded, as they are."""
+    folders = []
+
+    def counted(folder, **settings):
+        folders.append(folder)
+        return load_base(folder, **settings)
+
+    monkeypatch.setattr(opened, "load_base", counted)
+    return folders
+
+
+def test_logged_adapter_is_checked_on_the_shelf_s_base(trained, store, tmp_path, loads):
+    shelf, job, adapter = trained
+    base = shelf.open(job.locate()).model
+    before = checksums(base)
+    with shelf.lent(), mlflow.start_run():
+        log_trained(adapter, settings(job), tmp_path / "job")
+    assert not loads
+    assert shelf.open(job.locate()).model is base
+    assert checksums(base) == before
+    assert not [name for name, _ in base.named_modules() if "lora" in name]
+
+
+def test_an_empty_shelf_keeps_the_base_that_a_check_loads(trained, store, tmp_path, loads):
+    shelf, job, adapter = trained
+    shelf.release()
+    with shelf.lent(), mlflow.start_run():
+        log_trained(adapter, settings(job), tmp_path / "job")
+    shelf.open(job.locate())
+    assert len(loads) == 1
+
+
+def test_adapter_of_a_base_that_its_training_changed_is_refused(trained, store, tmp_path, loads):
+    shelf, job, adapter = trained
+    base = shelf.open(job.locate())
+    with torch.no_grad():
+        base.model.model.norm.weight[0] += 1.0
+    with base.adapted(adapter.folder) as live:
+        engine = InProcessEngine(live.model, live.tokenizer, add_special_tokens=True)
+        scores = engine.score(adapter.check_prompts).logprobs
+    live = base = engine = None
+    with shelf.lent(), mlflow.start_run(), pytest.raises(RuntimeError, match="scores differently"):
+        log_trained(replace(adapter, check_logprobs=scores), settings(job), tmp_path / "job")
+    assert len(loads) == 1
+
+
+def test_broken_logged_adapter_is_caught_on_the_shelf_s_base(trained, store, tmp_path, loads):
+    shelf, job, adapter = trained
+    shelf.open(job.locate())
+    path = adapter.folder / "adapter_model.safetensors"
+    save_file({name: 3 * value for name, value in load_file(path).items()}, path)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    with shelf.lent(), mlflow.start_run(), pytest.raises(RuntimeError, match="scores differently"):
+        log_trained(adapter, settings(job), kept)
+    path.write_bytes(b"cut")
+    with shelf.lent(), mlflow.start_run(), pytest.raises(Exception, match="safetensors|header"):
+        log_trained(adapter, settings(job), kept)
+    assert not loads
+
+
+def test_a_base_with_something_left_on_it_is_forgotten(trained, loads):
+    shelf, job, adapter = trained
+    with shelf.lent():
+        shelf.open(job.locate()).with_adapter(adapter.folder)
+    assert not shelf.holds(job.locate())
+    model = shelf.open(job.locate()).model
+    assert len(loads) == 1
+    assert not [name for name, _ in model.named_modules() if "lora" in name]
+
+
+def test_files_on_this_machine_are_used_if_they_are_those_that_were_logged(
+    trained, store, tmp_path
+):
+    _, job, adapter = trained
+    with mlflow.start_run() as run:
+        log_trained(adapter, settings(job), tmp_path / "job")
+    uri = run.info.run_id
+    assert fetch_adapter(uri, tmp_path / "new", at_hand=adapter.folder).folder == adapter.folder
+    assert not (tmp_path / "new").exists()
+    fetched = fetch_adapter(uri, tmp_path / "new", at_hand=tmp_path / "nowhere")
+    assert fetched.folder.is_relative_to(tmp_path / "new")
+    path = adapter.folder / "adapter_model.safetensors"
+    save_file({name: 3 * value for name, value in load_file(path).items()}, path)
+    fetched = fetch_adapter(uri, tmp_path / "other", at_hand=adapter.folder)
+    assert fetched.folder.is_relative_to(tmp_path / "other")
+    (logged,) = (tmp_path / "mlruns").rglob("artifacts/artifacts/adapter/adapter_model.safetensors")
+    logged.write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match="not those that were logged"):
+        fetch_adapter(uri, tmp_path / "damaged")

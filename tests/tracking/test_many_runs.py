@@ -69,20 +69,29 @@ def test_a_study_does_not_read_the_other_runs_of_its_store(
         mlflow.set_experiment("shared")
         mine = {log_run(tmp_path, "mine", "m", arm) for arm in ("base", "finetuned")}
         copy_run(path, min(mine), OTHERS, study="another")
-        read, asked = [], []
-        search, listing = MlflowClient.search_runs, MlflowClient.list_artifacts
+        read, asked, looked_up = [], [], []
+        search, fetch, look_up = (
+            MlflowClient.search_runs,
+            tracking.download_artifact,
+            MlflowClient.get_run,
+        )
 
         def search_runs(self, *arguments, **named):  # type: ignore[no-untyped-def]
             page = search(self, *arguments, **named)
             read.extend(run.info.run_id for run in page)
             return page
 
-        def list_artifacts(self, run_id, path=None):  # type: ignore[no-untyped-def]
+        def download_artifact(run_id, *arguments, **named):  # type: ignore[no-untyped-def]
             asked.append(run_id)
-            return listing(self, run_id, path)
+            return fetch(run_id, *arguments, **named)
+
+        def get_run(self, run_id):  # type: ignore[no-untyped-def]
+            looked_up.append(run_id)
+            return look_up(self, run_id)
 
         monkeypatch.setattr(MlflowClient, "search_runs", search_runs)
-        monkeypatch.setattr(MlflowClient, "list_artifacts", list_artifacts)
+        monkeypatch.setattr(MlflowClient, "get_run", get_run)
+        monkeypatch.setattr(tracking, "download_artifact", download_artifact)
         pulled = pull_records(
             tracking, study="mine", experiment="", folder=tmp_path / "runs", progress=False
         )
@@ -91,6 +100,7 @@ def test_a_study_does_not_read_the_other_runs_of_its_store(
             assert store.execute("select count(*) from runs").fetchone() == (OTHERS + 2,)
         assert set(read) == set(asked) == set(pulled.run_ids) == mine
         assert len(read) == 2
+        assert looked_up == []  # the search has said where their artifacts lie
         assert len(pulled.records) == 40
     finally:
         mlflow.set_tracking_uri(None)

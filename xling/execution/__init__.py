@@ -6,11 +6,9 @@ from xling.execution.finetune import adapter_name, run_finetune
 from xling.execution.prepare import run_prepare
 from xling.execution.prepared import Prepared, prepare_study, resolve_study
 from xling.execution.register import register_best, register_study
-from xling.execution.study import EXECUTIONS, Execution, StudyOutcome, run_cells
+from xling.execution.study import StudyOutcome, run_cells
 
 __all__ = [
-    "EXECUTIONS",
-    "Execution",
     "Prepared",
     "StudyOutcome",
     "accuracy_lines",

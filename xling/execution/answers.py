@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +20,10 @@ from xling.execution.frames import (
     server_tables,
 )
 from xling.prompts import PromptFormat, prompt_sha256, render_cloze_prompts, render_prompts
-from xling.reasoning import ReasoningFile, answer_prompts, reasoning_prompts, stop_text
+from xling.reasoning import ReasoningFile, prompts_that_fit, reasoning_prompts, stop_text
 from xling.records import LOGPROB_COLUMNS
-from xling.routing import has_known_routers, is_mixture, recording_routing
-from xling.scoring import Engine, Generation, Scores
+from xling.routing import RoutingCounter, has_known_routers, is_mixture, recording_routing
+from xling.scoring import Engine, InProcessEngine, Scores
 from xling.scoring.answers import DELIMITER
 from xling.scoring.context import check_context
 from xling.scoring.orders import average_over_orders, option_orders, reorder
@@ -67,12 +67,12 @@ class Examiner:
         self._model = model
 
     def ask(self, items: Sequence[Item], *, description: str, unfinished: Path) -> Answers:
-        """Answers to items of one language.
+        """Answers to items, of one language or of many.
 
         Args:
             items: n items.
             description: what progress bars show.
-            unfinished: file in which finished reasonings are kept until all items have one.
+            unfinished: file in which finished reasonings are kept, by language and item.
 
         Raises:
             ValueError: a prompt, with its reasoning or its answer, is longer than the model's
@@ -87,6 +87,23 @@ class Examiner:
                 return self._ask_cloze(items, description)
             case _:
                 return self._ask_directly(items, description)
+
+    @property
+    def prompts_per_item(self) -> int:
+        """Texts that the engine is given at once for each item."""
+        match self._cell.scoring:
+            case "permuted":
+                return len(option_orders(self._study.scoring.orders))
+            case "cloze":
+                return 4
+            case _:
+                return 1
+
+    @property
+    def records_routing(self) -> bool:
+        """Whether answers say which experts the items' tokens went to, of all items together."""
+        direct = (self._cell.reasoning, self._cell.scoring) == ("direct", "answer-token")
+        return direct and self._routed_model is not None
 
     def check(self, items: Sequence[Item]) -> None:
         """Checks items of one language before the first is asked.
@@ -135,10 +152,16 @@ class Examiner:
     def _ask_directly(self, items: Sequence[Item], description: str) -> Answers:
         """The four labels; of a mixture of experts also which experts the prompts' tokens go to."""
         prompts = self.sample_prompts(items)
-        routed = self._routed_model
-        with recording_routing(routed) if routed is not None else nullcontext() as counter:
+        with self._recording() as counter:
             scores = self._engine.score(prompts, description=description)
         return replace(_answers(items, prompts, scores, {}), routing=counter)
+
+    def _recording(self) -> AbstractContextManager[RoutingCounter | None]:
+        """Records routing in the block; a token that stands for several prompts, as often."""
+        engine, routed = self._engine, self._routed_model
+        if routed is None or not isinstance(engine, InProcessEngine):
+            return nullcontext()
+        return recording_routing(routed, repeats=lambda: engine.repeats)
 
     @cached_property
     def _routed_model(self) -> "PreTrainedModel | PeftModel | None":
@@ -177,7 +200,9 @@ class Examiner:
             kept.append(batch)
             done.update(batch)
         written = [done[key] for key in keys]
-        prompts, fitted = self._fit(questions, written)
+        prompts, fitted = prompts_that_fit(
+            questions, written, self._layout, self._tokenizer, context=self._engine.context
+        )
         scores = self._engine.score(prompts, description=f"{description} answers")
         frame = pd.DataFrame(
             {
@@ -189,31 +214,6 @@ class Examiner:
             }
         )
         return _answers(items, prompts, scores, {REASONING_TABLE: frame})
-
-    def _fit(
-        self, questions: Sequence[str], written: Sequence[Generation]
-    ) -> tuple[list[str], list[Generation]]:
-        """Prompts for the answers; a reasoning that leaves no room in the context is cut, flagged.
-
-        Text may take more tokens than it was written in: what a model writes need not be the
-        tokenizer's own way to spell it.
-        """
-        fitted = list(written)
-        context = self._engine.context
-        while True:
-            texts = [each.text for each in fitted]
-            prompts = answer_prompts(questions, texts, self._layout, self._tokenizer)
-            rows = self._tokenizer(prompts, add_special_tokens=not self._layout.chat)
-            long = [
-                row
-                for row, ids in enumerate(rows["input_ids"])
-                if context is not None and len(ids) >= context and texts[row]
-            ]
-            if not long:
-                return prompts, fitted
-            for row in long:
-                kept = texts[row][: int(len(texts[row]) * 0.9)]
-                fitted[row] = replace(fitted[row], text=kept, truncated=True)
 
     def _ask_in_orders(self, items: Sequence[Item], description: str) -> Answers:
         """Every order of the options, averaged back onto the options."""

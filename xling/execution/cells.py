@@ -188,6 +188,11 @@ def work_folder(fingerprint: str, *, fresh: bool) -> Path:
     return folder
 
 
+def trained_adapter_folder(fingerprint: str) -> Path:
+    """Where a finetune cell leaves its adapter on this machine; need not exist."""
+    return state_folder() / fingerprint[:32] / "trained" / "adapter"
+
+
 def scoring_params(cell: Cell) -> Mapping[str, str]:
     """The two parameters that only evaluate runs have."""
     return {"reasoning": cell.reasoning, "scoring": cell.scoring}

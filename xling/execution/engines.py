@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xling.execution.cells import configured_context, prompt_format
-from xling.execution.fitting import check_scoring_room
+from xling.execution.fitting import check_scoring_room, scoring_batch
 from xling.execution.prepared import Prepared
 from xling.fingerprint import fingerprint
+from xling.folders import kept_number
 from xling.models import BaseShelf, LocatedModel
 from xling.prompts import render_prompts
+from xling.routing import has_known_routers
 from xling.scoring import Engine, InProcessEngine
 from xling.settings import ModelSettings, ServerSettings
 from xling.study import Cell, Study
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 
 KEPT_ANSWERS = "server-answers.jsonl"
+KEPT_BATCHES = "batches.jsonl"
+BATCH_TOKENS = "batch_tokens"
 
 
 @dataclass(frozen=True)
@@ -147,11 +151,18 @@ def engine_source(
             machine cannot hold the model.
     """
     if reached is None:
+        work = folders[0].parent
+        tokens = kept_number(work / BATCH_TOKENS, lambda: scoring_batch(prepared, located, shelf))
+        routed = (cell.reasoning, cell.scoring) == ("direct", "answer-token")
         if not shelf.holds(located):
-            check_scoring_room(prepared, cell, located, shelf)
-        params = {"engine": "in-process", "batch_tokens": prepared.study.scoring.batch_tokens}
+            check_scoring_room(prepared, cell, located, shelf, batch_tokens=tokens)
+        params = {"engine": "in-process", "batch_tokens": tokens}
         yield Source(
-            params, tuple(_local(prepared, cell, located, shelf, each) for each in adapters)
+            params,
+            tuple(
+                _local(located, shelf, adapter, folder, tokens, routed=routed)
+                for adapter, folder in zip(adapters, folders, strict=True)
+            ),
         )
         return
     with ExitStack() as stack:
@@ -160,19 +171,26 @@ def engine_source(
 
 @contextmanager
 def _local(
-    prepared: Prepared,
-    cell: Cell,
     located: LocatedModel,
     shelf: BaseShelf,
     adapter: Path | None,
+    folder: Path,
+    batch_tokens: int,
+    *,
+    routed: bool,
 ) -> Iterator[Seat]:
+    """A model in this process, with or without an adapter.
+
+    Where routing is recorded batches are not kept: what is not computed again is not counted.
+    """
     opened = shelf.open(located)
     with opened.adapted(adapter) if adapter else nullcontext(opened) as it:
         engine = InProcessEngine(
             it.model,
             it.tokenizer,
             add_special_tokens=not located.recipe.chat,
-            batch_tokens=prepared.study.scoring.batch_tokens,
+            batch_tokens=batch_tokens,
+            kept=None if routed and has_known_routers(it.model) else folder / KEPT_BATCHES,
         )
         yield Seat(engine, it.tokenizer, it.model)
 

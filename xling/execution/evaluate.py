@@ -5,8 +5,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
-
 from xling import tracking
 from xling.execution.answers import Examiner
 from xling.execution.cells import (
@@ -21,24 +19,15 @@ from xling.execution.cells import (
     scoring_params,
     work_folder,
 )
-from xling.execution.engines import Seat, engine_source, reach_server, source_identity
-from xling.execution.evaluated import ROUTING, log_evaluated, write_parquet
+from xling.execution.engines import engine_source, reach_server, source_identity
+from xling.execution.evaluated import log_evaluated
 from xling.execution.find_adapters import find_adapters
-from xling.execution.frames import record_frame
 from xling.execution.prepared import ItemsByPart, Prepared, items_sha256
+from xling.execution.stage import answer_stage
 from xling.execution.trained import label_shares
 from xling.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
-from xling.records import (
-    write_records,
-)
-from xling.routing import (
-    routing_frame,
-    write_routing,
-)
 from xling.study import Cell
-
-SAMPLE_PROMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -124,7 +113,15 @@ def run_evaluate(
             log_items(prepared, parts)
             for stage, block in zip(stages, source.seats, strict=True):
                 with block as seat:
-                    _answer_stage(prepared, cell, located, seat, stage, folder / stage.name)
+                    examiner = Examiner(
+                        seat.engine,
+                        seat.tokenizer,
+                        prompt_format(prepared, located.recipe),
+                        cell=cell,
+                        study=prepared.study,
+                        model=seat.model,
+                    )
+                    answer_stage(prepared, cell, examiner, stage.items, folder / stage.name)
             # Of a cross-fitted cell the first fold's adapter stands for all.
             model_id = fetched[0].model_id if fetched else ""
             log_evaluated(
@@ -197,63 +194,3 @@ def _stages(
         )
         for fold, adapter in enumerate(fetched)
     ]
-
-
-def _answer_stage(
-    prepared: Prepared,
-    cell: Cell,
-    located: LocatedModel,
-    seat: Seat,
-    stage: Stage,
-    folder: Path,
-) -> None:
-    """Asks language by language; each is on disk before the next begins."""
-    examiner = Examiner(
-        seat.engine,
-        seat.tokenizer,
-        prompt_format(prepared, located.recipe),
-        cell=cell,
-        study=prepared.study,
-        model=seat.model,
-    )
-    (folder / "prompts").mkdir(parents=True, exist_ok=True)
-    codes = prepared.study.languages.evaluated
-    missing = [code for code in codes if not (folder / f"{code}.parquet").is_file()]
-    for code in missing:
-        for by_language in stage.items.values():
-            if by_language[code]:
-                examiner.check(by_language[code])
-    for code in missing:
-        first = stage.items["heldout"][code][:SAMPLE_PROMPTS]
-        samples = "\n\n=====\n\n".join(examiner.sample_prompts(first)) + "\n"
-        (folder / "prompts" / f"{code}.txt").write_text(samples, encoding="utf-8")
-        _answer_language(prepared, cell, examiner, stage, code, folder)
-
-
-def _answer_language(
-    prepared: Prepared, cell: Cell, examiner: Examiner, stage: Stage, code: str, folder: Path
-) -> None:
-    """Records of one language, after whatever else its answers left; the records end it."""
-    records: list[pd.DataFrame] = []
-    more: dict[str, list[pd.DataFrame]] = {}
-    for part, by_language in stage.items.items():
-        items = by_language[code]
-        if not items:
-            continue
-        answers = examiner.ask(
-            items,
-            description=f"{cell.name} {code} {part}",
-            unfinished=folder / f"{code}.{part}.unfinished.jsonl",
-        )
-        folds = [prepared.fold_of.get(item.item_id, 0) for item in items]
-        frame = record_frame(items, answers, cell=cell, language=code, part=part, folds=folds)
-        records.append(frame)
-        for name, rows in answers.more.items():
-            known = frame[["item_id", "language", "part", "gold"]]
-            more.setdefault(name, []).append(known.merge(rows, on="item_id"))
-        if part == "heldout" and answers.routing is not None:
-            table = routing_frame({code: answers.routing.counts()}, layers=answers.routing.layers)
-            write_routing(table, folder / ROUTING / f"{code}.parquet")
-    for name, frames in more.items():
-        write_parquet(pd.concat(frames, ignore_index=True), folder / name / f"{code}.parquet")
-    write_records(pd.concat(records), folder / f"{code}.parquet")

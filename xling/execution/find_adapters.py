@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from xling import tracking
-from xling.execution.cells import cell_command
+from xling.execution.cells import cell_command, trained_adapter_folder
 from xling.execution.finetune import adapter_name, finetune_fingerprint, fold_parameter
 from xling.execution.prepared import Prepared
 from xling.models import LocatedModel
@@ -38,16 +38,17 @@ def find_adapters(
             f"study {prepared.study.name!r} is cross-fitted: each fold has an adapter of its own, "
             "and one adapter would answer questions that it was trained on; leave `adapter` empty"
         )
-    uris = [adapter] if adapter else _trained(prepared, cell, located)
+    if adapter:
+        return [_fetch_adapter(prepared, cell, located, adapter, downloads)]
     return [
-        _fetch_adapter(prepared, cell, located, uri, downloads / str(fold))
-        for fold, uri in enumerate(uris)
+        _fetch_adapter(prepared, cell, located, run_id, downloads / str(fold), at_hand=at_hand)
+        for fold, (run_id, at_hand) in enumerate(_trained(prepared, cell, located))
     ]
 
 
-def _trained(prepared: Prepared, cell: Cell, located: LocatedModel) -> list[str]:
-    """Run ids of the arm's own finetune runs, by fold."""
-    run_ids = []
+def _trained(prepared: Prepared, cell: Cell, located: LocatedModel) -> list[tuple[str, Path]]:
+    """The arm's own finetune runs by fold: ids, and where they leave adapters on this machine."""
+    runs = []
     for fold in range(len(prepared.splits)):
         digest = finetune_fingerprint(prepared, cell, located, fold)
         trained = tracking.find_finished(digest, kind="finetune", study=prepared.study.name)
@@ -57,14 +58,20 @@ def _trained(prepared: Prepared, cell: Cell, located: LocatedModel) -> list[str]
                 f"no finished finetune run for {adapter_name(prepared, cell, fold)}; make one "
                 f"with: {command}"
             )
-        run_ids.append(trained.run_id)
-    return run_ids
+        runs.append((trained.run_id, trained_adapter_folder(digest)))
+    return runs
 
 
 def _fetch_adapter(
-    prepared: Prepared, cell: Cell, located: LocatedModel, uri: str, folder: Path
+    prepared: Prepared,
+    cell: Cell,
+    located: LocatedModel,
+    uri: str,
+    folder: Path,
+    *,
+    at_hand: Path | None = None,
 ) -> tracking.FetchedAdapter:
-    fetched = tracking.fetch_adapter(uri, folder)
+    fetched = tracking.fetch_adapter(uri, folder, at_hand=at_hand)
     if fetched.settings["weights"] != located.weights.identity:
         raise ValueError(
             f"adapter {uri!r} was trained on {fetched.settings['model']} "

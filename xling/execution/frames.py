@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ class Answers:
         n_tokens: shape (n,), tokens of the prompts.
         more: what an artifact of its own keeps beside the records, by its name: `reasoning`
             (a row an item), `orders` (a row an item and order), `cloze` (a row an item and
-            option), `server` (a row an item); each has the column `item_id`.
+            option), `server` (a row an item); each has the column `item_id`, the items' order,
+            and as many rows of each item.
         routing: where a mixture of experts sent the prompts' tokens, if it was recorded.
     """
 
@@ -43,6 +45,44 @@ class Answers:
     n_tokens: npt.NDArray[np.int32]
     more: Mapping[str, pd.DataFrame]
     routing: RoutingCounter | None = None
+
+    def split(self, sizes: Sequence[int]) -> "list[Answers]":
+        """Answers to the first items, the next ones, and so on.
+
+        Args:
+            sizes: numbers of items; together n.
+
+        Raises:
+            ValueError: they are not n together, a table has more rows of one item than of
+                another, or routing was recorded, which cannot be told apart.
+        """
+        n = len(self.prompts)
+        if sum(sizes) != n or self.routing is not None:
+            raise ValueError(f"answers to {n} items cannot be split into {list(sizes)}")
+        ends = list(accumulate(sizes, initial=0))
+        return [self._between(first, last) for first, last in pairwise(ends)]
+
+    def _between(self, first: int, last: int) -> "Answers":
+        """Answers to some items that follow each other."""
+        return Answers(
+            self.prompts[first:last],
+            self.logprobs[first:last],
+            self.prediction[first:last],
+            self.answer_mass[first:last],
+            self.n_tokens[first:last],
+            {
+                name: _rows_between(name, rows, first, last, len(self.prompts))
+                for name, rows in self.more.items()
+            },
+        )
+
+
+def _rows_between(name: str, rows: pd.DataFrame, first: int, last: int, n: int) -> pd.DataFrame:
+    """Rows of a table that belong to some items of n that follow each other."""
+    each, rest = divmod(len(rows), n)
+    if rest:
+        raise ValueError(f"table {name} has {len(rows)} rows, not as many of each of {n} items")
+    return rows.iloc[first * each : last * each].reset_index(drop=True)
 
 
 def record_frame(

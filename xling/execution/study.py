@@ -1,20 +1,19 @@
 """Runs every cell of a study, here or on a Ray cluster."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from xling import tracking
+from xling.choices import Execution
 from xling.distributed.choosing import check_processes
+from xling.execution.ahead import Ahead
 from xling.execution.engines import check_servers
 from xling.execution.prepare import run_prepare
 from xling.execution.prepared import Prepared
 from xling.execution.ray_cells import run_units_on_ray
-from xling.execution.units import run_unit, study_units
+from xling.execution.units import Unit, UnitOutcome, run_unit, study_units
 from xling.models import BaseShelf
 from xling.study import Cell
-
-Execution = Literal["local", "ray"]
-EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
 
 
 class StudyFailed(RuntimeError):
@@ -53,7 +52,8 @@ def run_cells(
         prepared: study and data.
         force: repeat what a finished run has already.
         execution: ``local``: one unit after another in this process, where one load of a base
-            serves all its arms; ``ray``: on the cluster at ``RAY_ADDRESS``, or on a local one.
+            serves all its arms, and the next model is fetched meanwhile; ``ray``: on the cluster
+            at ``RAY_ADDRESS``, or on a local one.
 
     Raises:
         ValueError: a model's tokenizer cannot be found or does not fit, its processes cannot
@@ -67,9 +67,22 @@ def run_cells(
         outcomes = run_units_on_ray(prepared, units, force=force)
     else:
         run_prepare(prepared, force=force)
-        shelf = BaseShelf()
-        outcomes = [run_unit(prepared, unit, shelf, force=force) for unit in units]
+        outcomes = _run_here(prepared, units, force=force)
     evaluated = {cell: run for each in outcomes for cell, run in each.evaluated.items()}
     failures = {name: why for each in outcomes for name, why in each.failures.items()}
     tracking.log_metrics({"cells_finished": len(evaluated), "cells_failed": len(failures)})
     return StudyOutcome(evaluated, failures)
+
+
+def _run_here(prepared: Prepared, units: Sequence[Unit], *, force: bool) -> list[UnitOutcome]:
+    """One unit after another; beside each, the next model is brought to this machine."""
+    shelf = BaseShelf()
+    outcomes = []
+    with Ahead() as ahead:
+        for place, unit in enumerate(units):
+            ahead.arrive(unit.model)
+            following = next((u.model for u in units[place:] if u.model != unit.model), None)
+            if following is not None:
+                ahead.begin(following, after=unit.model)
+            outcomes.append(run_unit(prepared, unit, shelf, force=force))
+    return outcomes

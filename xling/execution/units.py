@@ -9,6 +9,7 @@ from xling.execution.evaluate import run_evaluate
 from xling.execution.finetune import run_finetune
 from xling.execution.prepared import Prepared
 from xling.models import BaseShelf
+from xling.settings import ModelSettings
 from xling.study import Cell, Study
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,11 @@ class Unit:
     def name(self) -> str:
         """Name of what is trained, such as ``gemma3-270m/finetuned/seed-0``."""
         return self.cells[0].adapter_name
+
+    @property
+    def model(self) -> ModelSettings:
+        """The cells' model."""
+        return self.cells[0].model
 
 
 @dataclass

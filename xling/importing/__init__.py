@@ -6,11 +6,10 @@ with ``--log_samples``, which keeps every item.
 
 from xling.importing.imported import ImportedResults, ImportedRun
 from xling.importing.lm_eval import read_lm_eval
-from xling.importing.log_runs import FORMATS, log_imported, read_results
+from xling.importing.log_runs import log_imported, read_results
 from xling.importing.tables import read_table
 
 __all__ = [
-    "FORMATS",
     "ImportedResults",
     "ImportedRun",
     "log_imported",

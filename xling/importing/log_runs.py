@@ -13,8 +13,6 @@ from xling.importing.lm_eval import read_lm_eval
 from xling.importing.tables import read_table
 from xling.tracking.evaluations import log_evaluation
 
-FORMATS = ("auto", "csv", "lm-eval")
-
 
 def read_results(
     path: Path,
@@ -30,7 +28,8 @@ def read_results(
 
     Args:
         path: CSV file, samples file of lm-evaluation-harness, or folder of those.
-        form: One of FORMATS; `auto`: a folder or a .jsonl file is the harness's.
+        form: One of IMPORT_FORMATS (xling.choices); `auto`: a folder or a .jsonl file is the
+            harness's.
         model: For the harness's samples: see read_lm_eval.
         names: For the harness's samples: see read_lm_eval.
         arm: For the harness's samples: their arm.

@@ -6,25 +6,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from xling.folders import cache_folder, written_whole
+from xling.folders import cache_folder, made_by_one, written_whole
 
 
 def converted_folder(path: Path, *, sha256: str) -> Path:
     """Folder with the float32 safetensors weights, configuration and tokenizer of a GGUF file.
 
     Made on first use (about a minute for 270M parameters), under a name that holds `sha256` and
-    the versions of the packages that convert.
+    the versions of the packages that convert. Processes that ask for it at once wait for the first.
 
     Args:
         path: the GGUF file.
         sha256: of its content, already verified.
     """
-    makers = "-".join(importlib.metadata.version(name) for name in ("transformers", "gguf"))
-    folder = cache_folder() / "converted" / f"{sha256[:16]}-{makers}"
+    folder = converted_path(sha256)
     if not folder.is_dir():
-        with written_whole(folder) as temporary:
-            _convert(path, temporary)
+        with made_by_one(folder):
+            if not folder.is_dir():  # not made by another process in the meantime
+                with written_whole(folder) as temporary:
+                    _convert(path, temporary)
     return folder
+
+
+def converted_path(sha256: str) -> Path:
+    """Where a GGUF file's converted weights are, or will be; see `converted_folder`."""
+    makers = "-".join(importlib.metadata.version(name) for name in ("transformers", "gguf"))
+    return cache_folder() / "converted" / f"{sha256[:16]}-{makers}"
 
 
 def _convert(path: Path, folder: Path) -> None:

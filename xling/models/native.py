@@ -3,20 +3,18 @@
 bitsandbytes quantises plain floats only: it refuses a checkpoint that is quantised already.
 """
 
-import fcntl
 import hashlib
 import importlib.metadata
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from tqdm.auto import tqdm
 
-from xling.folders import cache_folder, written_whole
+from xling.folders import cache_folder, made_by_one, written_whole
 from xling.models.native_files import INDEX, TOKENIZER_PATTERNS, read_config, stored_tensors
 from xling.models.native_formats import (
     Planned,
@@ -84,7 +82,7 @@ def dequantised_folder(folder: Path, *, identity: str) -> Path:
         raise ValueError(f"model {folder} is not quantised: there is nothing to dequantise")
     target = dequantised_path(identity)
     if not target.is_dir():
-        with _held(target):
+        with made_by_one(target):
             if not target.is_dir():  # not made by another process in the meantime
                 _dequantise(folder, target, precision)
     return target
@@ -96,17 +94,6 @@ def dequantised_path(identity: str) -> Path:
     maker = f"torch-{importlib.metadata.version('torch').partition('+')[0]}"
     short = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return cache_folder() / "dequantised" / f"{short}-{maker}-format-{FORMAT}"
-
-
-@contextmanager
-def _held(target: Path) -> Iterator[None]:
-    """One process at a time, and nothing left of one that was killed in the middle."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, however that ends
-        for left in target.parent.glob(f".{target.name}-*"):
-            shutil.rmtree(left)
-        yield
 
 
 def _dequantise(folder: Path, target: Path, precision: Literal["mxfp4", "fp8"]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from xling.models.adapters import attach_lora, chosen_modules, load_adapter
 from xling.models.architectures import Architecture, architecture_of
 from xling.models.catalog import Recipe
+from xling.models.checksums import checksums
 from xling.models.derived import check_derivable
 from xling.models.loading import DeviceMap, load_base, load_tokenizer, read_config
 from xling.models.memory import free_memory
@@ -171,6 +173,7 @@ class BaseShelf:
     def __init__(self) -> None:
         self._located: LocatedModel | None = None
         self._opened: OpenedModel | None = None
+        self._loaded: dict[str, int] | None = None
 
     def open(self, located: LocatedModel) -> OpenedModel:
         """The opened model; loaded only if it is another one than the last."""
@@ -178,15 +181,19 @@ class BaseShelf:
             self.release()  # frees the last one before the next is loaded
             self._opened = located.open()
             self._located = located
-        return self._opened
+            self._loaded = checksums(self._opened.model)
+        return replace(self._opened, recipe=located.recipe)
 
     def holds(self, located: LocatedModel) -> bool:
-        """Whether this model is the opened one."""
-        return self._opened is not None and located == self._located
+        """Whether this model is the opened one, however it is prompted and adapted."""
+        last = self._located
+        return last is not None and (
+            (located.weights.identity, located.quantise) == (last.weights.identity, last.quantise)
+        )
 
     def release(self) -> None:
         """Forgets the opened base, and gives its memory back."""
-        self._opened = self._located = None
+        self._opened = self._located = self._loaded = None
         free_memory()
 
     def release_gpu(self) -> None:
@@ -195,3 +202,39 @@ class BaseShelf:
 
         if torch.cuda.is_available():
             self.release()
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Lets logged adapters be loaded onto this shelf's base; see `open_base`.
+
+        The base must be what others will load: if it is not, to the bit, what was loaded (a
+        training changed it, or left something on it), it is forgotten before the block, and a
+        fresh one is loaded. So it is after the block, for those who come next.
+        """
+        self._forget_if_changed()
+        token = _lender.set(self)
+        try:
+            yield
+        finally:
+            _lender.reset(token)
+            self._forget_if_changed()
+
+    def _forget_if_changed(self) -> None:
+        if self._opened is None:
+            return
+        now = checksums(self._opened.model)
+        if now is None or now != self._loaded:
+            self.release()
+
+
+_lender: ContextVar[BaseShelf | None] = ContextVar("lender", default=None)
+
+
+def open_base(located: LocatedModel) -> OpenedModel:
+    """A base without an adapter: that of the shelf which lends in this block, or a fresh one.
+
+    Raises:
+        ValueError: as `LocatedModel.open`.
+    """
+    shelf = _lender.get()
+    return located.open() if shelf is None else shelf.open(located)

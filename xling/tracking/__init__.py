@@ -2,6 +2,7 @@
 
 from mlflow.exceptions import MlflowException
 
+from xling.ending import Terminated, without_password
 from xling.tracking.adapters import (
     FetchedAdapter,
     RegisteredAdapter,
@@ -13,7 +14,6 @@ from xling.tracking.adapters import (
 from xling.tracking.commands import run_command
 from xling.tracking.evaluations import log_evaluation, log_records_file
 from xling.tracking.runs import (
-    Terminated,
     log_curve,
     log_data_set,
     log_file,
@@ -38,7 +38,6 @@ from xling.tracking.store import (
     check_store,
     open_store,
     tracking_uri,
-    without_password,
 )
 
 __all__ = [

@@ -1,5 +1,6 @@
 """Adapters in MLflow: logged as pyfunc models, loaded back, registered, fetched."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,17 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
+from xling.ending import without_password
 from xling.models.memory import free_memory
 from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS
 from xling.requirements import adapter_requirements
-from xling.tracking.store import tracking_uri, without_password
+from xling.tracking.store import tracking_uri
 
 ADAPTER = "adapter"
 ROOT = Path(__file__).resolve().parent.parent
+# Key of a logged adapter's settings: sha256 of its files.
+FILES_SHA256 = "files_sha256"
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
         name=ADAPTER,
         python_model=str(ROOT / "adapter_model.py"),
         artifacts={ADAPTER: str(folder)},
-        model_config=dict(settings),
+        model_config={**settings, FILES_SHA256: _files_sha256(folder)},
         signature=adapter_signature(),
         code_paths=[str(ROOT)],
         pip_requirements=adapter_requirements(),
@@ -86,7 +90,10 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
 
 
 def score_logged_adapter(model_id: str, prompts: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Loads a logged model back, base and all, scores prompts with it, and frees its memory.
+    """Loads a logged model back, scores prompts with it, and frees its memory.
+
+    The adapter comes from the store, whatever is in memory; the base, too, unless a shelf lends
+    its own (`xling.models.BaseShelf.lent`).
 
     Returns:
         Shape (n, 4); natural logs.
@@ -97,24 +104,30 @@ def score_logged_adapter(model_id: str, prompts: Sequence[str]) -> np.ndarray[An
         return np.asarray(answers[list(LOGPROB_COLUMNS)].to_numpy())
     finally:
         # MLflow keeps the last model that it ran the code of: it would keep the base with it.
-        vars(model.unwrap_python_model()).clear()
+        model.unwrap_python_model().close()
         free_memory()
 
 
-def fetch_adapter(uri: str, folder: Path) -> FetchedAdapter:
-    """Downloads an adapter.
+def fetch_adapter(uri: str, folder: Path, *, at_hand: Path | None = None) -> FetchedAdapter:
+    """Downloads an adapter, unless its very files are on this machine already.
 
     Args:
         uri: id of a finetune run, ``models:/name@alias``, ``models:/name/version`` or
             ``models:/m-…``.
         folder: where it is put.
+        at_hand: folder that may hold its files, as the training left them; need not exist.
 
     Raises:
-        ValueError: there is no such adapter; the message names the forms that are valid.
+        ValueError: there is no such adapter (the message names the forms that are valid), or its
+            files are not those that were logged.
     """
     address = uri if uri.startswith(("models:/", "runs:/")) else f"runs:/{uri}/{ADAPTER}"
     try:
         info = mlflow.models.get_model_info(address)
+        settings = info.flavors.get("python_function", {}).get("config") or {}
+        logged = settings.get(FILES_SHA256, "")
+        if at_hand is not None and logged and _files_sha256(at_hand) == logged:
+            return FetchedAdapter(at_hand, dict(settings), str(info.model_id or ""), uri)
         local = Path(
             mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder))
         )
@@ -124,18 +137,30 @@ def fetch_adapter(uri: str, folder: Path) -> FetchedAdapter:
             f"no adapter {uri!r} in {tracking_uri()} ({reason}); valid: the id of a finetune run, "
             "or models:/name@alias"
         ) from error
-    flavor = info.flavors.get("python_function", {})
-    settings = flavor.get("config") or {}
-    path = local / "artifacts"
-    found = sorted(path.rglob("adapter_config.json"))
+    found = sorted((local / "artifacts").rglob("adapter_config.json"))
     if not found or "weights" not in settings:
         raise ValueError(f"{uri!r} is a model, but no adapter that this package logged")
+    if logged and _files_sha256(found[0].parent) != logged:
+        raise ValueError(
+            f"the files of adapter {uri!r} in {tracking_uri()} are not those that were logged: "
+            "they are damaged or were changed; train it again"
+        )
     return FetchedAdapter(
         folder=found[0].parent,
         settings=dict(settings),
         model_id=str(info.model_id or ""),
         uri=uri,
     )
+
+
+def _files_sha256(folder: Path) -> str:
+    """Hash of the names and contents of a folder's files; of no folder that of no files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.glob("*") if path.is_file()):
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()
 
 
 def register_adapter(

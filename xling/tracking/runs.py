@@ -19,8 +19,9 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
+from xling.ending import Terminated, without_password
 from xling.folders import state_folder
-from xling.tracking.store import StoreUnavailable, tracking_uri, without_password
+from xling.tracking.store import StoreUnavailable, tracking_uri
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,6 @@ PARENT_VARIABLE = "XLING_PARENT_RUN"
 TAGS_VARIABLE = "XLING_RUN_TAGS"
 # What MLflow finds out from the code that runs, which another machine has no repository of.
 SOURCE_TAGS = ("mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
-
-
-class Terminated(SystemExit):
-    """SIGTERM, raised in the main thread so that a run ends as KILLED with what it has."""
 
 
 @contextmanager

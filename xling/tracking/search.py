@@ -1,5 +1,6 @@
 """Finds runs and fetches what they logged."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from xling.ending import without_password
 from xling.folders import cache_folder
 from xling.tracking.store import (
     asking_store,
@@ -16,7 +18,6 @@ from xling.tracking.store import (
     select_experiment,
     store_exists,
     tracking_uri,
-    without_password,
 )
 
 PAGE = 1000
@@ -35,6 +36,7 @@ class LoggedRun:
         start_time: milliseconds since 1970.
         status: ``FINISHED``, ``FAILED``, ``KILLED`` or ``RUNNING``.
         data: digest of each data set that it logged, by name.
+        artifact_uri: where its artifacts lie.
     """
 
     run_id: str
@@ -45,6 +47,7 @@ class LoggedRun:
     start_time: int
     status: str
     data: dict[str, str] = field(default_factory=dict)
+    artifact_uri: str = ""
 
 
 def find_finished(fingerprint: str, *, kind: str, study: str) -> LoggedRun | None:
@@ -119,18 +122,33 @@ def get_run(run_id: str) -> LoggedRun:
         raise ValueError(f"no run {run_id!r} in {tracking_uri()}: {reason}") from error
 
 
-def download_artifact(run_id: str, path: str, folder: Path) -> Path:
+def download_artifact(run_id: str, path: str, folder: Path, *, artifact_uri: str = "") -> Path:
     """Downloads one artifact of a run into `folder`.
+
+    Args:
+        run_id: the run.
+        path: the artifact, relative to the run's.
+        folder: made if need be.
+        artifact_uri: the run's, where it is known; else the store is asked for it, which reads
+            all of the run.
 
     Raises:
         FileNotFoundError: the run has no such artifact.
     """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    place = artifact_uri or MlflowClient().get_run(run_id).info.artifact_uri
+    repository = get_artifact_repository(place)
     parent = path.rpartition("/")[0]
-    client = MlflowClient()
-    if path not in {entry.path for entry in client.list_artifacts(run_id, parent or None)}:
+    if path not in {entry.path for entry in repository.list_artifacts(parent or None)}:
         raise FileNotFoundError(f"run {run_id} has no artifact {path}")
     folder.mkdir(parents=True, exist_ok=True)
-    return Path(client.download_artifacts(run_id, path, str(folder)))
+    if isinstance(repository, LocalArtifactRepository):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copyfile(repository.download_artifacts(path), target))
+    return Path(repository.download_artifacts(path, str(folder)))
 
 
 def records_cache() -> Path:
@@ -202,4 +220,5 @@ def _logged(run: Run) -> LoggedRun:
             each.dataset.name: str(each.dataset.digest)
             for each in (run.inputs.dataset_inputs if run.inputs else [])
         },
+        artifact_uri=run.info.artifact_uri or "",
     )

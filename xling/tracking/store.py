@@ -1,7 +1,6 @@
 """Opens the tracking store and says clearly when it cannot be used."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 
+from xling.ending import without_password as without_password
 from xling.folders import state_folder
 
 DEFAULT_EXPERIMENT = "xling"
@@ -129,11 +129,6 @@ def _verify() -> bool | str:
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() == "true":
         return False
     return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH", "") or True
-
-
-def without_password(text: str) -> str:
-    """Text with the user names and passwords of its addresses masked."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 def tracking_uri() -> str:

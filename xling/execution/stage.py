@@ -1,0 +1,143 @@
+"""One stage of an evaluate cell: items of many languages, asked together and kept by language."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from xling.data import Item
+from xling.execution.answers import Examiner
+from xling.execution.evaluated import ROUTING, write_parquet
+from xling.execution.frames import Answers, record_frame
+from xling.execution.prepared import ItemsByPart, Prepared
+from xling.records import write_records
+from xling.routing import routing_frame, write_routing
+from xling.study import Cell
+
+SAMPLE_PROMPTS = 2
+# Of one call: their tokens lie in memory together (half a gigabyte, if they have 500 each).
+MOST_PROMPTS = 20_000
+UNFINISHED = "unfinished.jsonl"
+
+
+@dataclass(frozen=True)
+class Share:
+    """Items of one language and part, at least one."""
+
+    language: str
+    part: str
+    items: Sequence[Item]
+
+
+def answer_stage(
+    prepared: Prepared, cell: Cell, examiner: Examiner, items: ItemsByPart, folder: Path
+) -> None:
+    """Asks all languages' items in one stream, and writes each language's files.
+
+    The engine keeps what it has computed as it goes (answers of servers, batches of a model in
+    this process, reasonings), so that an interruption loses little. A language that is on disk
+    already is not asked again. Where a model's routing is recorded, it is asked language by
+    language: its counts are the language's.
+
+    Args:
+        prepared: study and data.
+        cell: what is asked.
+        examiner: asks it.
+        items: by part and language.
+        folder: of the stage; gets ``<code>.parquet`` (the records, written last), a folder of
+            each further table, and ``prompts``.
+
+    Raises:
+        ValueError: a prompt, with its reasoning or its answer, is longer than the context;
+            raised before the first answer.
+    """
+    (folder / "prompts").mkdir(parents=True, exist_ok=True)
+    codes = prepared.study.languages.evaluated
+    missing = [code for code in codes if not (folder / f"{code}.parquet").is_file()]
+    for code in missing:
+        for share in _shares(items, [code]):
+            examiner.check(share.items)
+    for code in missing:
+        first = items["heldout"][code][:SAMPLE_PROMPTS]
+        samples = "\n\n=====\n\n".join(examiner.sample_prompts(first)) + "\n"
+        (folder / "prompts" / f"{code}.txt").write_text(samples, encoding="utf-8")
+    for together in _streams(examiner, items, missing):
+        shares = _shares(items, together)
+        answers = _ask(examiner, shares, f"{cell.name} {_named(together)}", folder / UNFINISHED)
+        for code in together:
+            own = [pair for pair in zip(shares, answers, strict=True) if pair[0].language == code]
+            _write_language(prepared, cell, own, code, folder)
+
+
+def _shares(items: ItemsByPart, codes: Sequence[str]) -> list[Share]:
+    """What is asked in these languages, language by language."""
+    return [
+        Share(code, part, by_language[code])
+        for code in codes
+        for part, by_language in items.items()
+        if by_language[code]
+    ]
+
+
+def _streams(examiner: Examiner, items: ItemsByPart, codes: Sequence[str]) -> Iterator[list[str]]:
+    """Languages that are asked in one call: all, up to `MOST_PROMPTS`."""
+    together: list[str] = []
+    prompts = 0
+    for code in codes:
+        own = examiner.prompts_per_item * sum(len(each.items) for each in _shares(items, [code]))
+        if together and (examiner.records_routing or prompts + own > MOST_PROMPTS):
+            yield together
+            together, prompts = [], 0
+        together.append(code)
+        prompts += own
+    if together:
+        yield together
+
+
+def _named(codes: Sequence[str]) -> str:
+    """Languages as a progress bar shows them."""
+    return codes[0] if len(codes) == 1 else f"{len(codes)} languages"
+
+
+def _ask(
+    examiner: Examiner, shares: Sequence[Share], description: str, unfinished: Path
+) -> list[Answers]:
+    """Answers to each share, in their order."""
+    if examiner.records_routing:
+        return [
+            examiner.ask(
+                share.items, description=f"{description} {share.part}", unfinished=unfinished
+            )
+            for share in shares
+        ]
+    items = [item for share in shares for item in share.items]
+    answers = examiner.ask(items, description=description, unfinished=unfinished)
+    return answers.split([len(share.items) for share in shares])
+
+
+def _write_language(
+    prepared: Prepared,
+    cell: Cell,
+    answered: Sequence[tuple[Share, Answers]],
+    code: str,
+    folder: Path,
+) -> None:
+    """Records of one language, after whatever else its answers left; the records end it."""
+    records: list[pd.DataFrame] = []
+    more: dict[str, list[pd.DataFrame]] = {}
+    for share, answers in answered:
+        folds = [prepared.fold_of.get(item.item_id, 0) for item in share.items]
+        frame = record_frame(
+            share.items, answers, cell=cell, language=code, part=share.part, folds=folds
+        )
+        records.append(frame)
+        for name, rows in answers.more.items():
+            known = frame[["item_id", "language", "part", "gold"]]
+            more.setdefault(name, []).append(known.merge(rows, on="item_id"))
+        if share.part == "heldout" and answers.routing is not None:
+            table = routing_frame({code: answers.routing.counts()}, layers=answers.routing.layers)
+            write_routing(table, folder / ROUTING / f"{code}.parquet")
+    for name, frames in more.items():
+        write_parquet(pd.concat(frames, ignore_index=True), folder / name / f"{code}.parquet")
+    write_records(pd.concat(records), folder / f"{code}.parquet")
