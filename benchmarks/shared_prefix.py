@@ -7,7 +7,8 @@ Scores items of the embedded mini set with the embedded Gemma 3 270M, each way i
 item to warm up: cloze answers and 2, 4 and 8 (or 24) option orders, with what an item's sequences
 begin with computed once and, beside it, each sequence by itself, in alternating rounds. `--words`
 lengthens the passages to those of a real task (Belebele's have about 80 words), since the mini
-set's are short. Prints CPU seconds, their ratio, and the largest difference between the log-probabilities.
+set's are short. Prints CPU seconds, their ratio, and the largest difference between the
+log-probabilities.
 """
 
 from __future__ import annotations

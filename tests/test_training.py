@@ -262,14 +262,14 @@ def test_passes_are_as_given_and_the_result_says_how_it_was_trained(tiny_model, 
         sizes.append(named["input_ids"].shape)
 
     whole, _ = train(folder, tmp_path / "a")
-    parts, _ = train(folder, tmp_path / "b", epochs=1, watch=count, pass_rows=3, pass_tokens=60)
+    parts, _ = train(folder, tmp_path / "b", epochs=1, watch=count, pass_rows=3, pass_tokens=100)
     assert max(rows for rows, _ in sizes) == 3
-    assert all(rows == 1 or rows * length <= 60 for rows, length in sizes)
+    assert all(rows == 1 or rows * length <= 100 for rows, length in sizes)
     assert parts.memory_use == {
         "gradient_checkpointing": False,
         "plain_copy": False,
         "pass_rows": 3,
-        "pass_tokens": 60,
+        "pass_tokens": 100,
     }
     assert whole.memory_use["pass_tokens"] == 2048
     assert parts.curve[0]["loss"] == pytest.approx(whole.curve[0]["loss"], abs=2e-3)

@@ -3,7 +3,12 @@
 import pytest
 
 from xling.execution import prepare_study
-from xling.execution.fitting import check_scoring_room, check_training_room, scoring_batch
+from xling.execution.fitting import (
+    check_scoring_room,
+    check_training_room,
+    scoring_batch,
+    training_memory_use,
+)
 from xling.models import BaseShelf, locate_model
 from xling.planning import fits
 from xling.study import Study
@@ -72,10 +77,46 @@ def test_a_batch_is_as_large_as_memory_allows(study: Study, monkeypatch) -> None
     whole = scoring_batch(prepared, located, shelf)
     assert whole == asked  # narrow layers: no tensor is large
     sizes = []
-    for free in (2**30, 8_000_000, 4_000_000, FEW):
+    for free in (2**30, 12_000_000, FEW):
         monkeypatch.setattr(fits, "available_bytes", lambda free=free: free)
         sizes.append(scoring_batch(prepared, located, shelf))
-    assert sizes[0] == asked > sizes[1] > sizes[2] > sizes[3] == 1
+    assert sizes[0] == asked > sizes[1] > sizes[2] == fits.LEAST_TOKENS
     monkeypatch.setattr(fits, "available_bytes", lambda: 2**40)
-    monkeypatch.setattr(fits, "CPU_TENSOR_BYTES", 4 * 128 * 100)  # feed-forward width 128
-    assert scoring_batch(prepared, located, shelf) == 100
+    monkeypatch.setattr(fits, "CPU_TENSOR_BYTES", 4 * 128 * 1500)  # feed-forward width 128
+    assert scoring_batch(prepared, located, shelf) == 1500
+    monkeypatch.setattr(fits, "CPU_TENSOR_BYTES", 4 * 128 * 100)
+    assert scoring_batch(prepared, located, shelf) == fits.LEAST_TOKENS
+
+
+def test_a_base_that_is_freed_before_the_work_counts_as_free(
+    study: Study, tiny_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare_study(study)
+    base, tuned = study.cells()
+    located, other = locate_model(study.models[0].id), locate_model(str(tiny_model("qwen3")))
+    shelf = BaseShelf()
+    # Memory of a machine whose other model is in the way.
+    monkeypatch.setattr(
+        fits, "available_bytes", lambda processes=1: FEW if shelf.holds(other) else 2**30
+    )
+    asked = {"length": 200, "rows": 4, "processes": 1, "gradient_checkpointing": False}
+    steps = (
+        lambda: check_scoring_room(prepared, base, located, shelf, batch_tokens=512),
+        lambda: check_training_room(prepared, tuned, located, shelf, **asked),
+    )
+    for step in steps:
+        shelf.open(other)
+        step()
+        assert not shelf.holds(other)
+    shelf.open(other)
+    assert scoring_batch(prepared, located, shelf) == study.scoring.batch_tokens
+    shelf.open(other)
+    use = training_memory_use(prepared, tuned, located, shelf, **asked)
+    assert use.rows_of(200) == 4
+    shelf.open(located)
+    training_memory_use(prepared, tuned, located, shelf, **asked)
+    assert shelf.holds(located)
+    # Several processes load it anew.
+    training_memory_use(prepared, tuned, located, shelf, **(asked | {"processes": 2}))
+    assert not shelf.holds(located)
+    shelf.release()  # nothing is there

@@ -36,9 +36,9 @@ def answer_stage(
     """Asks all languages' items in one stream, and writes each language's files.
 
     The engine keeps what it has computed as it goes (answers of servers, batches of a model in
-    this process, reasonings), so that an interruption loses little. A language that is on disk
-    already is not asked again. Where a model's routing is recorded, it is asked language by
-    language: its counts are the language's.
+    this process, reasonings), so that an interruption loses little: what was asked before is asked
+    in the same batches again, and read from there. Where a model's routing is recorded, it is
+    asked language by language: its counts are the language's.
 
     Args:
         prepared: study and data.
@@ -62,10 +62,12 @@ def answer_stage(
         first = items["heldout"][code][:SAMPLE_PROMPTS]
         samples = "\n\n=====\n\n".join(examiner.sample_prompts(first)) + "\n"
         (folder / "prompts" / f"{code}.txt").write_text(samples, encoding="utf-8")
-    for together in _streams(examiner, items, missing):
+    for together in _streams(examiner, items, codes):
+        if not set(together) & set(missing):
+            continue
         shares = _shares(items, together)
         answers = _ask(examiner, shares, f"{cell.name} {_named(together)}", folder / UNFINISHED)
-        for code in together:
+        for code in [code for code in together if code in missing]:
             own = [pair for pair in zip(shares, answers, strict=True) if pair[0].language == code]
             _write_language(prepared, cell, own, code, folder)
 

@@ -1,6 +1,7 @@
 """Refuses a model that does not fit this machine, before it is loaded."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +9,7 @@ from xling.distributed.batches import pass_tokens, rows_at_once
 from xling.planning.memory import (
     MEASURED_ERROR,
     Setting,
+    max_positions,
     plain_bytes,
     scoring_memory,
     training_memory,
@@ -19,6 +21,9 @@ from xling.planning.sizes import Sizes, model_sizes
 # Linux gives a tensor above 32 MiB fresh pages each time it is made, whose faults took a seventh of
 # the time; half of that leaves room for two in one.
 CPU_TENSOR_BYTES = 2**24
+LEAST_TOKENS = 1024
+logger = logging.getLogger(__name__)
+
 _STEPS = (2, 4, 8, 16, 32, 64)
 # Of the free memory, that a training with copies of its weights may take: other jobs, and what the
 # system keeps of files, need the rest.
@@ -207,6 +212,9 @@ def fitting_batch(
 ) -> int:
     """Padded tokens of a scoring batch that the free memory holds: `most`, halved until it fits.
 
+    Never below `LEAST_TOKENS`, unless fewer are asked for: scoring halves batches itself where
+    memory runs out.
+
     Args:
         folder: of the model; its config.json decides.
         most: tokens that are asked for.
@@ -226,14 +234,22 @@ def fitting_batch(
         widest = max(
             each.outputs for layer in sizes.layers for each in layer.matrices if not each.is_expert
         )
-        tokens = max(1, min(most, CPU_TENSOR_BYTES // (widest * setting.value_bytes)))
+        few = max(LEAST_TOKENS, CPU_TENSOR_BYTES // (widest * setting.value_bytes))
+        tokens = min(most, few)
 
     def needed(tokens: int) -> float:
-        estimate = scoring_memory(sizes, setting, batch_tokens=tokens, length=tokens).total
-        return estimate * (1 + MEASURED_ERROR)
+        read = min(tokens, max_positions(sizes))
+        estimate = scoring_memory(
+            sizes, setting, batch_tokens=tokens, length=tokens, positions=read
+        )
+        # What is known of the weights is exact; the rest is an estimate.
+        return estimate.weights + (estimate.total - estimate.weights) * (1 + MEASURED_ERROR)
 
-    while tokens > 1 and needed(tokens) > there:
-        tokens //= 2
+    asked = tokens
+    while tokens > LEAST_TOKENS and needed(tokens) > there:
+        tokens = max(LEAST_TOKENS, tokens // 2)
+    if tokens < asked:
+        logger.warning("%s free: batches of %d tokens instead of %d", _gb(there), tokens, asked)
     return tokens
 
 
@@ -267,7 +283,13 @@ def available_bytes(processes: int = 1) -> int:
     import torch
 
     if torch.cuda.is_available():
-        free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+        # What torch holds for later tensors is not taken by anything.
+        free = [
+            torch.cuda.mem_get_info(index)[0]
+            + torch.cuda.memory_reserved(index)
+            - torch.cuda.memory_allocated(index)
+            for index in range(torch.cuda.device_count())
+        ]
         return int(min(free) if processes > 1 else sum(free))
     return int(psutil.virtual_memory().available) // max(1, processes)
 

@@ -1,0 +1,112 @@
+"""What a cell's training does with memory is decided once, and kept beside its checkpoints."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from xling.distributed.checkpoints import PROGRESS, STATE
+from xling.execution import prepare_study
+from xling.execution.finetune import finetune_fingerprint
+from xling.execution.training_plan import (
+    CHECKPOINTS,
+    MEMORY,
+    TRAINED,
+    Training,
+    how_to_train,
+    with_memory,
+)
+from xling.models import BaseShelf, locate_model
+from xling.planning import fits
+from xling.study import Study
+
+MEMORY_USE = ("gradient_checkpointing", "plain_copy", "pass_rows", "pass_tokens")
+AMPLE, SHORT = 2**40, 10_000
+
+
+@pytest.fixture
+def study(tiny_model) -> Study:
+    return Study.model_validate(
+        {
+            "name": "memory",
+            "models": ({"id": str(tiny_model("llama")), "name": "tiny"},),
+            "data": {"source": "mini", "split": "given", "held_out": 4},
+            "languages": {"source": ("arb_Arab",), "target": ("heb_Hebr",), "branch": "Semitic"},
+        }
+    )
+
+
+def changed(study: Study, **training: object) -> Study:
+    """The study with other settings of its training."""
+    return study.model_copy(update={"training": study.training.model_copy(update=training)})
+
+
+def decided(study: Study, work: Path, free: int, monkeypatch, **training: object) -> Training:
+    """How the study's adapter is trained where so many bytes are free."""
+    prepared = prepare_study(changed(study, **training))
+    cell, located = prepared.study.cells()[1], locate_model(study.models[0].id)
+    monkeypatch.setattr(fits, "available_bytes", lambda processes: free)
+    how = how_to_train(prepared, cell, located)
+    return with_memory(how, prepared, cell, located, BaseShelf(), longest=200, work=work)
+
+
+def use_of(how: Training) -> dict[str, object]:
+    return {key: how.settings[key] for key in MEMORY_USE}
+
+
+def leave_a_checkpoint(work: Path) -> None:
+    folder = work / CHECKPOINTS / "checkpoint-4"
+    folder.mkdir(parents=True)
+    (folder / STATE).touch()
+    (folder / PROGRESS).write_text('{"global_step": 4}', encoding="utf-8")
+
+
+def test_a_training_that_goes_on_computes_as_before(study, tmp_path, monkeypatch) -> None:
+    first = decided(study, tmp_path, AMPLE, monkeypatch)
+    assert first.settings["plain_copy"] and not first.settings["gradient_checkpointing"]
+    assert json.loads((tmp_path / MEMORY).read_text())["use"] == use_of(first)
+    leave_a_checkpoint(tmp_path)
+    again = decided(study, tmp_path, SHORT, monkeypatch)
+    assert again.settings["plain_copy"] and not again.settings["gradient_checkpointing"]
+    assert again.examples_at_once == 1 < first.examples_at_once  # as little as that allows
+    later = decided(study, tmp_path, AMPLE, monkeypatch)
+    assert use_of(later) == use_of(again)
+
+
+def test_without_a_checkpoint_it_is_decided_anew(study, tmp_path, monkeypatch) -> None:
+    first = decided(study, tmp_path, SHORT, monkeypatch)
+    assert first.settings["gradient_checkpointing"] and first.examples_at_once == 1
+    again = decided(study, tmp_path, AMPLE, monkeypatch)
+    assert not again.settings["gradient_checkpointing"]
+    assert json.loads((tmp_path / MEMORY).read_text())["use"] == use_of(again)
+
+
+def test_settings_that_were_changed_since_are_followed(study, tmp_path, monkeypatch) -> None:
+    decided(study, tmp_path, AMPLE, monkeypatch)
+    leave_a_checkpoint(tmp_path)
+    asked = decided(
+        study, tmp_path, AMPLE, monkeypatch, gradient_checkpointing=True, micro_batch_size=2
+    )
+    assert asked.settings["gradient_checkpointing"] and asked.examples_at_once == 2
+    assert asked.settings["pass_tokens"] == 0
+
+
+def test_what_is_trained_already_is_described_as_it_was(study, tmp_path, monkeypatch) -> None:
+    first = decided(study, tmp_path, AMPLE, monkeypatch)
+    (tmp_path / TRAINED).mkdir()
+    again = decided(
+        study, tmp_path, SHORT, monkeypatch, gradient_checkpointing=True, micro_batch_size=2
+    )
+    assert again.settings == first.settings
+
+
+def test_settings_that_save_memory_find_the_same_adapter(study) -> None:
+    def digest(**training: object) -> str:
+        prepared = prepare_study(changed(study, **training))
+        cell = prepared.study.cells()[1]
+        return finetune_fingerprint(prepared, cell, locate_model(study.models[0].id))
+
+    same = digest()
+    assert digest(gradient_checkpointing=True, micro_batch_size=2, checkpoints=9) == same
+    assert digest(learning_rate=1e-5) != same
+    assert digest(batch_size=8) != same
