@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import softmax
 
 LABELS = (1, 2, 3, 4)
 CALIBRATION_BINS = 10
