@@ -84,6 +84,8 @@ def option_probabilities(logprobs: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
         Shape (n, 4); each row sums to 1. A row that gives no option any probability (four times
         minus infinity, as where labels are not among an engine's likeliest tokens) is even.
     """
+    from scipy.special import softmax  # a tenth of a second
+
     known = np.isfinite(logprobs).any(axis=1, keepdims=True)
     return np.asarray(softmax(np.where(known, logprobs, 0.0), axis=1), np.float64)
 

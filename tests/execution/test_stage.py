@@ -140,7 +140,7 @@ def test_one_call_gives_what_a_call_a_language_gave(
     assert len(heads) > len(CODES)  # answers of items, not of one item over and over
 
 
-def test_languages_on_disk_are_not_computed_again_and_the_others_as_before(tiny_model, opened, tmp_path: Path) -> None:
+def test_languages_on_disk_are_not_computed_again(tiny_model, opened, tmp_path: Path) -> None:
     prepared = prepare_study(study_of(tiny_model("llama")))
     cell = Cell(prepared.study.models[0], "base", 0)
     answer(opened, prepared, cell, tmp_path)
