@@ -48,8 +48,6 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(folder: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch) -> StudyOutcome:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     study = Study.model_validate(
         {
@@ -77,7 +75,7 @@ def run(folder: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch) -> St
         with tracking.tracked_run("study", name="loads", study="loads", params={}, tags={}):
             return run_cells(prepare_study(study))
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # or other tests would use this store
 
 
 def test_a_base_is_loaded_once_and_no_adapter_is_fetched_that_is_here(

@@ -132,8 +132,8 @@ def run_finetune(
         log_items(prepared, {"training": _by_language(rows)})
         log_labels(rows, cell, trained_languages(study, cell.arm))
         trained = _train_once(prepared, cell, prompts, located, shelf, how, folder)
-        shelf.release_gpu()  # the logged adapter brings a base of its own
-        log_trained(trained, _adapter_settings(prepared, cell, located, fold), folder)
+        with shelf.lent():  # the logged adapter is checked on this base, if it is as it was loaded
+            log_trained(trained, _adapter_settings(prepared, cell, located, fold), folder)
         for part in (CHECKPOINTS, PROCESSES):
             shutil.rmtree(folder / part, ignore_errors=True)
         return run_id

@@ -196,13 +196,6 @@ class BaseShelf:
         self._opened = self._located = self._loaded = None
         free_memory()
 
-    def release_gpu(self) -> None:
-        """Forgets the opened base where it is on a GPU, which could not hold a second one."""
-        import torch
-
-        if torch.cuda.is_available():
-            self.release()
-
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Lets logged adapters be loaded onto this shelf's base; see `open_base`.

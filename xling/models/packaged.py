@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from xling.folders import cache_folder, made_by_one, written_whole
+from xling.folders import cache_folder, written_whole
 from xling.models.catalog import PackagedWeights
 
 BLOCK_BYTES = 1 << 20
@@ -33,10 +33,8 @@ def packaged_file(weights: PackagedWeights) -> Path:
     """
     folder = cache_folder() / "packaged" / weights.sha256[:16]
     if not folder.is_dir():
-        with made_by_one(folder):
-            if not folder.is_dir():  # not made by another process in the meantime
-                with written_whole(folder) as temporary:
-                    _assemble(weights, temporary / weights.filename)
+        with written_whole(folder) as temporary:
+            _assemble(weights, temporary / weights.filename)
     return folder / weights.filename
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 # Tokens that could be computed in the time that a forward pass takes however little it computes:
-# the output matrix is read once, and each layer is called.
-PASS_TOKENS = 64
+# the output matrix is read, four-bit weights are turned into plain ones, and each layer is called.
+PASS_TOKENS = 256
 
 
 def plan_batches(

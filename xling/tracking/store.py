@@ -9,7 +9,7 @@ import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 
-from xling.ending import without_password as without_password
+from xling.ending import without_password
 from xling.folders import state_folder
 
 DEFAULT_EXPERIMENT = "xling"
