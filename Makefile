@@ -11,9 +11,10 @@ demo: .venv/ready
 	$(BIN)/mlflow run . -e main -P study=demo --experiment-name $(EXPERIMENT) --env-manager local
 	@echo "Look at the runs, adapters and figures:  make ui   (then http://127.0.0.1:5000)"
 
-# Two tests at a time, a thread each; a file's tests stay together and share what they make.
+# Two tests at a time, a thread each; a file's tests stay together and share what they make. A crash
+# ends the run: xdist can wait for ever for what a crashed worker left.
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from xling.models.adapters import (
 from xling.models.architectures import DENSE_PROJECTIONS
 from xling.models.derived import check_derivable
 from xling.models.loading import (
+    compute_dtype,
     default_device_map,
     four_bit_share,
     load_base,
@@ -215,3 +216,21 @@ def test_gpus_are_chosen_by_rank_and_size(monkeypatch, tmp_path, rank, gpus, siz
     if rank:
         monkeypatch.setenv("LOCAL_RANK", rank)
     assert default_device_map(tmp_path, four_bit=True) == expected
+
+
+def test_a_cpu_computes_in_single_precision_whatever_it_has(tiny_model, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    assert compute_dtype() == torch.float32
+    model = load_base(tiny_model("llama"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32, torch.uint8}
+
+
+def test_four_bit_layers_keep_their_layout_on_every_cpu(tiny_model):
+    layer = load_base(tiny_model("llama")).model.layers[0].mlp.up_proj
+    assert layer.support_avx512bf16_for_cpu is False
+    before = layer.weight.data.clone()
+    with torch.inference_mode():
+        assert layer(torch.zeros(0, layer.in_features)).shape == (0, layer.out_features)
+        layer(torch.zeros(3, layer.in_features))
+    assert torch.equal(layer.weight.data, before)

@@ -100,5 +100,3 @@ def _keep_quantisation(model: "PeftModel") -> None:
         if isinstance(module, Linear4bit):
             weight: Any = module.weight
             module.quant_state = weight.quant_state
-            # Else a CPU with AVX512-BF16 repacks the gathered weight in its place.
-            module.support_avx512bf16_for_cpu = False

@@ -113,6 +113,19 @@ def _counted(model: Any) -> Iterator[tuple[str, int, int, bool]]:
             yield name, key, parameter.numel(), False
 
 
+def keep_layout(model: Any) -> None:
+    """Keeps bitsandbytes from repacking four-bit layers on a CPU with AVX512-BF16.
+
+    What it repacks it computes in bfloat16, whatever the input's precision, and neither training
+    nor a plain copy can read it any more.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
 def check_four_bit_share(share: FourBitShare, *, name: str) -> None:
     """Refuses a model of which most is, or would be, left unquantised.
 

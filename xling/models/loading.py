@@ -15,6 +15,7 @@ from xling.models.four_bit import (
     FourBitShare,
     check_four_bit_share,
     four_bit_share,
+    keep_layout,
 )
 
 if TYPE_CHECKING:
@@ -48,12 +49,14 @@ WEIGHTS_ROOM = 0.8
 
 
 def compute_dtype() -> "torch.dtype":
-    """bfloat16 where the hardware has it, else float32 (emulated bfloat16 is very slow)."""
+    """bfloat16 on a GPU that has it, else float32.
+
+    On CPUs always float32: few have bfloat16, and a study gives the same numbers on all of them.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
 def device_name() -> str:
@@ -131,6 +134,7 @@ def load_base(
     model.requires_grad_(False)
     model.eval()
     if four_bit:
+        keep_layout(model)
         share = four_bit_share(model)
         logger.info(
             "%s: %.1f%% of the block parameters are in four bits", folder, 100 * share.of_blocks
