@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import demo_speed, environments, side_by_side
+from benchmarks import demo_speed, environments, gpu_speed, side_by_side
 from benchmarks.contest import Contestants, ratios, take_turns, total
 from benchmarks.environments import environment, environment_folder, frozen_hash
 from benchmarks.flops import counted
+from benchmarks.gpu_model import save_model
 from benchmarks.requirements import pins, requirements
 from benchmarks.scaling import growth, memory
 from benchmarks.scaling import lines_of as scaling_lines
@@ -33,6 +34,35 @@ from benchmarks.training_speed import COMPACT, OURS, TRL, check_first_adapters
 from benchmarks.training_speed import lines_of as training_lines
 
 HERE = Path(sys.executable)
+
+
+def test_without_a_gpu_nothing_of_it_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    section = gpu_speed.run(quick=True, threads=1)
+    assert len(section.lines) == 2
+    assert all(math.isnan(each.ratio) and not each.reached for each in section.lines)
+
+
+def test_a_gpu_s_share_is_of_its_own_rate() -> None:
+    scored = {gpu_speed.SCORED: {"operations_per_s": 3e14}}
+    trained = {gpu_speed.TRAINED: {"operations_per_s": 6e14}}
+    scoring, training = gpu_speed.lines_of(scored, trained, 8e14, "")
+    assert (scoring.ratio, training.ratio) == (0.375, 0.75)
+    assert (scoring.reached, training.reached) == (False, True)
+
+
+@pytest.mark.slow
+def test_the_gpu_s_model_is_what_the_package_loads(tmp_path: Path) -> None:
+    from xling.models import locate_model
+    from xling.scoring import InProcessEngine
+
+    prompts = [f"Passage {n}: words and more words. Answer: (" for n in range(30)]
+    small = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    save_model(tmp_path, prompts, **small, **heads, vocab_size=1000)
+    opened = locate_model(str(tmp_path)).open()
+    engine = InProcessEngine(opened.model, opened.tokenizer, add_special_tokens=True)
+    assert engine.score(prompts).logprobs.shape == (30, 4)
 
 
 def worker_file(folder: Path, body: str, *, stays: bool = False) -> list[str]:

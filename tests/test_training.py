@@ -8,7 +8,7 @@ import torch
 from xling.distributed.team import Team
 from xling.models.adapters import attach_lora, chosen_modules, matching_modules
 from xling.models.architectures import DENSE_PROJECTIONS
-from xling.models.lean import last_position_alone, lean_adapters
+from xling.models.lean import last_position_alone, lean_adapters, less_work
 from xling.models.loading import four_bit_share, load_base, load_tokenizer
 from xling.models.plain_copy import plain_copy, plain_weight
 from xling.prompts import label_token_ids
@@ -252,6 +252,31 @@ def test_layers_with_lean_adapters_still_compute_without_them_and_in_other_types
             assert torch.equal(layer(other), in_double)
     assert not torch.allclose(base, adapted, atol=1e-3)
     assert torch.allclose(again, adapted, atol=1e-5)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_adapters_on_half_precision_are_added_there_and_trained_in_single(tiny_model, copied):
+    model = load_base(tiny_model("llama"))
+    adapted = attach_lora(model, modules=chosen_modules(model), r=4, alpha=8, dropout=0.0, seed=0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" not in name and parameter.is_floating_point():
+            parameter.data = parameter.data.bfloat16()
+        elif "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    for module in adapted.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = torch.bfloat16
+    adapted.train()
+    plain = gradients(adapted)
+    kinds = [type(module) for module in adapted.modules()]
+    with less_work(adapted, plain_copies=copied):
+        assert kinds != [type(module) for module in adapted.modules()]
+        lean = gradients(adapted)
+    assert kinds == [type(module) for module in adapted.modules()]
+    assert plain.dtype == lean.dtype == torch.float32
+    similar = torch.nn.functional.cosine_similarity(plain, lean, dim=0)
+    assert similar > 0.995  # of bfloat16's eight bits
+    assert torch.equal(gradients(adapted), plain)
 
 
 def test_passes_are_as_given_and_the_result_says_how_it_was_trained(tiny_model, tmp_path):

@@ -278,5 +278,5 @@ class ScoringSettings(Strict):
         orders: of scoring ``permuted``: the four ``cyclic`` ones, or ``all`` 24.
     """
 
-    batch_tokens: Count = 4096
+    batch_tokens: Count = 16384
     orders: Literal["cyclic", "all"] = "cyclic"

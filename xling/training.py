@@ -18,9 +18,9 @@ from xling.distributed.checkpoints import (
     save_checkpoint,
 )
 from xling.distributed.team import Team
-from xling.models.lean import last_position_alone, lean_adapters
+from xling.models.attention import attention_of_any_shape
+from xling.models.lean import last_position_alone, less_work
 from xling.models.memory import peak_memory, reset_peak_memory
-from xling.models.plain_copy import plain_copy as plainly
 from xling.scoring.in_process import contiguous_head_input
 from xling.training_steps import Collator, Passes, Step
 
@@ -224,11 +224,11 @@ def _lean(model: "PeftModel", *, plain_copy: bool, sharded: bool) -> Iterator[No
     """In the block, the model computes the same with less work, as far as it allows."""
     with ExitStack() as ways:
         ways.enter_context(contiguous_head_input(model))
-        ways.enter_context(last_position_alone(model))
-        if not sharded:  # there, weights are whole only while their block is at work
-            if plain_copy:
-                ways.enter_context(plainly(model))
-            ways.enter_context(lean_adapters(model))
+        if sharded:  # weights are whole only while their block is at work
+            ways.enter_context(attention_of_any_shape())
+            ways.enter_context(last_position_alone(model))
+        else:
+            ways.enter_context(less_work(model, plain_copies=plain_copy, last_alone=True))
         yield
 
 

@@ -7,10 +7,12 @@ from xling.execution.fitting import (
     check_scoring_room,
     check_training_room,
     scoring_batch,
+    scoring_copies,
     training_memory_use,
 )
 from xling.models import BaseShelf, locate_model
 from xling.planning import fits
+from xling.planning import scoring_batch as batches
 from xling.study import Study
 
 FEW = 100_000  # bytes
@@ -77,15 +79,26 @@ def test_a_batch_is_as_large_as_memory_allows(study: Study, monkeypatch) -> None
     whole = scoring_batch(prepared, located, shelf)
     assert whole == asked  # narrow layers: no tensor is large
     sizes = []
-    for free in (2**30, 100_000_000, FEW):
+    for free in (2**32, 100_000_000, FEW):
         monkeypatch.setattr(fits, "available_bytes", lambda free=free: free)
         sizes.append(scoring_batch(prepared, located, shelf))
     assert sizes[0] == asked > sizes[1] > sizes[2] == fits.LEAST_TOKENS
     monkeypatch.setattr(fits, "available_bytes", lambda: 2**40)
-    monkeypatch.setattr(fits, "CPU_TENSOR_BYTES", 4 * 128 * 1500)  # feed-forward width 128
+    monkeypatch.setattr(batches, "CPU_TENSOR_BYTES", 4 * 128 * 1500)  # feed-forward width 128
     assert scoring_batch(prepared, located, shelf) == 1500
-    monkeypatch.setattr(fits, "CPU_TENSOR_BYTES", 4 * 128 * 100)
+    monkeypatch.setattr(batches, "CPU_TENSOR_BYTES", 4 * 128 * 100)
     assert scoring_batch(prepared, located, shelf) == fits.LEAST_TOKENS
+
+
+def test_a_scoring_copies_weights_where_there_is_much_room(study: Study, monkeypatch) -> None:
+    prepared = prepare_study(study)
+    located, shelf = locate_model(study.models[0].id), BaseShelf()
+    for free, copied in ((2**40, True), (FEW, False)):
+        monkeypatch.setattr(fits, "available_bytes", lambda free=free: free)
+        assert scoring_copies(prepared, located, shelf, batch_tokens=1024) is copied
+    monkeypatch.setattr(fits, "available_bytes", lambda: 2**40)
+    whole = locate_model(study.models[0].id, quantise="none")
+    assert not scoring_copies(prepared, whole, shelf, batch_tokens=1024)
 
 
 def test_a_base_that_is_freed_before_the_work_counts_as_free(
@@ -97,7 +110,7 @@ def test_a_base_that_is_freed_before_the_work_counts_as_free(
     shelf = BaseShelf()
     # Memory of a machine whose other model is in the way.
     monkeypatch.setattr(
-        fits, "available_bytes", lambda processes=1: FEW if shelf.holds(other) else 2**30
+        fits, "available_bytes", lambda processes=1: FEW if shelf.holds(other) else 2**32
     )
     asked = {"length": 200, "rows": 4, "processes": 1, "gradient_checkpointing": False}
     steps = (

@@ -80,12 +80,35 @@ def test_weights_are_copied_where_there_is_room_for_much_more(held) -> None:
     _, sizes, setting = held
     copies = plain_bytes(sizes, setting)
     assert copies > 0
-    enough = int((needed(held, MOST, False) + copies) / AMPLE) + 1
+    enough = int((needed(held, MOST, False) + copies) / AMPLE["cpu"]) + 1
     assert used(held, enough).plain_copy
     assert not used(held, enough - 10).plain_copy
     assert not used(held, 2**40, quantise="none").plain_copy
     assert not used(held, 2**40, processes=2).plain_copy
     assert used(held, 2**40, processes=2, parallel="ddp").plain_copy
+
+
+def test_passes_get_smaller_to_make_room_for_copies_but_not_small(held, monkeypatch) -> None:
+    monkeypatch.setitem(AMPLE, "cpu", 1.0)
+    _, sizes, setting = held
+    copies = plain_bytes(sizes, setting)
+    half = MOST // 2 + 1  # at least LEAST_TOKENS
+    monkeypatch.setattr("xling.planning.fits.LEAST_TOKENS", half * LENGTH)
+    whole = needed(held, MOST, False)
+    assert used(held, whole + copies).rows_of(LENGTH) == MOST
+    tight = used(held, whole + copies - 10)
+    assert not tight.plain_copy and tight.rows_of(LENGTH) == MOST
+    monkeypatch.setattr("xling.planning.fits.LEAST_TOKENS", LENGTH)
+    smaller = used(held, whole + copies - 10)
+    assert smaller.plain_copy and smaller.rows_of(LENGTH) == MOST // 2
+    assert not smaller.gradient_checkpointing
+
+
+def test_layers_are_not_computed_twice_to_make_room_for_copies(held, monkeypatch) -> None:
+    monkeypatch.setitem(AMPLE, "cpu", 1.0)
+    monkeypatch.setattr("xling.planning.fits.LEAST_TOKENS", LENGTH)
+    one = used(held, needed(held, 1, False))
+    assert not one.gradient_checkpointing and not one.plain_copy
 
 
 @pytest.mark.parametrize("share", range(1, 12))

@@ -178,13 +178,13 @@ def untrusted(tiny_model, hook):
 
 def lose_trees(_, args, kwargs):
     mask = kwargs["attention_mask"]
-    if mask.dim() == 4:  # as a model that makes a causal mask whatever it is given
+    if mask is not None:  # as a model that makes a causal mask whatever it is given
         kwargs["attention_mask"] = torch.ones_like(mask).tril()
     return args, kwargs
 
 
 def refuse_trees(_, args, kwargs):
-    if kwargs["attention_mask"].dim() == 4:
+    if kwargs["attention_mask"] is not None:
         raise ValueError("too many values to unpack")
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xling.execution.cells import configured_context, prompt_format
-from xling.execution.fitting import check_scoring_room, scoring_batch
+from xling.execution.fitting import check_scoring_room, scoring_batch, scoring_copies
 from xling.execution.prepared import Prepared
 from xling.fingerprint import fingerprint
 from xling.folders import kept_number
 from xling.models import BaseShelf, LocatedModel
+from xling.models.lean import less_work
 from xling.prompts import render_prompts
 from xling.routing import has_known_routers
 from xling.scoring import Engine, InProcessEngine
@@ -156,11 +157,12 @@ def engine_source(
         routed = (cell.reasoning, cell.scoring) == ("direct", "answer-token")
         if not shelf.holds(located):
             check_scoring_room(prepared, cell, located, shelf, batch_tokens=tokens)
-        params = {"engine": "in-process", "batch_tokens": tokens}
+        copies = scoring_copies(prepared, located, shelf, batch_tokens=tokens)
+        params = {"engine": "in-process", "batch_tokens": tokens, "plain_copy": copies}
         yield Source(
             params,
             tuple(
-                _local(located, shelf, adapter, folder, tokens, routed=routed)
+                _local(located, shelf, adapter, folder, tokens, routed=routed, copies=copies)
                 for adapter, folder in zip(adapters, folders, strict=True)
             ),
         )
@@ -178,13 +180,17 @@ def _local(
     batch_tokens: int,
     *,
     routed: bool,
+    copies: bool,
 ) -> Iterator[Seat]:
     """A model in this process, with or without an adapter.
 
     Where routing is recorded batches are not kept: what is not computed again is not counted.
     """
     opened = shelf.open(located)
-    with opened.adapted(adapter) if adapter else nullcontext(opened) as it:
+    with (
+        opened.adapted(adapter) if adapter else nullcontext(opened) as it,
+        less_work(it.model, plain_copies=copies),
+    ):
         engine = InProcessEngine(
             it.model,
             it.tokenizer,

@@ -5,8 +5,9 @@ from typing import Literal
 from xling.execution.cells import prompt_format
 from xling.execution.prepared import Prepared
 from xling.models import BaseShelf, LocatedModel
-from xling.planning.fits import check_memory, fitting_batch, memory_use
+from xling.planning.fits import check_memory, memory_use
 from xling.planning.passes import MemoryUse
+from xling.planning.scoring_batch import copies_fit, fitting_batch
 from xling.prompts import render_prompts
 from xling.study import Cell
 
@@ -25,6 +26,27 @@ def scoring_batch(prepared: Prepared, located: LocatedModel, shelf: BaseShelf) -
         r=study.lora.r,
         lora_modules=located.recipe.lora_modules,
         loaded=loaded,
+    )
+
+
+def scoring_copies(
+    prepared: Prepared, located: LocatedModel, shelf: BaseShelf, *, batch_tokens: int
+) -> bool:
+    """Whether a scoring computes with plain copies of four-bit weights.
+
+    Args:
+        prepared: study and data.
+        located: the model.
+        shelf: may hold it already.
+        batch_tokens: of `scoring_batch`.
+    """
+    return copies_fit(
+        located.weights.folder,
+        batch_tokens=batch_tokens,
+        quantise=located.quantise,
+        r=prepared.study.lora.r,
+        lora_modules=located.recipe.lora_modules,
+        loaded=_make_room(located, shelf),
     )
 
 

@@ -1,11 +1,13 @@
-"""Ways to the same gradients with less work, put on a model for the time of a training."""
+"""Ways to the same numbers with less work, put on a model while it trains or scores."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from xling.models.architectures import architecture_of
-from xling.models.plain_copy import plain_weight
+from xling.models.attention import attention_of_any_shape
+from xling.models.plain_copy import is_four_bit, plain_copy, plain_weight
 
 if TYPE_CHECKING:
     import torch
@@ -14,13 +16,40 @@ if TYPE_CHECKING:
 
 
 @contextmanager
+def less_work(
+    model: "PreTrainedModel | PeftModel",
+    *,
+    plain_copies: bool,
+    last_alone: bool = False,
+) -> Iterator[None]:
+    """In the block, the model computes the same with less work, as far as it allows.
+
+    Args:
+        model: with or without an adapter; not sharded.
+        plain_copies: whether there is memory for `plain_copy`.
+        last_alone: whether nothing but the last position's logits is read.
+    """
+    with ExitStack() as ways:
+        ways.enter_context(attention_of_any_shape())
+        if last_alone:
+            ways.enter_context(last_position_alone(model))
+        if plain_copies:
+            ways.enter_context(plain_copy(model))
+        if hasattr(model, "peft_config"):
+            ways.enter_context(lean_adapters(model))
+        yield
+
+
+@contextmanager
 def lean_adapters(model: "PeftModel") -> Iterator[int]:
     """Adds an adapter's product to its layer's in place, in the block.
 
     peft makes it apart, scales it and adds it: three passes over a layer's outputs, and as many
-    over their gradients. Done for single-precision layers without dropout, whose weights are plain
-    (see `xling.models.plain_copy`); others are left as they are. While adapters are
-    disabled, and for inputs of another type than the weights', a layer computes as peft does.
+    over their gradients; of a half-precision base it also turns each input into single precision,
+    and multiplies there. Here the adapter's product is made in the precision of the base, as
+    automatic mixed precision does it, and its weights and gradients stay in theirs. Done for
+    layers without dropout, whose weights are plain (see `xling.models.plain_copy`) or in four
+    bits; others are left as they are. While adapters are disabled a layer computes as peft does.
 
     Args:
         model: with one active adapter; not sharded.
@@ -29,13 +58,14 @@ def lean_adapters(model: "PeftModel") -> Iterator[int]:
         How many layers are computed so.
     """
     changed = [module for module in model.modules() if _can_be_lean(module)]
+    kinds = [type(layer) for layer in changed]
     try:
-        for layer in changed:
-            layer.forward = _Lean(layer)
+        for layer, kind in zip(changed, kinds, strict=True):
+            layer.__class__ = _lean_class(kind)  # type: ignore[arg-type]
         yield len(changed)
     finally:
-        for layer in changed:
-            vars(layer).pop("forward", None)
+        for layer, kind in zip(changed, kinds, strict=True):
+            layer.__class__ = kind
 
 
 @contextmanager
@@ -47,8 +77,8 @@ def last_position_alone(model: "PreTrainedModel | PeftModel") -> Iterator[None]:
     that are known to add a block's ``mlp`` to its input.
     """
     known = architecture_of(model.config.model_type) is not None
-    last = _last_block(model) if known else None
-    part = getattr(last, "mlp", None)
+    last = blocks_of(model)[-1:] if known else []
+    part = getattr(last[0], "mlp", None) if last else None
     if part is None:
         yield
         return
@@ -59,11 +89,11 @@ def last_position_alone(model: "PreTrainedModel | PeftModel") -> Iterator[None]:
         hook.remove()
 
 
-def _last_block(model: Any) -> "torch.nn.Module | None":
+def blocks_of(model: Any) -> "list[torch.nn.Module]":
+    """The decoder blocks, in model order; none where the model does not name them."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     names = set(getattr(base, "_no_split_modules", None) or ())
-    blocks = [module for module in base.modules() if type(module).__name__ in names]
-    return blocks[-1] if blocks else None
+    return [module for module in base.modules() if type(module).__name__ in names]
 
 
 def _can_be_lean(module: Any) -> bool:
@@ -75,39 +105,57 @@ def _can_be_lean(module: Any) -> bool:
     name = module.active_adapters[0]
     if name not in module.lora_A or module.lora_variant or module.merged:
         return False
-    weights = (plain_weight(module.get_base_layer()), module.lora_A[name].weight)
+    base = module.get_base_layer()
     return (
         isinstance(module.lora_dropout[name], torch.nn.Identity)
         and module.lora_B[name].bias is None
-        and all(weight is not None and weight.dtype == torch.float32 for weight in weights)
+        and (plain_weight(base) is not None or is_four_bit(base))
     )
 
 
-class _Lean:
-    """Stands in for the `forward` of peft's layer."""
+@cache
+def _lean_class(kind: Any) -> Any:
+    """What a peft layer becomes; one class for all, so that code compiled for one serves all."""
+    product = _product()
 
-    def __init__(self, layer: Any) -> None:
-        name = layer.active_adapters[0]
-        self._layer = layer
-        self._base = layer.get_base_layer()
-        self._weight = plain_weight(self._base)
-        self._down, self._up = layer.lora_A[name], layer.lora_B[name]
-        self._scale = layer.scaling[name]
-        self._product = _product()
+    class Lean(kind):  # type: ignore[misc]
+        """A layer with one adapter, whose product is added with little work."""
 
-    def __call__(self, x: "torch.Tensor", *more: Any, **named: Any) -> "torch.Tensor":
-        layer = self._layer
-        if layer.disable_adapters or x.dtype != self._down.weight.dtype or more or named:
-            plainly: torch.Tensor = type(layer).forward(layer, x, *more, **named)
-            return plainly
-        result: torch.Tensor = self._product.apply(
-            x, self._weight, self._base.bias, self._down.weight, self._up.weight, self._scale
-        )
-        return result
+        def forward(self, x: "torch.Tensor", *more: Any, **named: Any) -> "torch.Tensor":
+            base, name = self.base_layer, self.active_adapters[0]
+            four_bit = is_four_bit(base)
+            weight = None if four_bit else getattr(base, "plain", base.weight)
+            other_type = weight is not None and x.dtype != weight.dtype
+            if self.disable_adapters or other_type or more or named:
+                plainly: torch.Tensor = super().forward(x, *more, **named)
+                return plainly
+            down, up = (each[name].weight.to(x.dtype) for each in (self.lora_A, self.lora_B))
+            scale = self.scaling[name]
+            if weight is None:
+                return _added(base(x), x, down, up, scale)
+            result: torch.Tensor = product.apply(x, weight, base.bias, down, up, scale)
+            return result
+
+    return Lean
+
+
+def _added(
+    out: "torch.Tensor",
+    x: "torch.Tensor",
+    down: "torch.Tensor",
+    up: "torch.Tensor",
+    scale: float,
+) -> "torch.Tensor":
+    """The sum out + scale (x Aᵀ) Bᵀ, with x of shape (…, inputs) and out of shape (…, outputs)."""
+    import torch
+
+    inner = x.reshape(-1, x.shape[-1]) @ down.T
+    flat = out.reshape(-1, out.shape[-1])
+    return torch.addmm(flat, inner, up.T, alpha=scale).view(out.shape)
 
 
 def _product() -> Any:
-    """The layer as a function with a derivative of its own."""
+    """A layer with plain weights as a function with a derivative of its own."""
     import torch
 
     class Product(torch.autograd.Function):

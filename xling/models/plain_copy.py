@@ -7,6 +7,7 @@ kind of product.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,28 +29,31 @@ def plain_copy(model: "PreTrainedModel | PeftModel") -> Iterator[int]:
     Yields:
         Bytes that the copies take; 0 where no layer is in four bits.
     """
-    layers = [module for module in model.modules() if _is_four_bit(module)]
+    layers = [module for module in model.modules() if is_four_bit(module)]
+    kinds = [type(layer) for layer in layers]
     taken = 0
     try:
         for layer in layers:
             weight = dequantised(layer)
             taken += weight.numel() * weight.element_size()
-            layer.forward = _Plain(layer, weight)
+            layer.plain = weight
+            layer.__class__ = _plain_class()
         yield taken
     finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)  # the class's own is behind it
+        for layer, kind in zip(layers, kinds, strict=True):
+            layer.__class__ = kind
+            vars(layer).pop("plain", None)
 
 
 def plain_weight(layer: "torch.nn.Module") -> "torch.Tensor | None":
     """The plain weight that a linear layer computes with; None where it is in four bits."""
     import torch
 
-    forward = vars(layer).get("forward")
-    if isinstance(forward, _Plain):
-        return forward.weight
-    if type(layer) is torch.nn.Linear and forward is None:
-        return layer.weight
+    if isinstance(layer, torch.nn.Linear) and "forward" not in vars(layer):  # accelerate's hooks
+        if type(layer) is torch.nn.Linear:
+            return layer.weight
+        plain: torch.Tensor | None = vars(layer).get("plain")
+        return plain
     return None
 
 
@@ -62,28 +66,30 @@ def dequantised(layer: Any) -> "torch.Tensor":
     return plain.to(layer.compute_dtype or plain.dtype).contiguous()
 
 
-class _Plain:
-    """Stands in for a four-bit layer's `forward`."""
+@cache
+def _plain_class() -> Any:
+    """What a four-bit layer becomes; one class, so that code compiled for one layer serves all."""
+    from bitsandbytes.nn import Linear4bit
+    from torch.nn.functional import linear
 
-    def __init__(self, layer: Any, weight: "torch.Tensor") -> None:
-        self.weight = weight
-        self._layer = layer
+    class PlainLinear4bit(Linear4bit):  # type: ignore[misc]
+        """A four-bit layer that computes with its attribute `plain`."""
 
-    def __call__(self, x: "torch.Tensor") -> "torch.Tensor":
-        import torch
+        def forward(self, x: "torch.Tensor") -> "torch.Tensor":
+            weight = self.plain
+            bias = None if self.bias is None else self.bias.to(weight.dtype)
+            return linear(x.to(weight.dtype), weight, bias).to(x.dtype)
 
-        bias = self._layer.bias
-        bias = None if bias is None else bias.to(self.weight.dtype)
-        return torch.nn.functional.linear(x.to(self.weight.dtype), self.weight, bias).to(x.dtype)
+    return PlainLinear4bit
 
 
-def _is_four_bit(module: Any) -> bool:
+def is_four_bit(module: Any) -> bool:
+    """Whether a module is a linear layer that computes from four bits, always on one device."""
     from bitsandbytes.nn import Linear4bit
 
     return (
         isinstance(module, Linear4bit)
+        and "plain" not in vars(module)
         and module.weight.quant_state is not None
         and not hasattr(module, "_hf_hook")
-        # Repacked for a processor with AVX512-BF16 by an earlier scoring: computed as it is.
-        and not getattr(module.weight.quant_state, "packing_format_for_cpu", False)
     )

@@ -1,7 +1,6 @@
 """Refuses a model that does not fit this machine, before it is loaded."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +8,6 @@ from xling.distributed.batches import pass_tokens, rows_at_once
 from xling.planning.memory import (
     MEASURED_ERROR,
     Setting,
-    max_positions,
     plain_bytes,
     scoring_memory,
     training_memory,
@@ -18,16 +16,12 @@ from xling.planning.memory import (
 from xling.planning.passes import MemoryUse, pass_ways
 from xling.planning.sizes import Sizes, model_sizes
 
-# Linux gives a tensor above 32 MiB fresh pages each time it is made, whose faults took a seventh of
-# the time; half of that leaves room for two in one.
-CPU_TENSOR_BYTES = 2**24
-LEAST_TOKENS = 1024
-logger = logging.getLogger(__name__)
-
 _STEPS = (2, 4, 8, 16, 32, 64)
-# Of the free memory, that a training with copies of its weights may take: other jobs, and what the
-# system keeps of files, need the rest.
-AMPLE = 0.5
+# Of the free memory, that work with copies of its weights may take: of a machine's, other jobs and
+# what the system keeps of files need the rest; of a GPU's, what its allocator cannot use.
+AMPLE = {"cpu": 0.5, "cuda": 0.9}
+# Smaller passes than that are not worth their copies.
+LEAST_TOKENS = 1024
 
 
 def check_memory(
@@ -77,7 +71,7 @@ def check_memory(
     import torch
 
     on_gpu = torch.cuda.is_available()
-    sizes, setting = _held(
+    sizes, setting = held(
         folder, quantise=quantise, r=r, dropout=dropout, lora_modules=lora_modules
     )
     there = available_bytes(processes) if available is None else available
@@ -124,9 +118,9 @@ def check_memory(
         remedies.append("`engine: server`, which may run on another machine")
     remedies.append("a smaller model of the study (`plan` shows what each needs)")
     raise ValueError(
-        f"{'training' if training else 'scoring'} {name} takes about {_gb(need)} at its peak"
+        f"{'training' if training else 'scoring'} {name} takes about {gigabytes(need)} at its peak"
         f"{' in each process' if processes > 1 else ''} (prompts of up to {length} tokens), and "
-        f"{_gb(there)} of {'GPU ' if on_gpu else ''}memory are free. What would fit: "
+        f"{gigabytes(there)} of {'GPU ' if on_gpu else ''}memory are free. What would fit: "
         f"{'; '.join(remedies)}"
     )
 
@@ -150,7 +144,8 @@ def memory_use(
     """Decides what a training does with the memory that is free now.
 
     Passes get smaller until the estimate and its error fit; only where one prompt does not fit so
-    are gradients checkpointed.
+    are gradients checkpointed. Where passes of `LEAST_TOKENS` fit beside plain copies of four-bit
+    weights, they do not get larger than that allows.
 
     Args:
         folder: of the model; its config.json decides.
@@ -170,7 +165,7 @@ def memory_use(
     """
     from xling.models.loading import device_name
 
-    sizes, setting = _held(
+    sizes, setting = held(
         folder, quantise=quantise, r=r, dropout=dropout, lora_modules=lora_modules
     )
     there = available_bytes(processes) if available is None else available
@@ -191,69 +186,24 @@ def memory_use(
     tokens = 0 if fixed_rows else pass_tokens(device_name())
     most = rows_at_once(rows, length, tokens)
     ways = list(pass_ways(most, asked, fixed=fixed_rows))
-    chosen, checkpointing = next((way for way in ways if needed(*way) <= there), ways[-1])
+    copies = plain_bytes(sizes, setting)
+    can_copy = copies > 0 and not (processes > 1 and parallel == "fsdp")
+    room = ample() * there - copies
+    copying = [
+        way
+        for way in ways
+        if can_copy and needed(*way) <= room and way[0] * length >= min(LEAST_TOKENS, most * length)
+    ]
+    fitting = [way for way in ways if needed(*way) <= there]
+    # Layers are not computed twice to make room for copies.
+    plain = bool(copying) and copying[0][1] == fitting[0][1]
+    chosen, checkpointing = (copying if plain else fitting or ways[-1:])[0]
     if chosen < most:
         rows, tokens = chosen, chosen * length
-    copies = plain_bytes(sizes, setting)
-    sharded = processes > 1 and parallel == "fsdp"
-    fits = copies > 0 and not sharded and needed(chosen, checkpointing) + copies <= AMPLE * there
-    return MemoryUse(checkpointing, plain_copy=fits, pass_rows=rows, pass_tokens=tokens)
+    return MemoryUse(checkpointing, plain_copy=plain, pass_rows=rows, pass_tokens=tokens)
 
 
-def fitting_batch(
-    folder: Path,
-    *,
-    most: int,
-    quantise: str,
-    r: int,
-    lora_modules: str,
-    loaded: bool,
-    available: int | None = None,
-) -> int:
-    """Padded tokens of a scoring batch that the free memory holds: `most`, halved until it fits.
-
-    Never below `LEAST_TOKENS`, unless fewer are asked for: scoring halves batches itself where
-    memory runs out.
-
-    Args:
-        folder: of the model; its config.json decides.
-        most: tokens that are asked for.
-        quantise: ``nf4`` or ``none``.
-        r: rank of an adapter.
-        lora_modules: the study's pattern; empty: by architecture.
-        loaded: whether the model's weights are in memory already, and so in what is not free.
-        available: bytes that are free; None: of this machine, now.
-    """
-    import torch
-
-    sizes, setting = _held(folder, quantise=quantise, r=r, dropout=0.0, lora_modules=lora_modules)
-    there = available_bytes() if available is None else available
-    there += weight_bytes(sizes, setting) if loaded else 0
-    tokens = most
-    if not torch.cuda.is_available():
-        widest = max(
-            each.outputs for layer in sizes.layers for each in layer.matrices if not each.is_expert
-        )
-        few = max(LEAST_TOKENS, CPU_TENSOR_BYTES // (widest * setting.value_bytes))
-        tokens = min(most, few)
-
-    def needed(tokens: int) -> float:
-        read = min(tokens, max_positions(sizes))
-        estimate = scoring_memory(
-            sizes, setting, batch_tokens=tokens, length=tokens, positions=read
-        )
-        # What is known of the weights is exact; the rest is an estimate.
-        return estimate.weights + (estimate.total - estimate.weights) * (1 + MEASURED_ERROR)
-
-    asked = tokens
-    while tokens > LEAST_TOKENS and needed(tokens) > there:
-        tokens = max(LEAST_TOKENS, tokens // 2)
-    if tokens < asked:
-        logger.warning("%s free: batches of %d tokens instead of %d", _gb(there), tokens, asked)
-    return tokens
-
-
-def _held(
+def held(
     folder: Path, *, quantise: str, r: int, dropout: float, lora_modules: str
 ) -> tuple[Sizes, Setting]:
     """A model's sizes, and how this machine holds it."""
@@ -294,5 +244,13 @@ def available_bytes(processes: int = 1) -> int:
     return int(psutil.virtual_memory().available) // max(1, processes)
 
 
-def _gb(count: int) -> str:
+def ample() -> float:
+    """`AMPLE` of this machine's device."""
+    from xling.models.loading import device_name
+
+    return AMPLE[device_name()]
+
+
+def gigabytes(count: int) -> str:
+    """Bytes in words."""
     return f"{count / 1e9:.1f} GB"

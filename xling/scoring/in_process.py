@@ -75,6 +75,11 @@ class InProcessEngine:
         return self._runner.repeats
 
     @property
+    def batch_limit(self) -> int | None:
+        """Padded tokens of a batch since memory has run out; None: it has not."""
+        return self._runner.limit
+
+    @property
     def context(self) -> int | None:
         """Tokens that the model takes at most; None where its configuration names none."""
         return context_of(self._model)

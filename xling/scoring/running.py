@@ -48,6 +48,7 @@ class Runner:
         repeats: how many sequences each token of the pass under way is part of, shape
             (rows x length,), 0 where padded and where a pass only tries the model out; None
             before the first.
+        limit: padded tokens of a batch since memory has run out; None: it has not.
     """
 
     model: "PreTrainedModel | PeftModel"
@@ -56,7 +57,7 @@ class Runner:
     share: bool
     kept: KeptAnswers | None
     repeats: npt.NDArray[np.int64] | None = None
-    _limit: int | None = None  # tokens of a batch, after memory has run out
+    limit: int | None = None
 
     def run(
         self,
@@ -83,7 +84,7 @@ class Runner:
         with bar:
             while waiting:
                 batch = waiting.popleft()
-                if self._limit is not None and batch.tokens > self._limit:
+                if self.limit is not None and batch.tokens > self.limit:
                     parts = _halves(batch, requests)
                     if len(parts) > 1:
                         waiting.extendleft(reversed(parts))
@@ -98,11 +99,11 @@ class Runner:
                             f"memory ran out on a single prompt of {batch.tokens} tokens: {error}"
                             "\nUse shorter passages, a smaller model, or a machine with more memory"
                         ) from error
-                    self._limit = batch.tokens // 2
+                    self.limit = batch.tokens // 2
                     logger.warning(
                         "memory ran out on a batch of %d tokens; it goes on with %d",
                         batch.tokens,
-                        self._limit,
+                        self.limit,
                     )
                     waiting.extendleft(reversed(_halves(batch, requests)))
                 else:
