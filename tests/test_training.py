@@ -218,6 +218,25 @@ def test_less_work_gives_the_same_gradients(tiny_model, architecture):
     assert torch.equal(gradients(adapted), plain)
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_less_work_draws_the_same_dropout(tiny_model, copied):
+    model = load_base(tiny_model("llama"))
+    adapted = attach_lora(model, modules=chosen_modules(model), r=4, alpha=8, dropout=0.3, seed=0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.train()
+    torch.manual_seed(1)
+    plain = gradients(adapted)
+    with less_work(adapted, plain_copies=copied):
+        torch.manual_seed(1)
+        lean = gradients(adapted)
+        torch.manual_seed(2)
+        other = gradients(adapted)
+    assert torch.allclose(plain, lean, rtol=1e-3, atol=1e-4 * plain.abs().max())
+    assert not torch.allclose(plain, other, rtol=1e-1, atol=1e-2 * plain.abs().max())
+
+
 def gradients(model):
     """Of the answer's loss, for two prompts of unlike length, in one vector."""
     ids = torch.tensor([[1, 2, 3, 4, 5], [0, 0, 6, 7, 8]])

@@ -48,8 +48,8 @@ def lean_adapters(model: "PeftModel") -> Iterator[int]:
     over their gradients; of a half-precision base it also turns each input into single precision,
     and multiplies there. Here the adapter's product is made in the precision of the base, as
     automatic mixed precision does it, and its weights and gradients stay in theirs. Done for
-    layers without dropout, whose weights are plain (see `xling.models.plain_copy`) or in four
-    bits; others are left as they are. While adapters are disabled a layer computes as peft does.
+    layers whose weights are plain (see `xling.models.plain_copy`) or in four bits; others are left
+    as they are. While adapters are disabled a layer computes as peft does.
 
     Args:
         model: with one active adapter; not sharded.
@@ -97,7 +97,6 @@ def blocks_of(model: Any) -> "list[torch.nn.Module]":
 
 
 def _can_be_lean(module: Any) -> bool:
-    import torch
     from peft.tuners.lora import LoraLayer
 
     if not isinstance(module, LoraLayer) or len(module.active_adapters) != 1:
@@ -106,16 +105,15 @@ def _can_be_lean(module: Any) -> bool:
     if name not in module.lora_A or module.lora_variant or module.merged:
         return False
     base = module.get_base_layer()
-    return (
-        isinstance(module.lora_dropout[name], torch.nn.Identity)
-        and module.lora_B[name].bias is None
-        and (plain_weight(base) is not None or is_four_bit(base))
-    )
+    known = plain_weight(base) is not None or is_four_bit(base)
+    return known and module.lora_B[name].bias is None
 
 
 @cache
 def _lean_class(kind: Any) -> Any:
     """What a peft layer becomes; one class for all, so that code compiled for one serves all."""
+    from torch.nn import Identity
+
     product = _product()
 
     class Lean(kind):  # type: ignore[misc]
@@ -130,9 +128,9 @@ def _lean_class(kind: Any) -> Any:
                 plainly: torch.Tensor = super().forward(x, *more, **named)
                 return plainly
             down, up = (each[name].weight.to(x.dtype) for each in (self.lora_A, self.lora_B))
-            scale = self.scaling[name]
-            if weight is None:
-                return _added(base(x), x, down, up, scale)
+            scale, drop = self.scaling[name], self.lora_dropout[name]
+            if weight is None or (self.training and not isinstance(drop, Identity)):
+                return _added(base(x), drop(x), down, up, scale)
             result: torch.Tensor = product.apply(x, weight, base.bias, down, up, scale)
             return result
 

@@ -131,17 +131,22 @@ def training_memory(
     """
     adapted = lora_matrices(sizes, pattern=setting.lora_modules)
     tokens = rows * length
-    kept = [_kept(sizes, layer, adapted, setting, rows, length) for layer in sizes.layers]
+    sharded = processes > 1 and parallel == "fsdp"
+    # Sharded layers compute as peft does, which turns their inputs into single precision.
+    inputs = 4 if sharded else setting.value_bytes
+    kept = [_kept(sizes, layer, adapted, setting, rows, length, inputs) for layer in sizes.layers]
     known = architecture_of(sizes.model_type)
     if gradient_checkpointing or (known is not None and known.gradient_checkpointing):
-        inputs = len(sizes.layers) * tokens * sizes.hidden * setting.value_bytes
-        activations = inputs + max(kept)
+        between = len(sizes.layers) * tokens * sizes.hidden * setting.value_bytes
+        activations = between + max(kept)
     else:
-        activations = sum(kept)
-    shards = processes if parallel == "fsdp" else 1
+        # Adapters' weights are kept in the precision that they are computed in.
+        turned = lora_parameters(adapted, setting.r) * inputs if inputs < 4 else 0
+        activations = sum(kept) + turned
+    shards = processes if sharded else 1
     weights = weight_bytes(sizes, setting)
     gathered = 0
-    if shards > 1:  # the layer at work and the next one, whole
+    if sharded:  # the layer at work and the next one, whole
         gathered = 2 * max(_layer_bytes(layer, sizes, setting) for layer in sizes.layers)
     return Memory(
         weights=math.ceil(weights / shards) + gathered,
@@ -203,8 +208,9 @@ def _kept(
     setting: Setting,
     rows: int,
     length: int,
+    inputs: int,
 ) -> int:
-    """Bytes that autograd keeps of one layer."""
+    """Bytes that autograd keeps of one layer; `inputs`: of one value that adapters read."""
     names = {each.name for each in adapted}
     value = setting.value_bytes
     known = architecture_of(sizes.model_type)
@@ -213,7 +219,8 @@ def _kept(
     seen: set[tuple[str, int]] = set()
     for each in layer.matrices:
         if each.name in names:
-            total += each.active * (_adapter_input(each, seen, setting) + 4 * setting.r)
+            read = _adapter_input(each, seen, setting, inputs)
+            total += each.active * (read + inputs * setting.r)
         if each.part == "gate":
             total += (gated if each.is_expert else _GATED) * each.outputs * each.active * value
         if each.is_expert and each.part == "down":  # gathered tokens, weighted results
@@ -224,21 +231,21 @@ def _kept(
     return rows * length * total + scores
 
 
-def _adapter_input(matrix: Matrix, seen: set[tuple[str, int]], setting: Setting) -> int:
-    """Bytes of one token's input that LoRA's first matrix keeps.
+def _adapter_input(matrix: Matrix, seen: set[tuple[str, int]], setting: Setting, value: int) -> int:
+    """Bytes of one token's input that LoRA's first matrix keeps, of so many bytes a value.
 
-    It is in single precision: a copy of its own where values are computed in two bytes or where
-    dropout thins it out, else the tensor that the base layer reads, which its neighbours share.
+    A copy of its own where dropout thins it out or where it is computed in a wider type than the
+    base, else the tensor that the base layer reads, which its neighbours share.
     """
     if setting.dropout:
-        return matrix.inputs * (4 + setting.mask_bytes)
-    if setting.value_bytes < 4:
-        return matrix.inputs * 4
+        return matrix.inputs * (value + setting.mask_bytes)
+    if setting.value_bytes < value:
+        return matrix.inputs * value
     place = (matrix.name.rpartition(".")[0], matrix.inputs)
     if place in seen or matrix.name.endswith("o_proj"):  # attention keeps its own result
         return 0
     seen.add(place)
-    return matrix.inputs * 4
+    return matrix.inputs * value
 
 
 def _widest(sizes: Sizes, tokens: int, setting: Setting, *, gradients: bool) -> int:
