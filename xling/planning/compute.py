@@ -24,21 +24,22 @@ from xling.planning.sizes import Sizes
 
 @dataclass(frozen=True)
 class Utilisation:
-    """Share of a GPU's dense peak that each kind of work is taken to reach: stated, not measured.
+    """Share of a GPU's dense peak that each kind of work is taken to reach.
 
-    Padding and dequantising count as waste. Experts see few tokens each, so that a mixture's
-    products are small.
+    Padding and dequantising count as waste. Measured for a dense model of 4B on an H200
+    (benchmarks/GPU.md); larger ones reach more. Experts see few tokens each, so that a mixture's
+    products are small; those shares are stated, not measured.
 
     Attributes:
-        training: of a dense model.
+        training: of a dense model; measured before the package left out cuDNN's attention.
         scoring: of a dense model.
         mixture_training: of a mixture of experts.
         mixture_scoring: of a mixture of experts.
         bandwidth: share of the memory's bandwidth that writing token by token reaches.
     """
 
-    training: float = 0.35
-    scoring: float = 0.40
+    training: float = 0.12
+    scoring: float = 0.33
     mixture_training: float = 0.10
     mixture_scoring: float = 0.15
     bandwidth: float = 0.25

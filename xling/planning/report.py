@@ -96,13 +96,13 @@ def _count(number: int, word: str) -> str:
 def _basis(plan: Plan) -> Iterable[str]:
     used = plan.utilisation
     yield from _wrapped(
-        f"hours: at a stated {used.training:.0%} (training) and {used.scoring:.0%} (scoring) of "
-        f"{plan.gpu.tflops:.0f} dense bfloat16 TFLOP/s, mixtures at {used.mixture_training:.0%} "
-        f"and {used.mixture_scoring:.0%}, padding included; more where starting kernels or "
-        "gathering shards takes longer. Not measured."
+        f"hours: at {used.training:.0%} (training) and {used.scoring:.0%} (scoring) of "
+        f"{plan.gpu.tflops:.0f} dense bfloat16 TFLOP/s, as a 4B model on an H200; mixtures at a "
+        f"stated {used.mixture_training:.0%} and {used.mixture_scoring:.0%}. Padding included; "
+        "more where starting kernels or gathering shards takes longer."
     )
     yield from _wrapped(
-        f"memory: of the longest prompt, in bfloat16; measured on CPU: within "
+        f"memory: of the longest prompt, in bfloat16; measured on CPU and an H200: within "
         f"{plan.memory_error:.0%} (option orders and cloze: up to {SHARED_ERROR:.0%} too high); "
         f"{plan.memory_error:.0%} are kept free on a GPU, besides "
         f"{RUNTIME_BYTES / 1e9:.0f} GB for its libraries. 1 GB = 10⁹ bytes."
