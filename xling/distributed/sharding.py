@@ -7,6 +7,8 @@ stays whole on every process: the scales of four-bit blocks (3 % of the four-bit
 
 from typing import TYPE_CHECKING, Any
 
+from xling.models.lean import blocks_of
+
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
@@ -41,13 +43,11 @@ def decoder_blocks(model: "PeftModel") -> list["torch.nn.Module"]:
     Raises:
         ValueError: there are none.
     """
-    base = model.get_base_model()
-    names = set(getattr(base, "_no_split_modules", None) or ())
-    blocks = [module for module in base.modules() if type(module).__name__ in names]
+    blocks = blocks_of(model)
     if not blocks:
         raise ValueError(
-            f"{type(base).__name__} does not name its decoder blocks, so it cannot be sharded; "
-            "set `parallel: ddp` on the model"
+            f"{type(model.get_base_model()).__name__} does not name its decoder blocks, so it "
+            "cannot be sharded; set `parallel: ddp` on the model"
         )
     return blocks
 
