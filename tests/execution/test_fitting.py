@@ -101,6 +101,23 @@ def test_a_scoring_copies_weights_where_there_is_much_room(study: Study, monkeyp
     assert not scoring_copies(prepared, whole, shelf, batch_tokens=1024)
 
 
+def test_copies_count_on_the_memory_of_one_gpu(monkeypatch) -> None:
+    """As on a node of eight, of which one holds the model: torch's counts stand in for the GPUs."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert fits.on_one_device(500) == 500
+    counts = {
+        "is_available": lambda: True,
+        "current_device": lambda: 2,
+        "memory_reserved": lambda device: 30,
+        "memory_allocated": lambda device: 10,
+        "mem_get_info": lambda device: (60 + device, 100),
+    }
+    for name, count in counts.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", count)
+    assert fits.on_one_device(500) == 62 + 20
+    assert fits.on_one_device(50) == 50
+
+
 def test_a_base_that_is_freed_before_the_work_counts_as_free(
     study: Study, tiny_model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,8 +27,8 @@ class Utilisation:
     """Share of a GPU's dense peak that each kind of work is taken to reach.
 
     Padding and dequantising count as waste. Measured for a dense model of 4B on an H200
-    (benchmarks/GPU.md); larger ones reach more. Experts see few tokens each, so that a mixture's
-    products are small; those shares are stated, not measured.
+    (benchmarks/GPU.md); larger ones should reach more. Experts see few tokens each, so that a
+    mixture's products are small; those shares are stated, not measured.
 
     Attributes:
         training: of a dense model; measured before the package left out cuDNN's attention.

@@ -169,7 +169,9 @@ def memory_use(
         folder, quantise=quantise, r=r, dropout=dropout, lora_modules=lora_modules
     )
     there = available_bytes(processes) if available is None else available
-    there += weight_bytes(sizes, setting) if loaded else 0
+    beside = on_one_device(there) if available is None else available
+    in_memory = weight_bytes(sizes, setting) if loaded else 0
+    there, beside = there + in_memory, beside + in_memory
 
     def needed(rows: int, checkpointing: bool) -> float:
         estimate = training_memory(
@@ -188,7 +190,7 @@ def memory_use(
     ways = list(pass_ways(most, asked, fixed=fixed_rows))
     copies = plain_bytes(sizes, setting)
     can_copy = copies > 0 and not (processes > 1 and parallel == "fsdp")
-    room = ample() * there - copies
+    room = ample() * beside - copies
     copying = [
         way
         for way in ways
@@ -242,6 +244,20 @@ def available_bytes(processes: int = 1) -> int:
         ]
         return int(min(free) if processes > 1 else sum(free))
     return int(psutil.virtual_memory().available) // max(1, processes)
+
+
+def on_one_device(there: int) -> int:
+    """Of the bytes that are free for one process, those on the device that it computes on.
+
+    Copies of weights lie there: of a model that is spread over GPUs, none are made.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return there
+    device = torch.cuda.current_device()
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(there, torch.cuda.mem_get_info(device)[0] + unused)
 
 
 def ample() -> float:

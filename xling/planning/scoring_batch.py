@@ -94,7 +94,7 @@ def copies_fit(
     sizes, setting = fits.held(
         folder, quantise=quantise, r=r, dropout=0.0, lora_modules=lora_modules
     )
-    there = fits.available_bytes() if available is None else available
+    there = fits.on_one_device(fits.available_bytes()) if available is None else available
     there += weight_bytes(sizes, setting) if loaded else 0
     copies = plain_bytes(sizes, setting)
     return 0 < copies <= fits.ample() * there - _needed(sizes, setting, batch_tokens)
