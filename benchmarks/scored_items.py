@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.side_by_side import ROOT
 from xling.data import Item, load_data
+from xling.data.mini import mini_languages
 from xling.prompts import PromptFormat, render_prompts
 
 BELEBELE = ROOT.parent / "shared" / "data" / "belebele"
@@ -29,15 +30,28 @@ class Prompts:
 
 
 def load_items(languages: Sequence[str], folder: Path = BELEBELE) -> tuple[str, list[Item]]:
-    """Items of these languages, and the name of the data set; languages it lacks are left out."""
+    """Items of these languages, and the name of the data set.
+
+    Languages that Belebele's folder lacks are left out; where none is there, the mini set's stand
+    in, as many, of the same script where it has them.
+    """
     there = [code for code in languages if (folder / f"{code}.jsonl").is_file()]
     if there:
         data = load_data("folder", languages=there, path=str(folder))
         name = "genuine Belebele"
     else:
-        data = load_data("mini", languages=list(languages))
+        data = load_data("mini", languages=stand_ins(languages))
         name = f"the embedded mini set ({folder} is not there)"
     return name, [item for items in data.items.values() for item in items]
+
+
+def stand_ins(languages: Sequence[str]) -> list[str]:
+    """As many languages of the mini set: those that it has, then others of their scripts."""
+    there = mini_languages()
+    scripts = {code.partition("_")[2] for code in languages}
+    wanted = [code for code in languages if code in there]
+    alike = [code for code in there if code.partition("_")[2] in scripts]
+    return list(dict.fromkeys([*wanted, *alike, *there]))[: len(languages)]
 
 
 def load_prompts(languages: Sequence[str] = (LANGUAGE,)) -> Prompts:

@@ -59,12 +59,14 @@ class Rows:
 
     Attributes:
         name: of the data.
+        languages: their codes.
         examples: prompts with their answers, 1–4.
         ids: token ids of each, the answer's at the end, in the order of training.
         label_ids: token id of each label.
     """
 
     name: str
+    languages: tuple[str, ...]
     examples: list[tuple[str, int]]
     ids: list[list[int]]
     label_ids: list[int]
@@ -101,7 +103,7 @@ def run(quick: bool, threads: int) -> Section:
     lengths = [len(ids) for ids in rows.ids]
     cut = sum(length > TRL_LENGTH for length in lengths)
     text = (
-        f"{len(lengths)} rows of {rows.name} ({', '.join(LANGUAGES)}; {min(lengths)} to "
+        f"{len(lengths)} rows of {rows.name} ({', '.join(rows.languages)}; {min(lengths)} to "
         f"{max(lengths)} tokens), {steps} steps of {batch_size}, {turns_each} turns each "
         f"({' and '.join(ONE_LESS)}: {turns_each - 1}), {threads} threads. TRL as it comes is "
         "favoured: gradient checkpointing, which it has on by itself, is off; nothing is cut off; "
@@ -151,8 +153,9 @@ def load_rows(count: int) -> Rows:
     from xling.prompts import PromptFormat, label_token_ids, render_prompts
 
     name, items = load_items(LANGUAGES)
-    by_language = [[item for item in items if item.dialect == code] for code in LANGUAGES]
-    mixed = [item for group in zip(*filter(None, by_language), strict=False) for item in group]
+    codes = dict.fromkeys(item.dialect for item in items)
+    by_language = [[item for item in items if item.dialect == code] for code in codes]
+    mixed = [item for group in zip(*by_language, strict=False) for item in group]
     chosen = mixed[:count]
     tokenizer = load_tokenizer(model_folder())
     prompts = render_prompts(chosen, PromptFormat(), tokenizer)
@@ -164,6 +167,7 @@ def load_rows(count: int) -> Rows:
     order = example_order(len(ids), batch_size=len(ids), epochs=1, seed=LORA["seed"])[0]
     return Rows(
         name=name,
+        languages=tuple(codes),
         examples=[
             (prompt, item.correct_answer_num) for prompt, item in zip(prompts, chosen, strict=True)
         ],

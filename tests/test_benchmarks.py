@@ -65,6 +65,13 @@ def test_the_gpu_s_model_is_what_the_package_loads(tmp_path: Path) -> None:
     assert engine.score(prompts).logprobs.shape == (30, 4)
 
 
+def test_without_belebele_other_languages_stand_in(tmp_path: Path) -> None:
+    name, items = load_items(["eng_Latn", "deu_Latn", "ind_Latn"], tmp_path)
+    codes = {item.dialect for item in items}
+    assert "mini" in name and "eng_Latn" in codes
+    assert len(codes) == 3 and all(code.endswith("_Latn") for code in codes)
+
+
 def worker_file(folder: Path, body: str, *, stays: bool = False) -> list[str]:
     path = folder / "worker.py"
     main = "work_on(start)" if stays else "work_once(work)"
