@@ -15,7 +15,7 @@ from xling.folders import state_folder
 from xling.tracking.outbox.entry import Entry, entries, taken
 from xling.tracking.outbox.reading import known_ids, latest_id, note_finished, resolved
 from xling.tracking.outbox.sending import is_final, send
-from xling.tracking.store import check_store, store_errors, store_key, tracking_uri
+from xling.tracking.store import StoreSilent, check_store, store_errors, store_key, tracking_uri
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
 
@@ -43,7 +43,7 @@ class Link:
         if not self.silent:
             logger.warning(
                 "the tracking store %s does not answer (%s); work goes on, and results wait in %s",
-                tracking_uri(), reason, outbox(),
+                tracking_uri(), _first_line(reason), outbox(),
             )  # fmt: skip
         self.silent = reason
         self.next_try = time.monotonic() + self.pause
@@ -195,7 +195,7 @@ def _answers(known: Link) -> bool:
     """Asks a silent server whether it is back; a cheap question, before anything large."""
     try:
         check_store()
-    except store_errors() as error:
+    except StoreSilent as error:
         known.fail(_reason(error))
         return False
     return True
