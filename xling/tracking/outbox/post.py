@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from xling.ending import without_password
 from xling.folders import state_folder
-from xling.tracking.outbox.entry import Entry, entries, taken
+from xling.tracking.outbox.entry import REFERENCE, Entry, entries, taken
 from xling.tracking.outbox.reading import known_ids, latest_id, note_finished, resolved
 from xling.tracking.outbox.sending import is_final, send
 from xling.tracking.store import StoreSilent, check_store, store_errors, store_key, tracking_uri
@@ -157,7 +157,11 @@ def delivered(run_ids: Iterable[str]) -> dict[str, str]:
     deliver_waiting()
     left = {each.run_id for each in entries(outbox()) if each.ended}
     ids = {each: latest_id(outbox(), each) for each in run_ids}
-    return {each: found for each, found in ids.items() if found not in left and each not in left}
+    return {
+        each: found
+        for each, found in ids.items()
+        if not REFERENCE.fullmatch(found) and not {each, found} & left
+    }
 
 
 def waiting() -> list[Waiting]:
