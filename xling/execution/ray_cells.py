@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from xling.execution.ray_cluster import connected, worker_uri
 from xling.execution.ray_needs import Needs, check_needs
 from xling.execution.ray_worker import Assignment, work
 from xling.execution.units import Unit, UnitOutcome
-from xling.tracking.runs import active_parent, end_lost_runs
+from xling.tracking.remote import active_parent, end_lost_runs
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -77,6 +78,7 @@ def run_units_on_ray(
             force=force,
             log_level=logging.getLogger("xling").getEffectiveLevel(),
             gpus=0,
+            host=socket.gethostname(),
         )
         return _Tasks(prepared, units, needs, assignment).run()
 

@@ -1,7 +1,7 @@
 """Runs every cell of a study, here or on a Ray cluster."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xling import tracking
 from xling.choices import Execution
@@ -20,6 +20,10 @@ class StudyFailed(RuntimeError):
     """Some cells of a study failed; the message lists them with their reasons."""
 
 
+class ResultsWait(RuntimeError):
+    """A study's results are on this machine's disk, and not yet in the tracking store."""
+
+
 @dataclass(frozen=True)
 class StudyOutcome:
     """What became of a study's cells.
@@ -27,10 +31,32 @@ class StudyOutcome:
     Attributes:
         evaluated: evaluate run id by cell.
         failures: reason by cell name, one line each.
+        waiting: what waits for the tracking store on other machines, as lines of text.
     """
 
     evaluated: dict[Cell, str]
     failures: dict[str, str]
+    waiting: tuple[str, ...] = ()
+
+    def in_store(self) -> "StudyOutcome":
+        """The outcome with the ids that the store gave its runs; what waits is sent first.
+
+        Raises:
+            ResultsWait: the store still lacks some of them.
+        """
+        ids = tracking.delivered(self.evaluated.values())
+        left = [cell for cell, run_id in self.evaluated.items() if run_id not in ids]
+        if self.waiting:
+            lines = "\n".join(self.waiting)
+            raise ResultsWait(f"results wait on other machines; run `sync` there:\n{lines}")
+        if left:
+            raise ResultsWait(
+                f"the results of {len(left)} of {len(self.evaluated)} cells wait for the tracking "
+                f"store {tracking.tracking_uri()}; the same command sends them when it answers, "
+                "computes nothing again, and then analyses the study and registers its adapters"
+            )
+        evaluated = {cell: ids[run_id] for cell, run_id in self.evaluated.items()}
+        return replace(self, evaluated=evaluated)
 
     def check(self) -> None:
         """Does nothing if every cell succeeded.
@@ -71,7 +97,9 @@ def run_cells(
     evaluated = {cell: run for each in outcomes for cell, run in each.evaluated.items()}
     failures = {name: why for each in outcomes for name, why in each.failures.items()}
     tracking.log_metrics({"cells_finished": len(evaluated), "cells_failed": len(failures)})
-    return StudyOutcome(evaluated, failures)
+    return StudyOutcome(
+        evaluated, failures, tuple(line for each in outcomes for line in each.waiting)
+    )
 
 
 def _run_here(prepared: Prepared, units: Sequence[Unit], *, force: bool) -> list[UnitOutcome]:
