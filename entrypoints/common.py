@@ -50,9 +50,12 @@ class StudyFile(click.ParamType[Study]):
 
 def _logged_study(name: str) -> str | None:
     """Text of a study file that a run has; None if none has it."""
-    from xling.tracking import find_study_file
+    from xling.tracking import StoreUnavailable, find_study_file
 
-    return find_study_file(name)
+    try:
+        return find_study_file(name)
+    except StoreUnavailable as error:  # options are read before `entry_point` is at work
+        raise click.ClickException(str(error)) from error
 
 
 def study_option(default: str = "demo", *, logged: bool = False) -> Callable[[Command], Command]:

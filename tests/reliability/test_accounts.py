@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,10 +68,24 @@ class Accounts:
         words = ("models:/tiny-tiny-llama@champion", str(folder))
         return self._python(user, EXPERIMENT, "-c", code, *words)
 
+    def permit(self, user: tuple[str, str], experiment_id: str, permission: str) -> None:
+        """Changes what a user may do; for the keeper."""
+        from mlflow.server.auth.client import AuthServiceClient
+
+        keeper = AuthServiceClient(self.server.uri)
+        keeper.revoke_user_permission(user[0], "experiment", experiment_id)
+        keeper.grant_user_permission(user[0], "experiment", experiment_id, permission)
+
     def _python(
         self, user: tuple[str, str], experiment: str, *words: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        process = self.start(user, experiment, *words)
+        output, errors = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def start(self, user: tuple[str, str], experiment: str, *words: str) -> subprocess.Popen[str]:
+        """Starts Python with some arguments as a user."""
+        return subprocess.Popen(
             [sys.executable, *words],
             env={
                 **self.place.environment,
@@ -81,9 +96,9 @@ class Accounts:
                 "OMP_NUM_THREADS": "1",
             },
             cwd=ROOT,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
 
     def names(self, user: tuple[str, str] = ADMIN) -> list[str]:
@@ -164,26 +179,63 @@ COMMANDS = ("main", "finetune", "evaluate", "prepare", "register", "analyze")
 def test_a_wrong_password_ends_in_one_message_before_any_work(accounts, study, entry_point):
     wrong = (WRITER[0], "not-the-writers-secret")
     message = _refusal(accounts, entry_point, wrong)
-    assert "401" in message
+    assert f"tracking server {accounts.server.uri} does not know this account (401" in message
+    assert "MLFLOW_TRACKING_PASSWORD" in message
     assert wrong[1] not in message
 
 
+def test_a_wrong_password_is_told_where_a_study_is_looked_up_by_name(accounts, study):
+    refused = accounts.run("analyze", (WRITER[0], "not-the-writers-secret"), study="tiny")
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+    assert "does not know this account (401" in refused.stderr
+
+
 def test_no_account_ends_in_one_message_before_any_work(accounts, study):
-    assert "401" in _refusal(accounts, "main", ("", ""))
+    assert "does not know this account (401" in _refusal(accounts, "main", ("", ""))
 
 
 def test_a_user_who_may_not_see_the_experiment_is_told_so(accounts, study):
-    assert "403" in _refusal(accounts, "main", STRANGER)
+    message = _refusal(accounts, "main", STRANGER)
+    assert f"does not let this account use experiment {EXPERIMENT!r} (403" in message
 
 
 def test_a_user_who_may_only_read_the_experiment_is_told_so(accounts, study):
-    assert "403" in _refusal(accounts, "main", READER)
+    message = _refusal(accounts, "main", READER)
+    assert f"takes no run in experiment {EXPERIMENT!r}" in message
+    assert "403" in message
 
 
 def test_a_user_who_may_make_no_experiment_is_told_so(accounts, study):
-    assert "403" in _refusal(accounts, "main", GUEST, experiment="brand-new")
+    message = _refusal(accounts, "main", GUEST, experiment="brand-new")
+    assert "does not let this account use experiment 'brand-new' (403" in message
     with as_user(*ADMIN):
         assert accounts.place.client().get_experiment_by_name("brand-new") is None
+
+
+def test_a_right_that_is_taken_away_amid_a_study_loses_nothing(accounts, study):
+    before = accounts.names()
+    words = ("-m", "entrypoints.evaluate", "--study", str(accounts.place.study), "--force", "true")
+    process = accounts.start(WRITER, EXPERIMENT, *words)
+    with as_user(*ADMIN):
+        client = accounts.place.client()
+        shared = client.get_experiment_by_name(EXPERIMENT).experiment_id
+        deadline = time.monotonic() + 120
+        while not client.search_runs([shared], "attributes.status = 'RUNNING'"):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        accounts.permit(WRITER, shared, "READ")
+    output, errors = process.communicate(timeout=120)
+    assert accounts.names() == before
+    assert "403" in errors
+    assert "1 run waits" in output + errors
+    assert "Traceback" not in errors
+    with as_user(*ADMIN):
+        accounts.permit(WRITER, shared, "EDIT")
+    sent = accounts.run("sync", WRITER)
+    assert sent.returncode == 0, sent.stderr[-3000:]
+    assert accounts.names() == sorted([*before, "evaluate tiny-llama/base/seed-0"])
+    assert not [secret for secret in SECRETS if secret in output + errors]
 
 
 def _refusal(

@@ -14,7 +14,7 @@ from xling.tracking.adapters import (
 from xling.tracking.commands import run_command
 from xling.tracking.evaluations import log_evaluation, log_records_file
 from xling.tracking.logged import LoggedRun
-from xling.tracking.opening import open_store, sync_store
+from xling.tracking.opening import check_store, open_store, sync_store
 from xling.tracking.outbox.post import account, delivered
 from xling.tracking.runs import (
     log_curve,
@@ -37,7 +37,6 @@ from xling.tracking.search import (
 )
 from xling.tracking.store import (
     StoreUnavailable,
-    check_store,
     tracking_uri,
 )
 

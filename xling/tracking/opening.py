@@ -9,12 +9,36 @@ from mlflow import MlflowClient
 from xling.tracking.outbox.post import deliver_waiting, retry_now
 from xling.tracking.processes import HOST, PROCESS, STARTED, is_gone
 from xling.tracking.runs import note_project_run
-from xling.tracking.store import Experiment, asking_store, check_store, select_experiment
+from xling.tracking.store import (
+    Experiment,
+    asking_store,
+    check_account,
+    check_server,
+    select_experiment,
+)
 
 # MLflow's own seven tries of a call take four minutes; what fails here is tried again later.
 DEFAULT_TRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 
 logger = logging.getLogger(__name__)
+
+
+def check_store(*, timeout: float = 10.0) -> None:
+    """Checks that a tracking server answers, and lets this account see the experiment.
+
+    It leaves no trace, and does nothing for a local store.
+
+    Args:
+        timeout: seconds to wait for a tracking server.
+
+    Raises:
+        StoreSilent: it does not answer, or does not know this account; the message says what to
+            do.
+    """
+    for name, value in DEFAULT_TRIES.items():
+        os.environ.setdefault(name, value)
+    check_server(timeout=timeout)
+    check_account()
 
 
 def open_store(*, timeout: float = 10.0) -> str:
@@ -32,8 +56,6 @@ def open_store(*, timeout: float = 10.0) -> str:
     Raises:
         StoreSilent: the store does not answer; the message says which and what to do.
     """
-    for name, value in DEFAULT_TRIES.items():
-        os.environ.setdefault(name, value)
     check_store(timeout=timeout)
     experiment = select_experiment()
     sent = send_all()
@@ -54,7 +76,7 @@ def sync_store(*, timeout: float = 10.0) -> int:
     Raises:
         StoreSilent: the store does not answer.
     """
-    check_store(timeout=timeout)
+    check_server(timeout=timeout)
     sent = send_all()
     note_project_run("sync", {"sent": str(sent)})
     return sent

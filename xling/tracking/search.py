@@ -19,7 +19,8 @@ from xling.tracking.runs import active_experiment, is_active
 from xling.tracking.store import (
     StoreUnavailable,
     asking_store,
-    check_store,
+    check_account,
+    check_server,
     store_exists,
     tracking_uri,
 )
@@ -80,14 +81,19 @@ def find_study_file(study: str) -> str | None:
 
     Returns:
         None if no run of that study logged one, or if the store is a file that does not exist.
+
+    Raises:
+        StoreSilent: the store does not answer, or does not let this account see the experiment.
     """
     if not store_exists() or "'" in study or "\\" in study:
         return None
-    check_store()
-    experiments = [str(each.experiment_id) for each in mlflow.search_experiments()]
-    runs = _search(
-        f"tags.`xling.kind` = 'study' and tags.`xling.study` = '{study}'", experiments, most=1
-    )
+    check_server()
+    check_account()
+    with asking_store():
+        experiments = [str(each.experiment_id) for each in mlflow.search_experiments()]
+        runs = _search(
+            f"tags.`xling.kind` = 'study' and tags.`xling.study` = '{study}'", experiments, most=1
+        )
     if not runs:
         return None
     with TemporaryDirectory(prefix="xling-") as folder:

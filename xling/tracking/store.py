@@ -17,6 +17,8 @@ from xling.ending import without_password
 from xling.folders import state_folder
 
 DEFAULT_EXPERIMENT = "xling"
+# What MLflow makes of the HTTP codes 401 and 403.
+UNAUTHENTICATED, PERMISSION_DENIED = "UNAUTHENTICATED", "PERMISSION_DENIED"
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,8 @@ def select_experiment() -> Experiment:
     Raises:
         StoreSilent: the store does not answer, or not as it should.
     """
+    experiment_id, name = _asked_for()
     try:
-        experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
         with _opened_by_one():
             if experiment_id:
                 found = mlflow.set_experiment(experiment_id=experiment_id)
@@ -56,11 +57,59 @@ def select_experiment() -> Experiment:
                 found = mlflow.set_experiment(name)
         return Experiment(str(found.experiment_id), str(found.name))
     except store_errors() as error:
-        raise StoreSilent(
-            f"tracking store {tracking_uri()} cannot be used: "
-            f"{without_password(str(error))}; set "
-            "MLFLOW_TRACKING_URI to a store that can"
-        ) from error
+        raise _unusable(error) from error
+
+
+def check_account() -> None:
+    """Checks that a server lets this account see the experiment; leaves no trace.
+
+    Does nothing for a local store. Whether the account may write there shows in the first run.
+
+    Raises:
+        StoreSilent: it knows no such account, or does not let it; the message says what to do.
+    """
+    if not _is_server():
+        return
+    experiment_id, name = _asked_for()
+    try:
+        if experiment_id:
+            mlflow.get_experiment(experiment_id)
+        else:
+            mlflow.get_experiment_by_name(name)
+    except store_errors() as error:
+        raise _unusable(error) from error
+
+
+def _asked_for() -> tuple[str, str]:
+    """Id and name of the experiment that is asked for; the id may be empty, and comes first."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
+    return os.environ.get("MLFLOW_EXPERIMENT_ID", ""), name
+
+
+def _unusable(error: Exception) -> StoreSilent:
+    """An error of the store, with what is to be done about it."""
+    experiment_id, name = _asked_for()
+    code = getattr(error, "error_code", "")
+    if code == UNAUTHENTICATED:
+        return StoreSilent(
+            f"tracking server {tracking_uri()} does not know this account (401, not "
+            "authenticated); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    if code == PERMISSION_DENIED:
+        wanted = f"with id {experiment_id}" if experiment_id else repr(name)
+        return StoreSilent(
+            f"tracking server {tracking_uri()} does not let this account use experiment {wanted} "
+            "(403, permission denied); ask who keeps the server for the permission EDIT on it, or "
+            "name another: MLFLOW_EXPERIMENT_NAME, or mlflow run's --experiment-name"
+        )
+    return StoreSilent(
+        f"tracking store {tracking_uri()} cannot be used: {without_password(str(error))}; set "
+        "MLFLOW_TRACKING_URI to a store that can"
+    )
+
+
+def _is_server() -> bool:
+    return str(mlflow.get_tracking_uri()).startswith(("http://", "https://"))
 
 
 @contextmanager
@@ -108,7 +157,7 @@ def store_errors() -> tuple[type[Exception], ...]:
     return (MlflowException, OSError, requests.RequestException, SQLAlchemyError)
 
 
-def check_store(*, timeout: float = 10.0) -> None:
+def check_server(*, timeout: float = 10.0) -> None:
     """Checks that a tracking server answers; leaves no trace, and does nothing for a local store.
 
     Args:
@@ -117,9 +166,8 @@ def check_store(*, timeout: float = 10.0) -> None:
     Raises:
         StoreSilent: it does not answer.
     """
-    uri = mlflow.get_tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        _check_server(uri, timeout)
+    if _is_server():
+        _check_server(str(mlflow.get_tracking_uri()), timeout)
 
 
 def store_exists() -> bool:

@@ -15,7 +15,7 @@ from xling.folders import state_folder
 from xling.tracking.outbox.entry import REFERENCE, Entry, entries, taken
 from xling.tracking.outbox.reading import known_ids, latest_id, note_finished, resolved
 from xling.tracking.outbox.sending import is_final, send
-from xling.tracking.store import StoreSilent, check_store, store_errors, store_key, tracking_uri
+from xling.tracking.store import StoreSilent, check_server, store_errors, store_key, tracking_uri
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
 
@@ -198,7 +198,7 @@ def account() -> list[str]:
 def _answers(known: Link) -> bool:
     """Asks a silent server whether it is back; a cheap question, before anything large."""
     try:
-        check_store()
+        check_server()
     except StoreSilent as error:
         known.fail(_reason(error))
         return False
