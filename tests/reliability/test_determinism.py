@@ -86,8 +86,6 @@ def test_adapters_are_the_same_files(twice):
         hashes = file_hashes(folder)
         assert {"adapter_model.safetensors", "adapter_config.json"} <= set(hashes)
         assert hashes == file_hashes(second.adapters[name])
-        key = "files_sha256"
-        assert first.runs[name].params[key] == second.runs[name].params[key]
 
 
 def test_records_are_the_same_to_the_last_digit(twice):
@@ -181,12 +179,12 @@ def test_scores_hold_for_any_threads_and_batches(tiny_model, threads, architectu
     opened = locate_model(str(tiny_model(architecture))).open()
     prompts = [
         f"{'A passage of some length. ' * (1 + n % 9)}\nQuestion {n // 3}?\nAnswer: ("
-        for n in range(40 * SOAK)
+        for n in range(20 * SOAK)
     ]
     reference = None
     for number in (1, 2, *range(3, 2 + SOAK)):
         torch.set_num_threads(number)
-        for batch_tokens in (64, 512, 4096, *(128 * step for step in range(1, SOAK))):
+        for batch_tokens in (64, 2048, *(128 * step for step in range(1, SOAK))):
             for share in (True, False):
                 engine = InProcessEngine(
                     opened.model,
