@@ -5,7 +5,7 @@ EXPERIMENT ?= xling
 # `mlflow run` with the local environment runs whatever `python` is found first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint bench ui clean
+.PHONY: demo test soak lint bench ui clean
 
 demo: .venv/ready
 	$(BIN)/mlflow run . -e main -P study=demo --experiment-name $(EXPERIMENT) --env-manager local
@@ -15,6 +15,11 @@ demo: .venv/ready
 # ends the run: xdist can wait for ever for what a crashed worker left.
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+
+# The tests of faults, with ten times as many kills, faults and damaged inputs: hours.
+SOAK ?= 10
+soak: .venv/ready
+	XLING_SOAK=$(SOAK) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability -s --timeout 0
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -4,6 +4,9 @@ import json
 import weakref
 from dataclasses import asdict, replace
 
+# Before any test: on some processors it logs a warning with the error that it caught, whose frames
+# would keep the base of the test that imports it first.
+import bitsandbytes  # noqa: F401
 import mlflow
 import numpy as np
 import pytest

@@ -1,5 +1,6 @@
 """Whole studies while the tracking store is away, locked, full or read-only."""
 
+import re
 import sqlite3
 import subprocess
 import time
@@ -96,9 +97,10 @@ def test_a_server_that_goes_away_for_good_holds_back_what_sync_sends(
     code, output = main(zygote, place, meanwhile)
     assert code == 1, output[-3000:]
     assert WAITS in output and "cell 2 of 2" in output and "Traceback" not in output
-    assert "the results of 2 of 2 cells wait for the tracking store" in output
+    assert "the results of 1 of 2 cells wait for the tracking store" in output
     account = output[output.index(" wait (") :]
-    for name in ("study tiny: FAILED", "evaluate tiny/base/seed-0: FINISHED"):
+    cell = "tiny/finetuned/seed-0"
+    for name in ("study tiny: FAILED", f"finetune {cell}: FINISHED", f"evaluate {cell}: FINISHED"):
         assert name in account
     assert "-e sync" in account
 
@@ -108,7 +110,7 @@ def test_a_server_that_goes_away_for_good_holds_back_what_sync_sends(
     server.start()
     code, output = zygote.run(["sync"], environment(place), folder=place.folder)
     assert code == 0, output[-3000:]
-    assert "4 runs sent to" in output
+    assert "3 runs sent to" in output
     computed = {path: path.stat().st_mtime_ns for path in place.folder.glob("state/xling/*/all/*")}
     code, output = main(zygote, place)
     assert code == 0, output[-3000:]
@@ -161,7 +163,7 @@ def test_an_artifact_store_that_takes_nothing_holds_back_what_the_next_command_s
         code, output = main(zygote, place)
         assert code == 1, output[-3000:]
         assert WAITS in output and "Traceback" not in output
-        assert "the results of 2 of 2 cells wait for the tracking store" in output
+        assert re.search("the results of [12] of 2 cells wait for the tracking store", output)
         _mend(fault, folder)
         code, output = main(zygote, place)
         assert code == 0, output[-3000:]

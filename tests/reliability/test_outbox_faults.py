@@ -130,7 +130,7 @@ def test_faults_at_seeded_requests_lose_nothing_and_double_nothing(
         faults += sum(bool(each[2]) for each in proxy.seen[first:])
         proxy.fault = lambda *request: ""
         tracking.sync_store()
-        assert tracking.account() == [], seed
+        assert tracking.account().lines == (), seed
         assert in_store(server, proxy) == undisturbed, seed
         before = len(proxy.seen)
         assert tracking.sync_store() == 0  # once is enough
@@ -144,7 +144,7 @@ def test_a_server_that_is_gone_holds_back_what_sync_sends(server, proxy, undistu
     with tracking.tracked_run("study", name="outer", study="s", params={}, tags={}):
         proxy.close()
         log_a_study(tmp_path)
-        lines = tracking.account()
+        lines = tracking.account().lines
         assert lines[0].startswith("3 runs wait (") and proxy.uri in lines[0]
         assert [line.split(":")[0].strip() for line in lines[1:4]] == [
             "study", "finetune", "evaluate",
@@ -154,7 +154,7 @@ def test_a_server_that_is_gone_holds_back_what_sync_sends(server, proxy, undistu
             tracking.sync_store()
         proxy.open()
     # The outer run's end reached the store, and took with it what waited.
-    assert tracking.account() == []
+    assert tracking.account().lines == ()
     runs = [run for run in in_store(server, proxy) if run["name"] != "outer"]
     for run in runs:
         run["tags"] = {k: v for k, v in run["tags"].items() if k != "mlflow.parentRunId"}
@@ -181,11 +181,11 @@ def test_a_run_that_the_store_refuses_for_good_keeps_no_other_from_it(
         "outer": "FINISHED", "after": "FINISHED",
     }  # fmt: skip
     assert "refuses run 'deleted'" in caplog.text
-    (waits,) = [line for line in tracking.account() if line.startswith("  ")]
+    (waits,) = [line for line in tracking.account().lines if line.startswith("  ")]
     assert waits.startswith("  deleted: FINISHED; ") and "deleted" in waits
     client.restore_run(run)
     assert tracking.sync_store() == 1
-    assert tracking.account() == []
+    assert tracking.account().lines == ()
 
 
 def test_nothing_begins_where_the_outermost_run_cannot(server, proxy, tmp_path):

@@ -60,7 +60,7 @@ def test_results_outlive_a_server_that_goes_away(server, tiny_model, tmp_path):
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 1, errors[-3000:]
     assert f"the tracking store {server.uri} does not answer" in errors
-    assert re.search(r"Error: 1 run waits \(.* MB\) in " + re.escape(str(state)), errors)
+    assert re.search(r"1 run waits \(.* MB\) in " + re.escape(str(state)), errors)
     assert "evaluate tiny-llama/base/seed-0: FINISHED" in errors
     assert "fra_Latn  control" in output  # what the store does not say yet
     computed = {path: path.stat().st_mtime_ns for path in state.glob("xling/*/all/*_*.parquet")}

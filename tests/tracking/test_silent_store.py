@@ -65,7 +65,7 @@ def test_a_store_that_breaks_between_cells_holds_the_study_s_results_back(place,
     lines = [record.getMessage() for record in caplog.records]
     assert "cell 2 of 2: two/base/seed-0" in lines
     assert not [line for line in lines if line.startswith("cell two") and "failed" in line]
-    account = tracking.account()
+    account = tracking.account().lines
     assert "  evaluate two/base/seed-0: FINISHED; " in account[2]
     assert account[1].startswith("  s: FAILED; ")
 

@@ -55,7 +55,7 @@ def work(prepared: Prepared, unit: Unit, assignment: Assignment) -> UnitOutcome:
     select_experiment()
     outcome = run_unit(prepared, unit, BaseShelf(), force=assignment.force)
     if assignment.host != socket.gethostname():
-        outcome.waiting = tracking.account()
+        outcome.waiting = list(tracking.account().lines)
     return outcome
 
 
