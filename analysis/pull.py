@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import pandas as pd
 from tqdm import tqdm
 
+from analysis.made_with import differing_conditions
 from analysis.records_cache import RECORDS_FILE
 from analysis.run_files import fetch_files, files_by_run
 from xling.records import (
@@ -130,6 +131,7 @@ def pull_records(
             "run the study first, or name the experiment that holds its runs"
         )
     runs, notes = newest_runs(found)
+    notes += differing_conditions(runs)
     known = _KnownPlaces(store, runs)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         parts = list(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-import threading
 import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis.figures.style import ACCENT, BAND, FAMILY_COLOURS, GREY
+from analysis.figures.style import ACCENT, BAND, FAMILY_COLOURS, GREY, SETTINGS
 
 # The figures' colours and the variables of report.css that stand for them on a light or dark page.
 CSS_COLOURS = {
@@ -24,8 +23,6 @@ CSS_COLOURS = {
     FAMILY_COLOURS["control"].lower(): "var(--control)",
 }
 _TIP, _HALO = "tip:", "halo"
-# Real text needs a setting that matplotlib keeps globally; the lock confines it to one thread.
-_SETTINGS = threading.Lock()
 
 
 def inline_svg(figure: Figure, key: str, label: str) -> str:
@@ -49,7 +46,8 @@ def inline_svg(figure: Figure, key: str, label: str) -> str:
             text.set_path_effects([])
             text.set_gid(_HALO)
     target = io.BytesIO()
-    with _SETTINGS, mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+    # Real text, not outlines of it.
+    with SETTINGS, mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         figure.savefig(target, format="svg", metadata={"Date": None}, transparent=True)
     root = ET.fromstring(target.getvalue())
     for parent in list(root.iter()):

@@ -1,14 +1,17 @@
 """What every figure shares: colours, the gains to be drawn, title and small print, files.
 
-Figures are drawn without pyplot, so drawing changes no global state and works in threads.
+Figures are drawn without pyplot, so drawing changes no global state and works in threads; what
+matplotlib keeps globally is changed under a lock.
 """
 
 from __future__ import annotations
 
 import textwrap
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,6 +26,8 @@ NARROW_WIDTH = 3.7
 """Width in inches of a figure for a phone, where letters of 7 points can still be read."""
 MAX_TIPS = 600
 """Points that get a text on hover; beyond it the file would grow and hover help nobody."""
+SETTINGS = threading.Lock()
+"""Confines changed settings of matplotlib, which are global, to one thread."""
 
 
 def figure_gains(cells: pd.DataFrame, condition: tuple[str, ...]) -> pd.DataFrame:
@@ -127,7 +132,7 @@ def finish_figure(figure: Figure, axes: Axes, title: str, note: str) -> None:
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as SVG and PNG.
+    """Write a figure as SVG and PNG, the same bytes for the same figure and name.
 
     Args:
         figure: What to write.
@@ -141,6 +146,8 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("svg", "png")]
-    figure.savefig(paths[0], metadata={"Date": None})
+    # Without a salt the ids in an SVG file are drawn anew each time.
+    with SETTINGS, mpl.rc_context({"svg.hashsalt": stem.name}):
+        figure.savefig(paths[0], metadata={"Date": None})
     figure.savefig(paths[1])
     return paths

@@ -51,6 +51,8 @@ def train_and_save(
         opened: the base, on this process's device; sharded in place where the team shards.
         team: all of its processes must call.
     """
+    import torch
+
     share = four_bit_share(opened.model)
     target = Path(job.target)
     with opened.trainable(**job.lora, seed=job.seed) as (model, modules):
@@ -84,6 +86,7 @@ def train_and_save(
         "processes": {
             "count": team.size,
             "parallel": team.parallel if team.size > 1 else "none",
+            "threads": torch.get_num_threads(),
             "base_bytes": base_bytes,
         },
     }

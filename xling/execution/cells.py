@@ -102,7 +102,13 @@ def cell_identity(prepared: Prepared, cell: Cell, located: LocatedModel) -> dict
 def cell_params(
     prepared: Prepared, cell: Cell, located: LocatedModel, fold: int | None = None
 ) -> dict[str, Any]:
-    """Parameters that every cell's run logs under ``cfg.``; of one fold, or of all together."""
+    """Parameters that every cell's run logs under ``cfg.``; of one fold, or of all together.
+
+    ``threads`` are those of this process. They are in no fingerprint: they decide the order of
+    sums, and so the last digits only, and a run is reused by machines with more or fewer cores.
+    """
+    import torch
+
     study = prepared.study
     whole = fold is None and prepared.cross_fitted
     split = prepared.split_of(fold or 0)
@@ -117,6 +123,7 @@ def cell_params(
         "chat": located.recipe.chat,
         "dtype": str(compute_dtype()).removeprefix("torch."),
         "device": device_name(),
+        "threads": torch.get_num_threads(),
         "prompt_sha256": prompt_format(prepared, located.recipe).sha256,
         "data.source": study.data.source,
         "data.revision": prepared.data.revision,

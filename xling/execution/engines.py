@@ -246,7 +246,7 @@ def _remote(
     params = {
         "engine": cell.model.engine,
         # Of the server's machine and precision nothing is known here.
-        **dict.fromkeys(("device", "dtype", "quantise"), "server"),
+        **dict.fromkeys(("device", "dtype", "quantise", "threads"), "server"),
         "server.host": transport.host,
         "server.model": served.base,
         "server.adapter": " ".join(asked),

@@ -165,6 +165,8 @@ def attach_lora(
     )
     set_seed(seed)
     adapted = get_peft_model(model, config)
+    # PEFT keeps a set, and saves it in an order of its own in each process.
+    config.target_modules = sorted(config.target_modules or ())
     check_adapted(adapted, modules)
     return adapted
 
