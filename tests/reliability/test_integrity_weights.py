@@ -215,7 +215,7 @@ def test_a_cut_off_gguf_file_says_how_much_is_missing(gguf_file):
 
 def test_a_gguf_file_that_is_cut_off_is_not_converted(gguf_file):
     digest = hashlib.sha256(gguf_file.read_bytes()).hexdigest()
-    os.truncate(gguf_file, 3_000)
+    os.truncate(gguf_file, gguf_file.stat().st_size - 100)
     with pytest.raises(ValueError, match=rf"{gguf_file} has sha256 .* it is cut off.*delete it"):
         converted_folder(gguf_file, sha256=digest)
 
@@ -236,7 +236,7 @@ def packaged(gguf_file, monkeypatch):
 def test_a_packaged_file_damaged_in_the_cache_is_made_again(packaged, caplog):
     path = packaged_file(packaged)
     whole = path.read_bytes()
-    for harm in (lambda: os.truncate(path, 100), lambda: turn_a_bit(path, 2_000), path.unlink):
+    for harm in (lambda: os.truncate(path, 100), lambda: turn_a_bit(path, 1_000), path.unlink):
         caplog.clear()
         harm()
         assert packaged_file(packaged).read_bytes() == whole
@@ -244,6 +244,6 @@ def test_a_packaged_file_damaged_in_the_cache_is_made_again(packaged, caplog):
 
 
 def test_a_damaged_package_says_that_its_file_is_cut_off(packaged, gguf_file):
-    os.truncate(gguf_file, 3_000)
+    os.truncate(gguf_file, gguf_file.stat().st_size - 100)
     with pytest.raises(ValueError, match="w.gguf from some-package==1 has sha256 .*it is cut off"):
         packaged_file(packaged)
