@@ -57,6 +57,21 @@ def unchanged(path: Path, seen: Seen) -> bool:
     )
 
 
+def difference(folder: Path, name: str, seen: Seen) -> str:
+    """How a file differs in content from what was seen, in words; empty if it does not."""
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    size = path.stat().st_size
+    if size != seen.size:
+        how = "cut off at" if size < seen.size else "changed: it has"
+        return f"{name} is {how} {size} bytes, not {seen.size}"
+    sha256 = see(path).sha256
+    if sha256 != seen.sha256:
+        return f"{name} is changed: its sha256 is {sha256}, not {seen.sha256}"
+    return ""
+
+
 def files_sha256(folder: Path) -> str:
     """Hash of the names and contents of a folder's files; of no folder that of no files."""
     digest = hashlib.sha256()
@@ -88,19 +103,14 @@ def fault(folder: Path, *, thorough: bool = False) -> str:
     read = False
     for name, seen in sealed.items():
         path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
         settled = seen.changed < sealed_at - TICK
-        if not thorough and settled and unchanged(path, seen):
+        if not thorough and settled and path.is_file() and unchanged(path, seen):
             continue
-        size = path.stat().st_size
-        if size != seen.size:
-            how = "cut off at" if size < seen.size else "changed: it has"
-            return f"{name} is {how} {size} bytes, not {seen.size}"
+        found = difference(folder, name, seen)
+        if found:
+            return found
         renewed[name] = see(path)
         read = True
-        if renewed[name].sha256 != seen.sha256:
-            return f"{name} is changed: its sha256 is {renewed[name].sha256}, not {seen.sha256}"
     more = sorted(set(_names(folder)) - set(sealed))
     if more:
         return f"{more[0]} was added"

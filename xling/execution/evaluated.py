@@ -10,6 +10,7 @@ from xling.execution.cells import trained_languages
 from xling.execution.instruments import instrument_metrics
 from xling.execution.prepared import Prepared
 from xling.folders import written_file
+from xling.parquet_files import read_parquet
 from xling.records import describe_format, read_records, summarize_records, write_records
 from xling.routing import read_routing, routing_metrics, sum_routing, write_routing
 from xling.study import Cell
@@ -25,7 +26,17 @@ CALIBRATION = ("ece/", "position_entropy/", "position_prior_", "recall_std")
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
     """Writes a table, whole or not at all."""
     with written_file(path) as temporary:
-        frame.to_parquet(temporary, index=False)
+        frame.to_parquet(temporary, index=False, write_page_checksum=True)
+
+
+def read_kept(path: Path) -> pd.DataFrame:
+    """Reads a table that `write_parquet` or `write_records` left in a work folder.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is cut off or corrupt.
+    """
+    return read_parquet(path, remedy="repeat the command: its items are asked again")
 
 
 def log_evaluated(
@@ -60,7 +71,7 @@ def log_evaluated(
             write_routing(table, folder / f"{name}.parquet")
             metrics |= routing_metrics(table, languages.source)
         else:
-            rows = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+            rows = pd.concat([read_kept(path) for path in paths], ignore_index=True)
             write_parquet(rows, folder / f"{name}.parquet")
             metrics |= instrument_metrics(name, rows)
         tracking.log_file(folder / f"{name}.parquet")
