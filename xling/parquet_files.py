@@ -29,12 +29,13 @@ def read_parquet(path: Path, *, remedy: str) -> pd.DataFrame:
     try:
         # ParquetFile and not read_table: the latter makes columns of folder names like `a=b`.
         with pq.ParquetFile(path, page_checksum_verification=True) as source:
-            return source.read().to_pandas()
+            frame: pd.DataFrame = source.read().to_pandas()
     except (pa.ArrowException, ValueError, OSError) as error:
         what = cut_off(path) or str(error)
         raise ValueError(
             f"{path}: the parquet file is truncated or corrupt: {what}; {remedy}"
         ) from error
+    return frame
 
 
 def cut_off(path: Path) -> str:

@@ -15,6 +15,7 @@ from xling.distributed.checkpoints import last_whole_checkpoint
 from xling.execution.cells import locate
 from xling.execution.prepared import prepare_study
 from xling.models import BaseShelf
+from xling.scoring.kept import KeptAnswers
 from xling.sealed import SEAL
 from xling.study import Cell
 
@@ -98,7 +99,7 @@ def test_a_damaged_language_of_a_broken_evaluation_is_asked_again(
     expected = files(tmp_path)
     assert answer(opened, prepared, cell, tmp_path) == []  # all is there
     rng = random.Random(2)
-    kept = sorted(tmp_path.rglob("*heb_Hebr.parquet")) + [tmp_path / "sealed" / "heb_Hebr.json"]
+    kept = [*sorted(tmp_path.rglob("*heb_Hebr.parquet")), tmp_path / "sealed" / "heb_Hebr.json"]
     assert len(kept) == (2 if scoring == "answer-token" else 3)
     for path in kept:
         for harm in (cut, turn_a_bit):
@@ -110,3 +111,26 @@ def test_a_damaged_language_of_a_broken_evaluation_is_asked_again(
             assert "its items are asked again" in caplog.text and "heb_Hebr" in caplog.text
             found = files(tmp_path)
             assert all(found[name].equals(expected[name]) for name in expected)
+
+
+def test_no_bit_of_a_kept_answer_changes_unseen(tmp_path):
+    path = tmp_path / "kept.jsonl"
+    kept = KeptAnswers(path)
+    answers = {f"key-{n}": {"logprobs": [-0.125 * n, -1.5, -2.25e-3]} for n in range(6)}
+    for key, answer_ in answers.items():
+        kept.put(key, dict(answer_))
+    whole = path.read_bytes()
+    rng = random.Random(3)
+    refused = 0
+    for _ in range(400 * SOAK):
+        turn_a_bit(path, rng)
+        try:
+            found = KeptAnswers(path)
+        except ValueError as error:
+            refused += 1
+            assert f"{path}, line " in str(error) and "is asked again" in str(error)
+        else:  # the last line lost its end: it is not there
+            assert [found[key] for key in answers if key in found] == list(answers.values())[:5]
+            assert "key-5" not in found
+        path.write_bytes(whole)
+    assert refused > 380 * SOAK
