@@ -38,22 +38,42 @@ from xling.record_schema import (
     SCORINGS,
     check_records,
 )
+from xling.record_warnings import (
+    ANSWER_MASS,
+    CONSTANT,
+    EMPTY,
+    LEAST_CONSTANT,
+    NO_MASS,
+    SAME_AS_BASE,
+    suspicious_languages,
+    unchanged_languages,
+    warning_text,
+)
 
 __all__ = [
+    "ANSWER_MASS",
     "ARMS",
+    "CONSTANT",
+    "EMPTY",
     "FAMILIES",
     "KEY_COLUMNS",
+    "LEAST_CONSTANT",
     "LOGPROB_COLUMNS",
+    "NO_MASS",
     "PARTS",
     "REASONINGS",
     "RECORD_SCHEMA",
     "RUN_COLUMNS",
+    "SAME_AS_BASE",
     "SCORINGS",
     "check_records",
     "describe_format",
     "read_records",
     "records_sha256",
     "summarize_records",
+    "suspicious_languages",
+    "unchanged_languages",
+    "warning_text",
     "write_records",
 ]
 

@@ -1,5 +1,7 @@
 """Logs what an evaluate cell left on this machine's disk: records, tables and metrics."""
 
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,14 @@ from xling.execution.instruments import instrument_metrics
 from xling.execution.prepared import Prepared
 from xling.folders import written_file
 from xling.parquet_files import read_parquet
-from xling.records import describe_format, read_records, summarize_records, write_records
+from xling.records import (
+    describe_format,
+    read_records,
+    summarize_records,
+    suspicious_languages,
+    warning_text,
+    write_records,
+)
 from xling.routing import read_routing, routing_metrics, sum_routing, write_routing
 from xling.study import Cell
 
@@ -21,6 +30,9 @@ ROUTING = "routing"
 # Metrics that take log-probabilities as they are, or the position of every choice: not to be had
 # where a server gave only bounds of some.
 CALIBRATION = ("ece/", "position_entropy/", "position_prior_", "recall_std")
+
+
+logger = logging.getLogger(__name__)
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
@@ -46,7 +58,8 @@ def log_evaluated(
 
     Languages that the arm was trained on are in no family mean. Routing diverges from that of the
     study's source languages in every arm, so that arms can be compared. Calibration and position
-    are left out of languages in which a server only bounds some label.
+    are left out of languages in which a server only bounds some label. Results that look like
+    mistakes get the tag ``xling.warning``.
     """
     languages = prepared.study.languages
     frame = pd.concat(
@@ -87,3 +100,13 @@ def log_evaluated(
     tracking.log_file(folder / FORMAT)
     tracking.log_file(folder / stages[0] / "prompts", "prompts")
     tracking.log_metrics(metrics, model_id=model_id)
+    _warn(cell, suspicious_languages(frame, languages.evaluated))
+
+
+def _warn(cell: Cell, found: Mapping[str, Sequence[str]]) -> None:
+    """Says once, in the log and in the tag ``xling.warning``, which results look like mistakes."""
+    if not found:
+        return
+    text = warning_text(found)
+    logger.warning("evaluate %s: look at these results before you use them: %s", cell.name, text)
+    tracking.set_tags({"warning": text})
