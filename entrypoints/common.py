@@ -127,14 +127,27 @@ def entry_point(command: Command) -> Command:
         _prepare_process()
         try:
             check_started_alone(command)
-            return command(*arguments, **options)
+            value = command(*arguments, **options)
         except Exception as error:
             if os.environ.get(DEBUG) or not _is_plain(error):
                 raise
-            message = without_password(str(error)) + _disk_remedy(error)
+            message = "\n".join([without_password(str(error)) + _disk_remedy(error), *_waiting()])
             raise click.ClickException(message) from error
+        left = _waiting()
+        if left:
+            raise click.ClickException("\n".join(left))
+        return value
 
     return wrapped
+
+
+def _waiting() -> list[str]:
+    """What waits for the tracking store, where the command had to do with it."""
+    if "xling.tracking" not in sys.modules:
+        return []
+    from xling.tracking import account
+
+    return account()
 
 
 def _is_plain(error: Exception) -> bool:

@@ -81,7 +81,7 @@ def _run(
         tags={"command": tracking.run_command("main", parameters)},
     ):
         tracking.log_text(study.to_yaml(), "study.yaml")
-        outcome = run_cells(prepared, force=force, execution=execution)
+        outcome = run_cells(prepared, force=force, execution=execution).in_store()
         if outcome.evaluated:
             # Its libraries take seconds to load, and memory that the cells may need.
             from analysis.analyze_run import run_analysis

@@ -73,6 +73,27 @@ def made_by_one(target: Path) -> Iterator[None]:
 
 
 @contextmanager
+def done_by_one(name: str, *, waiting: Callable[[], None]) -> Iterator[None]:
+    """One process of this machine at a time that does a work of that name.
+
+    Args:
+        name: of the work; part of a file's name in `state_folder`.
+        waiting: called before it waits for another process.
+    """
+    folder = state_folder() / "locks"
+    with _naming_a_full_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / f"{name}.lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def written_file(target: Path) -> Iterator[Path]:
     """Gives a path that becomes the file `target` only if the block ends without an error.
 

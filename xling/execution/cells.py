@@ -3,14 +3,15 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xling import tracking
 from xling.execution.prepared import ItemsByPart, Prepared, items_sha256
-from xling.folders import state_folder
+from xling.folders import done_by_one, state_folder
 from xling.models import LocatedModel, fetch_weights, find_recipe, locate_model
 from xling.models.catalog import Recipe
 from xling.models.loading import compute_dtype, device_name
@@ -145,6 +146,23 @@ def cell_command(entry_point: str, prepared: Prepared, cell: Cell, **more: Any) 
             **more,
         },
     )
+
+
+@contextmanager
+def one_at_a_time(digest: str, *, kind: str, name: str) -> Iterator[None]:
+    """One process of this machine at a time that computes a result; others wait, and reuse it.
+
+    Args:
+        digest: its fingerprint.
+        kind: tag ``xling.kind``.
+        name: of the cell, for the log.
+    """
+
+    def say() -> None:
+        logger.info("%s %s: another process is at it; waiting for it", kind, name)
+
+    with done_by_one(digest[:32], waiting=say):
+        yield
 
 
 def reuse(digest: str, *, kind: str, prepared: Prepared, name: str, force: bool) -> str | None:

@@ -14,6 +14,7 @@ from xling.execution.cells import (
     locate,
     locate_served,
     log_items,
+    one_at_a_time,
     prompt_format,
     reuse,
     scoring_params,
@@ -74,64 +75,83 @@ def run_evaluate(
     with TemporaryDirectory(prefix="xling-") as downloads:
         fetched = find_adapters(prepared, cell, located, adapter, Path(downloads))
         digest = fingerprint(_identity(prepared, cell, located, parts, fetched))
-        reused = reuse(digest, kind="evaluate", prepared=prepared, name=cell.name, force=force)
-        if reused is not None:
-            return reused
-        reached = reach_server(cell.model)
-        folder = work_folder(reached.work_key(digest) if reached else digest, fresh=force)
-        stages = _stages(prepared, parts, fetched)
-        with (
-            engine_source(
-                prepared,
-                cell,
-                located,
-                shelf,
-                [stage.adapter for stage in stages],
-                [folder / stage.name for stage in stages],
-                reached=reached,
-                asked_for=adapter,
-            ) as source,
-            tracking.tracked_run(
-                "evaluate",
-                name=f"evaluate {cell.name}",
-                study=prepared.study.name,
-                params={
-                    **cell_params(prepared, cell, located),
-                    **scoring_params(cell),
-                    **_settings(prepared, cell),
-                    "adapter": " ".join(each.uri for each in fetched),
-                    **source.params,
-                },
-                tags={
-                    "fingerprint": digest,
-                    "command": cell_command(
-                        "evaluate", prepared, cell, **scoring_params(cell), adapter=adapter
-                    ),
-                },
-            ) as run_id,
-        ):
-            log_items(prepared, parts)
-            for stage, block in zip(stages, source.seats, strict=True):
-                with block as seat:
-                    examiner = Examiner(
-                        seat.engine,
-                        seat.tokenizer,
-                        prompt_format(prepared, located.recipe),
-                        cell=cell,
-                        study=prepared.study,
-                        model=seat.model,
-                    )
-                    answer_stage(prepared, cell, examiner, stage.items, folder / stage.name)
-            # Of a cross-fitted cell the first fold's adapter stands for all.
-            model_id = fetched[0].model_id if fetched else ""
-            log_evaluated(
-                prepared, cell, folder, [stage.name for stage in stages], model_id=model_id
-            )
-            if fetched and not adapter:
-                tracking.log_metrics(label_shares(prepared.all_training_rows(cell)))
-            if fetched:
-                tracking.set_tags({"logged_model": model_id})
-            return run_id
+        with one_at_a_time(digest, kind="evaluate", name=cell.name):
+            reused = reuse(digest, kind="evaluate", prepared=prepared, name=cell.name, force=force)
+            if reused is not None:
+                return reused
+            return _evaluate_run(
+                prepared, cell, shelf, located, parts, fetched,
+                digest=digest, adapter=adapter, force=force,
+            )  # fmt: skip
+
+
+def _evaluate_run(
+    prepared: Prepared,
+    cell: Cell,
+    shelf: BaseShelf,
+    located: LocatedModel,
+    parts: ItemsByPart,
+    fetched: list[tracking.FetchedAdapter],
+    *,
+    digest: str,
+    adapter: str,
+    force: bool,
+) -> str:
+    """Scores one model in a run of its own; returns the run's id."""
+    reached = reach_server(cell.model)
+    folder = work_folder(reached.work_key(digest) if reached else digest, fresh=force)
+    stages = _stages(prepared, parts, fetched)
+    with (
+        engine_source(
+            prepared,
+            cell,
+            located,
+            shelf,
+            [stage.adapter for stage in stages],
+            [folder / stage.name for stage in stages],
+            reached=reached,
+            asked_for=adapter,
+        ) as source,
+        tracking.tracked_run(
+            "evaluate",
+            name=f"evaluate {cell.name}",
+            study=prepared.study.name,
+            params={
+                **cell_params(prepared, cell, located),
+                **scoring_params(cell),
+                **_settings(prepared, cell),
+                "adapter": " ".join(each.uri for each in fetched),
+                **source.params,
+            },
+            tags={
+                "fingerprint": digest,
+                "command": cell_command(
+                    "evaluate", prepared, cell, **scoring_params(cell), adapter=adapter
+                ),
+            },
+            again=force,
+        ) as run_id,
+    ):
+        log_items(prepared, parts)
+        for stage, block in zip(stages, source.seats, strict=True):
+            with block as seat:
+                examiner = Examiner(
+                    seat.engine,
+                    seat.tokenizer,
+                    prompt_format(prepared, located.recipe),
+                    cell=cell,
+                    study=prepared.study,
+                    model=seat.model,
+                )
+                answer_stage(prepared, cell, examiner, stage.items, folder / stage.name)
+        # Of a cross-fitted cell the first fold's adapter stands for all.
+        model_id = fetched[0].model_id if fetched else ""
+        log_evaluated(prepared, cell, folder, [stage.name for stage in stages], model_id=model_id)
+        if fetched and not adapter:
+            tracking.log_metrics(label_shares(prepared.all_training_rows(cell)))
+        if fetched:
+            tracking.set_tags({"logged_model": model_id})
+        return run_id
 
 
 def check_cell(cell: Cell) -> None:
@@ -172,7 +192,7 @@ def _identity(
         "items": {part: items_sha256(items) for part, items in parts.items()},
         "families": list(prepared.study.languages.families.items()),
         "folds": list(prepared.fold_of.items()) if prepared.cross_fitted else [],
-        "adapters": [each.model_id for each in fetched],
+        "adapters": [each.files_sha256 for each in fetched],
         **source_identity(prepared, cell),
         **_settings(prepared, cell),
         **scoring_params(cell),

@@ -22,6 +22,7 @@ from xling.execution.cells import (
     cell_params,
     locate,
     log_items,
+    one_at_a_time,
     prompt_format,
     reuse,
     trained_languages,
@@ -102,16 +103,35 @@ def run_finetune(
     how = how_to_train(prepared, cell, located)
     digest = finetune_fingerprint(prepared, cell, located, fold)
     name = adapter_name(prepared, cell, fold)
-    reused = reuse(digest, kind="finetune", prepared=prepared, name=name, force=force)
-    if reused is not None:
-        return reused
+    with one_at_a_time(digest, kind="finetune", name=name):
+        reused = reuse(digest, kind="finetune", prepared=prepared, name=name, force=force)
+        if reused is not None:
+            return reused
+        return _finetune_run(
+            prepared, cell, shelf, rows, located, how, digest=digest, fold=fold, force=force
+        )
+
+
+def _finetune_run(
+    prepared: Prepared,
+    cell: Cell,
+    shelf: BaseShelf,
+    rows: Sequence[TrainingRow],
+    located: LocatedModel,
+    how: Training,
+    *,
+    digest: str,
+    fold: int,
+    force: bool,
+) -> str:
+    """Trains one adapter in a run of its own; returns the run's id."""
     study = prepared.study
     prompts = training_prompts(prepared, rows, located, how)
     folder = work_folder(digest, fresh=force)
     how = with_memory(how, prepared, cell, located, shelf, longest=prompts.longest, work=folder)
     with tracking.tracked_run(
         "finetune",
-        name=f"finetune {name}",
+        name=f"finetune {adapter_name(prepared, cell, fold)}",
         study=study.name,
         params={
             **cell_params(prepared, cell, located, fold),
@@ -128,6 +148,7 @@ def run_finetune(
             "fingerprint": digest,
             "command": cell_command("finetune", prepared, cell, **fold_parameter(prepared, fold)),
         },
+        again=force,
     ) as run_id:
         log_items(prepared, {"training": _by_language(rows)})
         log_labels(rows, cell, trained_languages(study, cell.arm))

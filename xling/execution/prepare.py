@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from xling import tracking
-from xling.execution.cells import locate_tokenizer, prompt_format, reuse
+from xling.execution.cells import locate_tokenizer, one_at_a_time, prompt_format, reuse
 from xling.execution.prepared import Prepared
 from xling.fingerprint import fingerprint
 from xling.prompts import label_token_ids, render_prompts
@@ -35,9 +35,13 @@ def run_prepare(prepared: Prepared, *, force: bool = False) -> str:
             "study": study.model_dump(mode="json"),
         }
     )
-    reused = reuse(digest, kind="prepare", prepared=prepared, name=study.name, force=force)
-    if reused is not None:
-        return reused
+    with one_at_a_time(digest, kind="prepare", name=study.name):
+        reused = reuse(digest, kind="prepare", prepared=prepared, name=study.name, force=force)
+        return reused or _prepare_run(prepared, digest, force=force)
+
+
+def _prepare_run(prepared: Prepared, digest: str, *, force: bool) -> str:
+    study = prepared.study
     command = tracking.run_command("prepare", prepared.parameters)
     with tracking.tracked_run(
         "prepare",
@@ -53,6 +57,7 @@ def run_prepare(prepared: Prepared, *, force: bool = False) -> str:
             "data.folds": len(prepared.splits),
         },
         tags={"fingerprint": digest, "command": command},
+        again=force,
     ) as run_id:
         counts = {model.label: _token_counts(prepared, model) for model in study.models}
         _log(prepared, counts)

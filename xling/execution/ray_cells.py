@@ -17,7 +17,7 @@ from xling.execution.ray_cluster import connected, worker_uri
 from xling.execution.ray_needs import Needs, check_needs
 from xling.execution.ray_worker import Assignment, work
 from xling.execution.units import Unit, UnitOutcome
-from xling.tracking.runs import active_parent, end_lost_runs
+from xling.tracking.remote import active_parent, end_lost_runs
 
 if TYPE_CHECKING:
     from ray import ObjectRef

@@ -12,7 +12,7 @@ from xling import tracking
 from xling.execution.prepared import Prepared
 from xling.execution.units import Unit, UnitOutcome, run_unit
 from xling.models import BaseShelf
-from xling.tracking.runs import ParentRun, work_under
+from xling.tracking.remote import ParentRun, work_under
 from xling.tracking.store import select_experiment
 
 

@@ -1,7 +1,7 @@
 """Runs every cell of a study, here or on a Ray cluster."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xling import tracking
 from xling.choices import Execution
@@ -20,6 +20,10 @@ class StudyFailed(RuntimeError):
     """Some cells of a study failed; the message lists them with their reasons."""
 
 
+class ResultsWait(RuntimeError):
+    """A study's results are on this machine's disk, and not yet in the tracking store."""
+
+
 @dataclass(frozen=True)
 class StudyOutcome:
     """What became of a study's cells.
@@ -31,6 +35,23 @@ class StudyOutcome:
 
     evaluated: dict[Cell, str]
     failures: dict[str, str]
+
+    def in_store(self) -> "StudyOutcome":
+        """The outcome with the ids that the store gave its runs; what waits is sent first.
+
+        Raises:
+            ResultsWait: the store still lacks some of them.
+        """
+        ids = tracking.delivered(self.evaluated.values())
+        left = [cell for cell, run_id in self.evaluated.items() if run_id not in ids]
+        if left:
+            raise ResultsWait(
+                f"the results of {len(left)} of {len(self.evaluated)} cells wait for the tracking "
+                f"store {tracking.tracking_uri()}; the same command sends them when it answers, "
+                "computes nothing again, and then analyses the study and registers its adapters"
+            )
+        evaluated = {cell: ids[run_id] for cell, run_id in self.evaluated.items()}
+        return replace(self, evaluated=evaluated)
 
     def check(self) -> None:
         """Does nothing if every cell succeeded.

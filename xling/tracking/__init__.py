@@ -13,6 +13,9 @@ from xling.tracking.adapters import (
 )
 from xling.tracking.commands import run_command
 from xling.tracking.evaluations import log_evaluation, log_records_file
+from xling.tracking.logged import LoggedRun
+from xling.tracking.opening import open_store, sync_store
+from xling.tracking.outbox.post import account, delivered
 from xling.tracking.runs import (
     log_curve,
     log_data_set,
@@ -25,7 +28,6 @@ from xling.tracking.runs import (
     tracked_run,
 )
 from xling.tracking.search import (
-    LoggedRun,
     download_artifact,
     find_finished,
     find_runs,
@@ -36,7 +38,6 @@ from xling.tracking.search import (
 from xling.tracking.store import (
     StoreUnavailable,
     check_store,
-    open_store,
     tracking_uri,
 )
 
@@ -47,7 +48,9 @@ __all__ = [
     "RegisteredAdapter",
     "StoreUnavailable",
     "Terminated",
+    "account",
     "check_store",
+    "delivered",
     "download_artifact",
     "fetch_adapter",
     "find_finished",
@@ -70,6 +73,7 @@ __all__ = [
     "run_command",
     "score_logged_adapter",
     "set_tags",
+    "sync_store",
     "tracked_run",
     "tracking_uri",
     "without_password",

@@ -1,6 +1,9 @@
 """Adapters in MLflow: logged as pyfunc models, loaded back, registered, fetched."""
 
 import hashlib
+import json
+import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +13,29 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
 from xling.ending import without_password
+from xling.folders import written_file, written_whole
 from xling.models.memory import free_memory
 from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS
 from xling.requirements import adapter_requirements
-from xling.tracking.store import tracking_uri
+from xling.tracking.outbox.entry import ADAPTER
+from xling.tracking.outbox.post import outbox
+from xling.tracking.outbox.reading import adapter_id, find_waiting_adapter, latest_id
+from xling.tracking.outbox.sending import is_final, one_try
+from xling.tracking.runs import active_entry, log_operation
+from xling.tracking.store import store_errors, tracking_uri
 
-ADAPTER = "adapter"
 ROOT = Path(__file__).resolve().parent.parent
 # Key of a logged adapter's settings: sha256 of its files.
 FILES_SHA256 = "files_sha256"
+# Beside an adapter on this machine: the run that logged it, and its settings.
+SETTINGS_FILE = "logged.json"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,11 @@ class FetchedAdapter:
     settings: dict[str, Any]
     model_id: str
     uri: str
+
+    @property
+    def files_sha256(self) -> str:
+        """Hash of its files, as they were logged; of one that was logged without, its id."""
+        return str(self.settings.get(FILES_SHA256, "") or self.model_id)
 
 
 @dataclass(frozen=True)
@@ -75,30 +91,45 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
         settings: what the model needs to load its base; see `xling.adapter_model`.
 
     Returns:
-        Id of the logged model.
+        Id of the logged model, or what stands for it while the store is silent.
     """
-    info = mlflow.pyfunc.log_model(
-        name=ADAPTER,
-        python_model=str(ROOT / "adapter_model.py"),
-        artifacts={ADAPTER: str(folder)},
-        model_config={**settings, FILES_SHA256: _files_sha256(folder)},
-        signature=adapter_signature(),
-        code_paths=[str(ROOT)],
-        pip_requirements=adapter_requirements(),
-    )
-    return str(info.model_id)
+    entry = active_entry()
+    digest = _files_sha256(folder)
+    with written_whole(entry.adapter) as temporary:
+        mlflow.pyfunc.save_model(
+            path=str(temporary),
+            python_model=str(ROOT / "adapter_model.py"),
+            artifacts={ADAPTER: str(folder)},
+            model_config={**settings, FILES_SHA256: digest},
+            signature=adapter_signature(),
+            code_paths=[str(ROOT)],
+            pip_requirements=adapter_requirements(),
+        )
+        for compiled in list(temporary.rglob("__pycache__")):
+            shutil.rmtree(compiled)
+    if not log_operation({"do": "adapter", "params": {FILES_SHA256: digest}}):
+        entry.sent.referred = True
+        entry.record_sent()
+    logged = {
+        "run_id": entry.run_id,
+        "model_id": adapter_id(entry),
+        "settings": {**settings, FILES_SHA256: digest},
+    }
+    with written_file(folder.parent / SETTINGS_FILE) as target:
+        target.write_text(json.dumps(logged), encoding="utf-8")
+    return adapter_id(entry)
 
 
 def score_logged_adapter(model_id: str, prompts: Sequence[str]) -> np.ndarray[Any, Any]:
     """Loads a logged model back, scores prompts with it, and frees its memory.
 
-    The adapter comes from the store, whatever is in memory; the base, too, unless a shelf lends
-    its own (`xling.models.BaseShelf.lent`).
+    The adapter comes from the store, whatever is in memory, or from the outbox while the store is
+    silent; the base, too, unless a shelf lends its own (`xling.models.BaseShelf.lent`).
 
     Returns:
         Shape (n, 4); natural logs.
     """
-    model = mlflow.pyfunc.load_model(f"models:/{model_id}")
+    model = _loaded_back(latest_id(outbox(), model_id))
     try:
         answers = model.predict(pd.DataFrame({"prompt": list(prompts)}))
         return np.asarray(answers[list(LOGPROB_COLUMNS)].to_numpy())
@@ -106,6 +137,21 @@ def score_logged_adapter(model_id: str, prompts: Sequence[str]) -> np.ndarray[An
         # MLflow keeps the last model that it ran the code of: it would keep the base with it.
         model.unwrap_python_model().close()
         free_memory()
+
+
+def _loaded_back(model_id: str) -> Any:
+    """A logged model as the store has it; while that is silent as the outbox has it."""
+    waiting = find_waiting_adapter(outbox(), model_id)
+    if waiting is not None:
+        return mlflow.pyfunc.load_model(str(waiting.adapter))
+    try:
+        return mlflow.pyfunc.load_model(f"models:/{model_id}")
+    except store_errors() as error:
+        entry = active_entry()
+        if is_final(error) or entry.sent.models.get(ADAPTER) != model_id:
+            raise
+        logger.warning("%s could not be loaded back from the store: %s", model_id, error)
+        return mlflow.pyfunc.load_model(str(entry.adapter))
 
 
 def fetch_adapter(uri: str, folder: Path, *, at_hand: Path | None = None) -> FetchedAdapter:
@@ -121,17 +167,21 @@ def fetch_adapter(uri: str, folder: Path, *, at_hand: Path | None = None) -> Fet
         ValueError: there is no such adapter (the message names the forms that are valid), or its
             files are not those that were logged.
     """
+    uri = latest_id(outbox(), uri)
+    waiting = find_waiting_adapter(outbox(), uri)
     address = uri if uri.startswith(("models:/", "runs:/")) else f"runs:/{uri}/{ADAPTER}"
     try:
-        info = mlflow.models.get_model_info(address)
+        info = mlflow.models.get_model_info(str(waiting.adapter) if waiting else address)
         settings = info.flavors.get("python_function", {}).get("config") or {}
+        model_id = adapter_id(waiting) if waiting else str(info.model_id or "")
         logged = settings.get(FILES_SHA256, "")
         if at_hand is not None and logged and _files_sha256(at_hand) == logged:
-            return FetchedAdapter(at_hand, dict(settings), str(info.model_id or ""), uri)
-        local = Path(
-            mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder))
-        )
-    except (MlflowException, OSError) as error:
+            return FetchedAdapter(at_hand, dict(settings), model_id, uri)
+        local = waiting.adapter if waiting else _download(address, folder)
+    except store_errors() as error:
+        known = _sent_before(uri, at_hand)
+        if known is not None and not is_final(error):
+            return known
         reason = without_password(str(error))
         raise ValueError(
             f"no adapter {uri!r} in {tracking_uri()} ({reason}); valid: the id of a finetune run, "
@@ -146,11 +196,29 @@ def fetch_adapter(uri: str, folder: Path, *, at_hand: Path | None = None) -> Fet
             "they are damaged or were changed; train it again"
         )
     return FetchedAdapter(
-        folder=found[0].parent,
-        settings=dict(settings),
-        model_id=str(info.model_id or ""),
-        uri=uri,
+        folder=found[0].parent, settings=dict(settings), model_id=model_id, uri=uri
     )
+
+
+def _download(address: str, folder: Path) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
+
+
+def _sent_before(run_id: str, at_hand: Path | None) -> FetchedAdapter | None:
+    """An adapter that this machine trained and sent, of a store that is silent now."""
+    if at_hand is None:
+        return None
+    path = at_hand.parent / SETTINGS_FILE
+    if not path.is_file():
+        return None
+    known = json.loads(path.read_text(encoding="utf-8"))
+    settings = known["settings"]
+    if (
+        latest_id(outbox(), known["run_id"]) != run_id
+        or _files_sha256(at_hand) != settings[FILES_SHA256]
+    ):
+        return None
+    return FetchedAdapter(at_hand, settings, latest_id(outbox(), known["model_id"]), run_id)
 
 
 def _files_sha256(folder: Path) -> str:
@@ -177,13 +245,23 @@ def register_adapter(
         tags: of the version, under ``xling.``.
     """
     client = MlflowClient()
-    version = _version_of(client, name, model_id)
-    if version is None:
-        version = str(mlflow.register_model(f"models:/{model_id}", name).version)
+    version = _version_of(client, name, model_id) or _new_version(client, name, model_id)
     for key, value in tags.items():
         client.set_model_version_tag(name, version, f"xling.{key}", value)
     client.set_registered_model_alias(name, alias, version)
     return RegisteredAdapter(name, version, alias)
+
+
+def _new_version(client: MlflowClient, name: str, model_id: str) -> str:
+    """Makes a version; an answer that is lost on its way must not make a second one."""
+    with one_try():
+        try:
+            return str(mlflow.register_model(f"models:/{model_id}", name).version)
+        except store_errors():
+            made = _version_of(client, name, model_id)
+            if made is None:
+                raise
+            return made
 
 
 def _version_of(client: MlflowClient, name: str, model_id: str) -> str | None:

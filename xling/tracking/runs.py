@@ -1,29 +1,35 @@
-"""Starts runs and logs what they did."""
+"""Starts runs and logs what they did: to the outbox, and from there to the store."""
 
 import json
-import logging
 import os
-import socket
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import requests
-from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
 
 from xling.ending import Terminated, without_password
 from xling.folders import state_folder
-from xling.tracking.store import StoreUnavailable, tracking_uri
-
-logger = logging.getLogger(__name__)
+from xling.tracking.outbox.entry import Entry, Head
+from xling.tracking.outbox.post import deliver, finish, link, outbox
+from xling.tracking.processes import process_tags
+from xling.tracking.store import (
+    Experiment,
+    StoreSilent,
+    StoreUnavailable,
+    select_experiment,
+    store_key,
+    tracking_uri,
+)
+from xling.tracking.system_metrics import system_metrics
 
 BATCH = 1000
 MAX_PARAM_LENGTH = 500
@@ -31,16 +37,25 @@ MAX_REASON_LENGTH = 5000
 # How a process that works for another one's run knows of it.
 PARENT_VARIABLE = "XLING_PARENT_RUN"
 TAGS_VARIABLE = "XLING_RUN_TAGS"
-# What MLflow finds out from the code that runs, which another machine has no repository of.
-SOURCE_TAGS = ("mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
+RUN_VARIABLE = "MLFLOW_RUN_ID"
+
+_active: ContextVar[tuple[Entry, ...]] = ContextVar("active runs, the outermost first", default=())
 
 
 @contextmanager
 def tracked_run(
-    kind: str, *, name: str, study: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    kind: str,
+    *,
+    name: str,
+    study: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    again: bool = False,
 ) -> Iterator[str]:
     """Runs the block inside an MLflow run, nested if one is active or `work_under` names one.
 
+    All that it logs is on this machine's disk before it is sent; where the store is silent, work
+    goes on and the run waits in the outbox. Only an outermost run must reach the store to begin.
     The run ends FINISHED; FAILED with the tag ``xling.error`` if the block raises; KILLED if it
     is interrupted. The first run in a process that ``mlflow run`` started is the project's own.
 
@@ -50,129 +65,39 @@ def tracked_run(
         study: tag ``xling.study``.
         params: logged under ``cfg.``.
         tags: logged under ``xling.``.
+        again: whether it repeats what a finished run may have already.
 
     Yields:
-        The run's id.
+        The run's id, or what stands for it until the store gives one.
+
+    Raises:
+        StoreSilent: the store does not answer, and nothing was computed yet.
     """
-    nested = mlflow.active_run() is not None
-    run = mlflow.start_run(
-        run_name=name,
-        nested=nested,
-        parent_run_id=None if nested else os.environ.get(PARENT_VARIABLE) or None,
-        tags=json.loads(os.environ.get(TAGS_VARIABLE, "{}")),
-        log_system_metrics=kind == "finetune",
-    )
-    run_id = run.info.run_id
+    above = _active.get()
+    run = Entry.create(outbox(), _head(kind, name, study, tags, again))
+    token = _active.set((*above, run))
     try:
-        mlflow.set_tags(
-            {
-                "mlflow.runName": name,
-                "xling.kind": kind,
-                "xling.study": study,
-                **{f"xling.{key}": value for key, value in tags.items()},
-            }
-        )
-        _log_params(params)
-        yield run_id
-        mlflow.end_run("FINISHED")
+        _begin(run, above)
+        _log({"do": "batch", "params": _as_params(params)})
+        with _watching(run, _active.get()[:-1]) if kind == "finetune" else nullcontext():
+            yield run.run_id
+        _end(run, "FINISHED")
     except (KeyboardInterrupt, Terminated):
-        _finish(run_id, "KILLED", "")
+        _end(run, "KILLED")
         raise
     except (MlflowException, requests.RequestException) as error:
         reason = without_password(str(error))
-        _finish(run_id, "FAILED", f"{type(error).__name__}: {reason}")
+        _end(run, "FAILED", f"{type(error).__name__}: {reason}")
         raise StoreUnavailable(
-            f"the tracking store {tracking_uri()} failed in run {run_id} ({name}): {reason}\n"
-            f"What was computed is kept in {state_folder()}; the same command sends it"
+            f"the tracking store {tracking_uri()} failed in run {run.run_id} ({name}): {reason}\n"
+            f"What was computed is kept in {state_folder()}; the same command goes on from there"
         ) from error
     except BaseException as error:
-        _finish(run_id, "FAILED", without_password(f"{type(error).__name__}: {error}"))
+        _end(run, "FAILED", without_password(f"{type(error).__name__}: {error}"))
         raise
-
-
-def _finish(run_id: str, status: str, reason: str) -> None:
-    """Ends a run that broke; a store that fails here too must not hide why it broke."""
-    try:
-        if reason:
-            mlflow.set_tag("xling.error", reason[:MAX_REASON_LENGTH])
-    except (MlflowException, requests.RequestException):
-        logger.warning("the reason could not be logged to run %s: %s", run_id, reason)
-    try:
-        mlflow.end_run(status)
-    except (MlflowException, requests.RequestException):
-        logger.warning("run %s could not be ended and stays RUNNING in the store", run_id)
-
-
-@dataclass(frozen=True)
-class ParentRun:
-    """A run that other processes work for.
-
-    Attributes:
-        run_id: 32 hexadecimal digits.
-        experiment_id: of the runs under it too.
-        source: tags that say which code it runs.
-        uri: of the tracking store, with its password if it has one.
-    """
-
-    run_id: str
-    experiment_id: str
-    source: dict[str, str]
-    uri: str = field(repr=False)
-
-
-def active_parent() -> ParentRun:
-    """The active run, for processes that work for it."""
-    run = mlflow.get_run(_active_id())
-    source = {key: run.data.tags[key] for key in SOURCE_TAGS if key in run.data.tags}
-    return ParentRun(
-        run.info.run_id, run.info.experiment_id, source, uri=str(mlflow.get_tracking_uri())
-    )
-
-
-def work_under(parent: ParentRun, *, unit: str) -> None:
-    """Makes all further runs of this process, and of those that it starts, children of a run.
-
-    Their tags say where they are made, so that `end_lost_runs` finds them.
-
-    Args:
-        parent: whose children they are.
-        unit: tag ``xling.unit``.
-    """
-    tags = {"unit": unit, "host": socket.gethostname(), "process": str(os.getpid())}
-    for variable in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-        os.environ.pop(variable, None)
-    os.environ |= {
-        "MLFLOW_TRACKING_URI": parent.uri,
-        "MLFLOW_EXPERIMENT_ID": parent.experiment_id,
-        PARENT_VARIABLE: parent.run_id,
-        TAGS_VARIABLE: json.dumps(
-            parent.source | {f"xling.{key}": value for key, value in tags.items()}
-        ),
-    }
-    mlflow.set_tracking_uri(parent.uri)
-
-
-def end_lost_runs(parent: ParentRun, *, unit: str, reason: str) -> int:
-    """Ends as KILLED the runs of a unit whose process is no more, and says why in them.
-
-    Args:
-        parent: the run that the process worked for.
-        unit: tag ``xling.unit`` of the runs.
-        reason: tag ``xling.error``.
-
-    Returns:
-        How many there were.
-    """
-    client = MlflowClient()
-    left = client.search_runs(
-        [parent.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{parent.run_id}' and tags.`xling.unit` = '{unit}' "
-        "and attributes.status = 'RUNNING'",
-    )
-    for run in left:
-        client.set_tag(run.info.run_id, "xling.error", reason[:MAX_REASON_LENGTH])
-        client.set_terminated(run.info.run_id, "KILLED")
-    return len(left)
+    finally:
+        _active.reset(token)
+        _close(run)
 
 
 def note_reuse(finished_run_id: str) -> None:
@@ -180,37 +105,46 @@ def note_reuse(finished_run_id: str) -> None:
 
     Inside a study's run there is nothing to say it in, and nothing is done.
     """
-    if mlflow.active_run() is None and os.environ.get("MLFLOW_RUN_ID"):
-        with mlflow.start_run():
-            mlflow.set_tags({"xling.kind": "reused", "xling.reused": finished_run_id})
+    note_project_run("reused", {"reused": finished_run_id})
 
 
-def _log_params(params: Mapping[str, Any]) -> None:
-    """Logs settings of the active run under ``cfg.``; nested mappings get dotted keys."""
-    flat = {f"cfg.{key}": str(value)[:MAX_PARAM_LENGTH] for key, value in _flat(params, "")}
-    if flat:
-        entries = [Param(key, value) for key, value in flat.items()]
-        MlflowClient().log_batch(_active_id(), params=entries)
+def note_project_run(kind: str, tags: Mapping[str, str]) -> None:
+    """Says what became of a run that a project launch opened for work that needs none."""
+    if not _active.get() and os.environ.get(RUN_VARIABLE):
+        with tracked_run(kind, name=kind, study="", params={}, tags=tags):
+            pass
 
 
-def _flat(params: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def active_experiment() -> Experiment:
+    """The active run's experiment, or the one that is selected.
+
+    Raises:
+        StoreSilent: no run is active, and the store does not answer.
+    """
+    if _active.get():
+        head = _active.get()[-1].head
+        return Experiment(head.experiment_id, head.experiment)
+    return select_experiment()
 
 
-def _active_id() -> str:
-    run = mlflow.active_run()
-    if run is None:
-        raise RuntimeError("no MLflow run is active")
-    return str(run.info.run_id)
+def is_active() -> bool:
+    """Whether a run is active: work is under way that an outage should not end."""
+    return bool(_active.get()) or bool(os.environ.get(PARENT_VARIABLE))
+
+
+def active_run_id() -> str:
+    """Id of the active run, or what stands for it."""
+    return _current().run_id
+
+
+def active_entry() -> Entry:
+    """The active run's entry in the outbox."""
+    return _current()
 
 
 def set_tags(tags: Mapping[str, str]) -> None:
     """Sets tags of the active run under ``xling.``."""
-    mlflow.set_tags({f"xling.{key}": value for key, value in tags.items()})
+    _log({"do": "batch", "tags": {f"xling.{key}": value for key, value in tags.items()}})
 
 
 def log_metrics(metrics: Mapping[str, float], *, model_id: str = "") -> None:
@@ -221,39 +155,37 @@ def log_metrics(metrics: Mapping[str, float], *, model_id: str = "") -> None:
         model_id: logged model that they belong to; empty: none.
     """
     if metrics:
-        mlflow.log_metrics(dict(metrics), model_id=model_id or None)
+        rows = [[key, float(value), _now(), 0] for key, value in metrics.items()]
+        _log({"do": "batch", "metrics": rows, "model": model_id})
 
 
 def log_curve(rows: Sequence[Mapping[str, float]]) -> None:
     """Logs a learning curve of the active run: each row has ``step`` and metrics."""
-    client, run_id = MlflowClient(), _active_id()
-    now = time.time_ns() // 1_000_000
+    now = _now()
     entries = [
-        Metric(f"train/{key}", float(value), now, int(row["step"]))
+        [f"train/{key}", float(value), now, int(row["step"])]
         for row in rows
         for key, value in row.items()
         if key != "step"
     ]
     for start in range(0, len(entries), BATCH):
-        client.log_batch(run_id, metrics=entries[start : start + BATCH])
+        _log({"do": "batch", "metrics": entries[start : start + BATCH]})
 
 
 def log_file(path: Path, folder: str = "") -> None:
     """Logs a file or a folder's content as artifacts of the active run."""
-    if path.is_dir():
-        mlflow.log_artifacts(str(path), folder or None)
-    else:
-        mlflow.log_artifact(str(path), folder or None)
+    _log({"do": "file", "path": _current().keep(path), "target": folder})
 
 
 def log_text(text: str, name: str) -> None:
     """Logs text as an artifact of the active run."""
-    mlflow.log_text(text, name)
+    folder, _, file = name.rpartition("/")
+    _log({"do": "file", "path": _current().keep_text(text, file), "target": folder})
 
 
 def log_json(content: Any, name: str) -> None:
     """Logs a JSON document as an artifact of the active run."""
-    mlflow.log_dict(content, name)
+    log_text(json.dumps(content, indent=2, ensure_ascii=False), name)
 
 
 def log_data_set(
@@ -268,7 +200,130 @@ def log_data_set(
         context: ``training``, ``heldout`` or ``all``.
         languages: codes, separated by spaces.
     """
-    tags = {**source, "sha256": sha256}
-    data_set = MetaDataset(CodeDatasetSource(tags), name=name, digest=sha256[:36])
-    extra = {"sha256": sha256} | ({"languages": languages[:5000]} if languages else {})
-    mlflow.log_input(data_set, context=context, tags=extra)
+    origin = CodeDatasetSource({**source, "sha256": sha256})
+    data_set = MetaDataset(origin, name=name, digest=sha256[:36]).to_dict()
+    keys = ("name", "digest", "source_type", "source", "schema", "profile")
+    tags = {"mlflow.data.context": context, "sha256": sha256}
+    _log(
+        {
+            "do": "input",
+            "dataset": {key: data_set.get(key) for key in keys},
+            "tags": tags | ({"languages": languages[:5000]} if languages else {}),
+        }
+    )
+
+
+def log_operation(operation: Mapping[str, Any]) -> bool:
+    """Logs what another module of this room made; returns whether the store has it."""
+    return _log(operation)
+
+
+def _head(kind: str, name: str, study: str, tags: Mapping[str, str], again: bool) -> Head:
+    """What a run of this process is."""
+    above = _active.get()
+    parent = above[-1].run_id if above else os.environ.get(PARENT_VARIABLE, "")
+    experiment = active_experiment()
+    adopted = "" if parent else os.environ.pop(RUN_VARIABLE, "")
+    own = {
+        "mlflow.runName": name,
+        "xling.kind": kind,
+        "xling.study": study,
+        **{f"xling.{key}": value for key, value in {**process_tags(), **tags}.items()},
+        **json.loads(os.environ.get(TAGS_VARIABLE, "{}")),
+    }
+    return Head(
+        id=uuid.uuid4().hex,
+        store=tracking_uri(),
+        experiment_id=experiment.id,
+        experiment=experiment.name,
+        kind=kind,
+        name=name,
+        study=study,
+        started=_now(),
+        parent=parent,
+        adopted=adopted,
+        again=again,
+        tags=own if adopted else resolve_tags(own),
+    )
+
+
+def _begin(run: Entry, above: tuple[Entry, ...]) -> None:
+    """Makes a run in the store, or takes over the project's."""
+    if run.head.adopted:
+        run.append({"do": "begin", "tags": run.head.tags})
+    if deliver(run, above, at_once=True):
+        return
+    if not run.head.parent:
+        _refuse_to_begin(run)
+    run.sent.referred = not run.sent.run_id
+    run.record_sent()
+
+
+def _refuse_to_begin(run: Entry) -> None:
+    """Nothing was computed yet: the store has to be mended first."""
+    known = link(store_key())
+    reason = known.refused.get(run.head.id) or known.silent
+    raise StoreSilent(
+        f"tracking store {tracking_uri()} takes no run in experiment {run.head.experiment!r}: "
+        f"{reason}; start it, ask for the right to write there, or set MLFLOW_TRACKING_URI to "
+        "another store"
+    )
+
+
+def _end(run: Entry, status: str, reason: str = "") -> None:
+    if reason:
+        tags = {"xling.error": reason[:MAX_REASON_LENGTH]}
+        run.append({"do": "batch", "tags": tags})
+    run.append({"do": "end", "status": status, "time": _now()})
+    deliver(run, _active.get()[:-1])
+
+
+def _close(run: Entry) -> None:
+    """Lets go of a run; one that the store has all of leaves the outbox."""
+    if run.is_sent:
+        finish(run)
+    elif not (run.sent.run_id or run.head.parent):
+        run.remove()  # it never began
+    else:
+        run.release()
+
+
+def _current() -> Entry:
+    if not _active.get():
+        raise RuntimeError("no run is active")
+    return _active.get()[-1]
+
+
+def _log(operation: Mapping[str, Any]) -> bool:
+    """Keeps an operation of the active run, and sends it if the store answers."""
+    run = _current()
+    run.append(operation)
+    return deliver(run, _active.get()[:-1])
+
+
+def _watching(run: Entry, above: tuple[Entry, ...]) -> AbstractContextManager[None]:
+    """Logs the machine's use; from a thread, which sees no active run."""
+
+    def log(metrics: Mapping[str, float], step: int) -> None:
+        rows = [[key, float(value), _now(), step] for key, value in metrics.items()]
+        run.append({"do": "batch", "metrics": rows})
+        deliver(run, above)
+
+    return system_metrics(log)
+
+
+def _as_params(params: Mapping[str, Any]) -> dict[str, str]:
+    """Settings under ``cfg.``; nested mappings get dotted keys."""
+    return {f"cfg.{key}": str(value)[:MAX_PARAM_LENGTH] for key, value in _flat(params, "")}
+
+
+def _flat(params: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,7 +1,7 @@
 """Finds runs and fetches what they logged."""
 
+import logging
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,59 +12,48 @@ from mlflow.exceptions import MlflowException
 
 from xling.ending import without_password
 from xling.folders import cache_folder
+from xling.tracking.logged import LoggedRun
+from xling.tracking.outbox.post import outbox
+from xling.tracking.outbox.reading import find_entry, finished_before, finished_here, logged
+from xling.tracking.runs import active_experiment, is_active
 from xling.tracking.store import (
+    StoreUnavailable,
     asking_store,
     check_store,
-    select_experiment,
     store_exists,
     tracking_uri,
 )
 
 PAGE = 1000
 
-
-@dataclass(frozen=True)
-class LoggedRun:
-    """A run as the tracking store has it.
-
-    Attributes:
-        run_id: 32 hexadecimal digits.
-        name: run name.
-        params: every parameter, ``cfg.`` prefix included.
-        metrics: last value of every metric.
-        tags: every tag.
-        start_time: milliseconds since 1970.
-        status: ``FINISHED``, ``FAILED``, ``KILLED`` or ``RUNNING``.
-        data: digest of each data set that it logged, by name.
-        artifact_uri: where its artifacts lie.
-    """
-
-    run_id: str
-    name: str
-    params: dict[str, str]
-    metrics: dict[str, float]
-    tags: dict[str, str]
-    start_time: int
-    status: str
-    data: dict[str, str] = field(default_factory=dict)
-    artifact_uri: str = ""
+logger = logging.getLogger(__name__)
 
 
 def find_finished(fingerprint: str, *, kind: str, study: str) -> LoggedRun | None:
     """The newest finished run of that fingerprint in a study, or None.
 
     Another study's run is not reused: an analysis finds runs by their study. Its work is, where
-    it still lies on this machine's disk.
+    it still lies on this machine's disk. A run that waits in the outbox counts. Of a store that
+    falls silent amid a run's work only what this machine sent to it is known.
 
     Raises:
-        StoreUnavailable: the store does not answer.
+        StoreUnavailable: the store does not answer, and no run is active.
     """
+    here = finished_here(outbox(), fingerprint, kind=kind, study=study)
+    if here is not None:
+        return here
     query = (
         f"tags.`xling.fingerprint` = '{fingerprint}' and tags.`xling.kind` = '{kind}' "
         f"and tags.`xling.study` = '{_quotable(study)}' and attributes.status = 'FINISHED'"
     )
-    with asking_store():
-        runs = _search(query, [_current_experiment_id()], most=1)
+    try:
+        with asking_store():
+            runs = _search(query, [active_experiment().id], most=1)
+    except StoreUnavailable as error:
+        if not is_active():
+            raise
+        logger.warning("%s\nWhether it has a finished run of this cell is not known", error)
+        return finished_before(outbox(), fingerprint, kind=kind, study=study)
     return runs[0] if runs else None
 
 
@@ -110,11 +99,14 @@ def find_study_file(study: str) -> str | None:
 
 
 def get_run(run_id: str) -> LoggedRun:
-    """One run.
+    """One run, also one that waits in the outbox.
 
     Raises:
         ValueError: no such run.
     """
+    entry = find_entry(outbox(), run_id)
+    if entry is not None and entry.ended:
+        return logged(entry)
     try:
         return _logged(MlflowClient().get_run(run_id))
     except MlflowException as error:
@@ -160,22 +152,14 @@ def current_experiment() -> str:
     """Name of the active run's experiment, or of the one that is selected.
 
     Raises:
-        StoreUnavailable: the store does not answer.
+        StoreUnavailable: no run is active, and the store does not answer.
     """
-    run = mlflow.active_run()
-    if run is None:
-        return select_experiment()
-    with asking_store():
-        return str(mlflow.get_experiment(run.info.experiment_id).name)
-
-
-def _current_experiment_id() -> str:
-    return _experiment_id(current_experiment())
+    return active_experiment().name
 
 
 def _experiment_id(name: str) -> str:
     if not name:
-        name = select_experiment()
+        return active_experiment().id
     experiment = mlflow.get_experiment_by_name(name)
     if experiment is None:
         there = ", ".join(sorted(each.name for each in mlflow.search_experiments()))

@@ -1,8 +1,12 @@
 """Opens the tracking store and says clearly when it cannot be used."""
 
+import fcntl
+import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
@@ -15,6 +19,14 @@ from xling.folders import state_folder
 DEFAULT_EXPERIMENT = "xling"
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of the selected store."""
+
+    id: str
+    name: str
+
+
 class StoreUnavailable(RuntimeError):
     """The tracking store failed amid work that needs it."""
 
@@ -23,44 +35,27 @@ class StoreSilent(StoreUnavailable, ValueError):
     """The tracking store does not answer, before a command's work or between its runs."""
 
 
-def open_store(*, timeout: float = 10.0) -> str:
-    """Checks that the tracking store answers, and selects the experiment.
+def select_experiment() -> Experiment:
+    """Selects the experiment: the project run's under ``mlflow run``.
 
-    Under ``mlflow run`` that is the project run's experiment; else ``MLFLOW_EXPERIMENT_NAME``
-    or `DEFAULT_EXPERIMENT`.
-
-    Args:
-        timeout: seconds to wait for a tracking server.
+    Else it is ``MLFLOW_EXPERIMENT_NAME`` or `DEFAULT_EXPERIMENT`, which is made if need be.
 
     Returns:
-        The experiment's name.
-
-    Raises:
-        StoreSilent: the store does not answer; the message says which and what to do.
-    """
-    check_store(timeout=timeout)
-    return select_experiment()
-
-
-def select_experiment() -> str:
-    """Selects the experiment, with as many tries as MLflow makes for any of its calls.
-
-    `open_store` asks once, which is right before any work. A study that is under way should not
-    end because its server restarts.
-
-    Returns:
-        The experiment's name.
+        The experiment's id and name.
 
     Raises:
         StoreSilent: the store does not answer, or not as it should.
     """
     try:
         experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
-        if experiment_id:
-            return str(mlflow.set_experiment(experiment_id=experiment_id).name)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
-        return str(mlflow.set_experiment(name).name)
-    except _store_errors() as error:
+        with _opened_by_one():
+            if experiment_id:
+                found = mlflow.set_experiment(experiment_id=experiment_id)
+            else:
+                found = mlflow.set_experiment(name)
+        return Experiment(str(found.experiment_id), str(found.name))
+    except store_errors() as error:
         raise StoreSilent(
             f"tracking store {tracking_uri()} cannot be used: "
             f"{without_password(str(error))}; set "
@@ -77,7 +72,7 @@ def asking_store() -> Iterator[None]:
     """
     try:
         yield
-    except _store_errors() as error:
+    except store_errors() as error:
         raise StoreSilent(
             f"the tracking store {tracking_uri()} does not answer: "
             f"{without_password(str(error))}\n"
@@ -85,7 +80,28 @@ def asking_store() -> Iterator[None]:
         ) from error
 
 
-def _store_errors() -> tuple[type[Exception], ...]:
+@contextmanager
+def _opened_by_one() -> Iterator[None]:
+    """One process at a time opens a SQLite file: two that make its tables at once both fail."""
+    path = _sqlite_path()
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # ends with the process, and leaves no file behind
+        yield
+    finally:
+        os.close(folder)
+
+
+def _sqlite_path() -> Path | None:
+    uri = str(mlflow.get_tracking_uri())
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def store_errors() -> tuple[type[Exception], ...]:
     """What MLflow raises where a store fails; a database that it cannot open comes out as is."""
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -108,8 +124,8 @@ def check_store(*, timeout: float = 10.0) -> None:
 
 def store_exists() -> bool:
     """False if the store is a SQLite file that nothing has written yet."""
-    uri = str(mlflow.get_tracking_uri())
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+    path = _sqlite_path()
+    return path is None or path.exists()
 
 
 def _check_server(uri: str, timeout: float) -> None:
@@ -134,3 +150,15 @@ def _verify() -> bool | str:
 def tracking_uri() -> str:
     """The store's address, without user name and password."""
     return without_password(mlflow.get_tracking_uri())
+
+
+def store_key() -> str:
+    """The store's address as the name of a folder, whatever account it is used with."""
+    path = _sqlite_path()
+    address = (
+        f"sqlite:///{path.resolve()}"
+        if path
+        else re.sub(r"//[^/@\s]*@", "//", str(mlflow.get_tracking_uri()).rstrip("/"))
+    )
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", address)[-40:].strip("-.")
+    return f"{readable}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"

@@ -1,0 +1,88 @@
+"""Opens the tracking store: sends what waits, and ends runs whose process is no more."""
+
+import logging
+import os
+import socket
+
+from mlflow import MlflowClient
+
+from xling.tracking.outbox.post import deliver_waiting, retry_now
+from xling.tracking.processes import HOST, PROCESS, STARTED, is_gone
+from xling.tracking.runs import note_project_run
+from xling.tracking.store import Experiment, asking_store, check_store, select_experiment
+
+# MLflow's own seven tries of a call take four minutes; what fails here is tried again later.
+DEFAULT_TRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
+
+logger = logging.getLogger(__name__)
+
+
+def open_store(*, timeout: float = 10.0) -> str:
+    """Checks that the tracking store answers, selects the experiment, and tidies up.
+
+    What an outage held back is sent, and runs that a killed process of this host left RUNNING end
+    as KILLED.
+
+    Args:
+        timeout: seconds to wait for a tracking server.
+
+    Returns:
+        The experiment's name.
+
+    Raises:
+        StoreSilent: the store does not answer; the message says which and what to do.
+    """
+    for name, value in DEFAULT_TRIES.items():
+        os.environ.setdefault(name, value)
+    check_store(timeout=timeout)
+    experiment = select_experiment()
+    sent = send_all()
+    if sent:
+        logger.info("%s that waited for the store: sent", "1 run" if sent == 1 else f"{sent} runs")
+    return end_dead_runs(experiment).name
+
+
+def sync_store(*, timeout: float = 10.0) -> int:
+    """Sends all that waits for the store, and nothing else.
+
+    Args:
+        timeout: seconds to wait for a tracking server.
+
+    Returns:
+        How many runs the store has now that it had not, or not all of.
+
+    Raises:
+        StoreSilent: the store does not answer.
+    """
+    check_store(timeout=timeout)
+    sent = send_all()
+    note_project_run("sync", {"sent": str(sent)})
+    return sent
+
+
+def send_all() -> int:
+    """Sends all that waits for the store, also what it refused before; returns how many runs."""
+    retry_now()
+    return deliver_waiting()
+
+
+def end_dead_runs(experiment: Experiment) -> Experiment:
+    """Ends as KILLED the runs of this host whose process is no more.
+
+    Raises:
+        StoreSilent: the store does not answer.
+    """
+    client = MlflowClient()
+    with asking_store():
+        left = client.search_runs(
+            [experiment.id],
+            f"tags.`xling.{HOST}` = '{socket.gethostname()}' and attributes.status = 'RUNNING'",
+        )
+        for run in left:
+            tags = run.data.tags
+            process, started = tags.get(f"xling.{PROCESS}", ""), tags.get(f"xling.{STARTED}", "")
+            if is_gone(process, started):
+                logger.info("run %s ends as KILLED: its process is no more", run.info.run_id)
+                client.set_tag(run.info.run_id, "xling.error", f"process {process} was killed")
+                client.set_terminated(run.info.run_id, "KILLED")
+    return experiment

@@ -1,0 +1,255 @@
+"""Sends what waits when the store will have it, and says what waits when it will not."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from xling.ending import without_password
+from xling.folders import state_folder
+from xling.tracking.outbox.entry import Entry, entries, taken
+from xling.tracking.outbox.reading import known_ids, latest_id, note_finished, resolved
+from xling.tracking.outbox.sending import is_final, send
+from xling.tracking.store import check_store, store_errors, store_key, tracking_uri
+
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Link:
+    """What this process knows of a store.
+
+    Attributes:
+        silent: why it does not answer; empty: it does.
+        refused: why it will not have a run, by entry.
+        pause: seconds until the next try.
+        next_try: of the monotonic clock.
+    """
+
+    silent: str = ""
+    refused: dict[str, str] = field(default_factory=dict)
+    pause: float = FIRST_PAUSE
+    next_try: float = 0.0
+
+    def fail(self, reason: str) -> None:
+        """Notes that the store did not answer."""
+        if not self.silent:
+            logger.warning(
+                "the tracking store %s does not answer (%s); work goes on, and results wait in %s",
+                tracking_uri(), reason, outbox(),
+            )  # fmt: skip
+        self.silent = reason
+        self.next_try = time.monotonic() + self.pause
+        self.pause = min(2 * self.pause, LONGEST_PAUSE)
+
+    def work(self) -> None:
+        """Notes that the store answered."""
+        if self.silent:
+            logger.warning("the tracking store %s answers again", tracking_uri())
+        self.silent, self.pause = "", FIRST_PAUSE
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run that the store does not have, or not all of.
+
+    Attributes:
+        name: run name.
+        status: that it ended with.
+        reason: why it waits.
+        bytes: that it takes on disk.
+    """
+
+    name: str
+    status: str
+    reason: str
+    bytes: int
+
+
+def outbox() -> Path:
+    """Folder of what waits for the selected store."""
+    return state_folder() / "outbox" / store_key()
+
+
+@cache
+def link(store: str) -> Link:
+    """What this process knows of a store, by `store_key`."""
+    return Link()
+
+
+def deliver(entry: Entry, above: Sequence[Entry] = (), *, at_once: bool = False) -> bool:
+    """Sends what a run of this process has logged, if the store answers.
+
+    After a silence all that waits goes first: later runs may name earlier ones.
+
+    Args:
+        entry: held by this process.
+        above: runs that it lies in, the outermost first; they go first.
+        at_once: see `sending.send`.
+
+    Returns:
+        Whether the store has all of it.
+    """
+    known = link(store_key())
+    if known.silent:
+        if time.monotonic() < known.next_try or not _answers(known):
+            return False
+        deliver_waiting()
+        if known.silent:
+            return False
+    return all(_try(each, known, at_once=at_once) for each in (*above, entry))
+
+
+def deliver_waiting() -> int:
+    """Sends all that waits for the selected store and that no living process holds.
+
+    Runs whose process is no more end as KILLED, with what they had logged.
+
+    Returns:
+        How many runs the store has now that it had not, or not all of.
+    """
+    known, sent = link(store_key()), 0
+    for entry in entries(outbox()):
+        with taken(entry) as held:
+            if not held:
+                continue
+            _end_if_dead(entry)
+            if not _try(entry, known):
+                if known.silent:
+                    break
+                continue
+            finish(entry)
+            sent += 1
+    return sent
+
+
+def finish(entry: Entry) -> None:
+    """Removes an ended entry that the store has all of."""
+    note_finished(outbox(), entry)
+    entry.remove()
+
+
+def retry_now() -> None:
+    """Forgets what the store refused, and that it was silent: it is asked anew."""
+    known = link(store_key())
+    known.refused.clear()
+    known.next_try, known.pause = 0.0, FIRST_PAUSE
+
+
+def delivered(run_ids: Iterable[str]) -> dict[str, str]:
+    """Tries to send all that waits, and says which of these runs the store has.
+
+    Args:
+        run_ids: ids, or what stood for them.
+
+    Returns:
+        Ids that the store gave, by those asked for; runs that wait are left out.
+    """
+    known = link(store_key())
+    known.next_try = 0.0
+    deliver_waiting()
+    left = {each.run_id for each in entries(outbox()) if each.ended}
+    ids = {each: latest_id(outbox(), each) for each in run_ids}
+    return {each: found for each, found in ids.items() if found not in left and each not in left}
+
+
+def waiting() -> list[Waiting]:
+    """Ended runs that the selected store does not have all of, oldest first."""
+    known = link(store_key())
+    return [
+        Waiting(
+            name=entry.head.name,
+            status=entry.ended,
+            reason=known.refused.get(entry.head.id) or known.silent or "not sent yet",
+            bytes=entry.bytes(),
+        )
+        for entry in entries(outbox())
+        if entry.ended
+    ]
+
+
+def account() -> list[str]:
+    """What waits, as lines of text; none if nothing does."""
+    left = waiting()
+    if not left:
+        return []
+    size = sum(each.bytes for each in left) / 1e6
+    number = "1 run waits" if len(left) == 1 else f"{len(left)} runs wait"
+    lines = [f"{number} ({size:.1f} MB) in {outbox()} for {tracking_uri()}:"]
+    lines += [f"  {each.name}: {each.status}; {_first_line(each.reason)}" for each in left]
+    return [
+        *lines,
+        "Nothing is lost. They are sent by: mlflow run . -e sync --env-manager local (or any other "
+        "command, which sends them first)",
+    ]
+
+
+def _answers(known: Link) -> bool:
+    """Asks a silent server whether it is back; a cheap question, before anything large."""
+    try:
+        check_store()
+    except store_errors() as error:
+        known.fail(_reason(error))
+        return False
+    return True
+
+
+def _try(entry: Entry, known: Link, *, at_once: bool = False) -> bool:
+    if entry.head.id in known.refused:
+        return False
+    try:
+        send(entry, MlflowClient(), _resolver(), at_once=at_once)
+    except LookupError:
+        return False  # it names a run that waits itself
+    except store_errors() as error:
+        if not is_final(error) and not isinstance(error, FileNotFoundError):
+            known.fail(_reason(error))
+            return False
+        known.refused[entry.head.id] = _reason(error)
+        logger.warning(
+            "the tracking store %s refuses run %r, which waits in %s: %s",
+            tracking_uri(), entry.head.name, entry.folder, _reason(error),
+        )  # fmt: skip
+        return False
+    known.work()
+    return True
+
+
+def _resolver() -> Callable[[Any], Any]:
+    """Resolves references; what they stand for is read only if there are any."""
+    ids: dict[str, str] = {}
+
+    def resolve(value: Any) -> Any:
+        try:
+            return resolved(value, ids)
+        except LookupError:
+            ids.update(known_ids(outbox()))
+            return resolved(value, ids)
+
+    return resolve
+
+
+def _end_if_dead(entry: Entry) -> None:
+    """Ends as KILLED a run that no process holds and that has not ended."""
+    if entry.ended:
+        return
+    reason = "its process ended without a word: killed, or out of memory"
+    last = int(entry.folder.stat().st_mtime * 1000)
+    entry.append({"do": "batch", "tags": {"xling.error": reason}})
+    entry.append({"do": "end", "status": "KILLED", "time": last})
+
+
+def _reason(error: Exception) -> str:
+    return without_password(str(error)) or type(error).__name__
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().splitlines()[0]
+    return line if len(line) <= 200 else f"{line[:200]}…"

@@ -1,0 +1,141 @@
+"""What is known on this machine of runs that the store has not got, or has but does not say."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from xling.folders import written_file
+from xling.tracking.logged import LoggedRun
+from xling.tracking.outbox.entry import (
+    ADAPTER,
+    REFERENCE,
+    Entry,
+    entries,
+    model_reference,
+    run_reference,
+)
+
+IDS, FINISHED = "ids.jsonl", "finished"
+FINGERPRINT = "xling.fingerprint"
+
+
+def logged(entry: Entry) -> LoggedRun:
+    """A run as the store will have it."""
+    params: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    tags = {**entry.head.tags}
+    data: dict[str, str] = {}
+    for operation in entry.operations:
+        params |= operation.get("params", {}) if operation["do"] == "batch" else {}
+        tags |= operation.get("tags", {}) if operation["do"] in ("batch", "begin") else {}
+        metrics |= {key: value for key, value, _, _ in operation.get("metrics", ())}
+        if operation["do"] == "input":
+            data[operation["dataset"]["name"]] = operation["dataset"]["digest"]
+    return LoggedRun(
+        run_id=entry.run_id,
+        name=entry.head.name,
+        params=params,
+        metrics=metrics,
+        tags=tags,
+        start_time=entry.head.started,
+        status=entry.ended or "RUNNING",
+        data=data,
+    )
+
+
+def find_entry(outbox: Path, run_id: str) -> Entry | None:
+    """The entry of a run, by its id or what stands for it."""
+    match = REFERENCE.fullmatch(run_id)
+    for entry in entries(outbox):
+        if entry.head.id == (match and match[1]) or (run_id and entry.sent.run_id == run_id):
+            return entry
+    return None
+
+
+def finished_here(outbox: Path, fingerprint: str, *, kind: str, study: str) -> LoggedRun | None:
+    """The newest finished run of a fingerprint that waits in the outbox."""
+    found = [
+        entry
+        for entry in entries(outbox)
+        if entry.ended == "FINISHED"
+        and (entry.head.kind, entry.head.study) == (kind, study)
+        and entry.head.tags.get(FINGERPRINT) == fingerprint
+    ]
+    return logged(found[-1]) if found else None
+
+
+def adapter_id(entry: Entry) -> str:
+    """Id of an entry's logged model, or what stands for it."""
+    return entry.sent.models.get(ADAPTER) or model_reference(entry.head.id)
+
+
+def find_waiting_adapter(outbox: Path, name: str) -> Entry | None:
+    """The entry whose adapter the store does not have, by the id of its run or adapter."""
+    for entry in entries(outbox):
+        names = {entry.run_id, run_reference(entry.head.id), model_reference(entry.head.id)}
+        if name in names and ADAPTER not in entry.sent.models and entry.adapter.is_dir():
+            return entry
+    return None
+
+
+def latest_id(outbox: Path, name: str) -> str:
+    """The id that the store gave in the place of what stood for it; else the name itself."""
+    return known_ids(outbox).get(name, name) if REFERENCE.fullmatch(name) else name
+
+
+def note_finished(outbox: Path, entry: Entry) -> None:
+    """Notes what became of an entry before it is removed."""
+    if entry.sent.referred:
+        line = {"id": entry.head.id, "run_id": entry.sent.run_id, "models": entry.sent.models}
+        with (outbox / IDS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    fingerprint = entry.head.tags.get(FINGERPRINT, "")
+    if fingerprint and entry.ended == "FINISHED":
+        text = json.dumps({**asdict(logged(entry)), "kind": entry.head.kind})
+        with written_file(outbox / FINISHED / f"{fingerprint}.json") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def finished_before(outbox: Path, fingerprint: str, *, kind: str, study: str) -> LoggedRun | None:
+    """A finished run that this machine has sent; whether the store still has it is not known."""
+    path = outbox / FINISHED / f"{fingerprint}.json"
+    if not path.is_file():
+        return None
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if known.pop("kind") != kind or known["tags"].get("xling.study") != study:
+        return None
+    return LoggedRun(**known)
+
+
+def known_ids(outbox: Path) -> dict[str, str]:
+    """Ids that the store has given, by what stood for them."""
+    found: dict[str, str] = {}
+    path = outbox / IDS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = [json.loads(line) for line in lines]
+    rows += [
+        {"id": each.head.id, "run_id": each.sent.run_id, "models": each.sent.models}
+        for each in entries(outbox)
+    ]
+    for row in rows:
+        if row["run_id"]:
+            found[f"waiting-{row['id']}"] = row["run_id"]
+        if ADAPTER in row["models"]:
+            found[model_reference(row["id"])] = row["models"][ADAPTER]
+    return found
+
+
+def resolved(value: Any, ids: dict[str, str]) -> Any:
+    """A value with ids in the place of what stood for them.
+
+    Raises:
+        LookupError: the store has not given one of them yet.
+    """
+    if isinstance(value, str):
+        return REFERENCE.sub(lambda match: ids[match[0]], value) if "waiting-" in value else value
+    if isinstance(value, dict):
+        return {key: resolved(each, ids) for key, each in value.items()}
+    if isinstance(value, list):
+        return [resolved(each, ids) for each in value]
+    return value
