@@ -85,12 +85,13 @@ def seal(folder: Path) -> None:
     write_seen(folder / SEAL, {name: see(folder / name) for name in _names(folder)})
 
 
-def fault(folder: Path, *, thorough: bool = False) -> str:
+def fault(folder: Path, *, thorough: bool = False, more: bool = False) -> str:
     """What is wrong with a sealed folder, in words; empty if it is as it was sealed.
 
     Args:
         folder: a folder; one without a seal is at fault.
         thorough: read every file again, whatever its size and times.
+        more: other files may have been put beside those that were sealed.
     """
     try:
         sealed = read_seen(folder / SEAL)
@@ -111,9 +112,9 @@ def fault(folder: Path, *, thorough: bool = False) -> str:
             return found
         renewed[name] = see(path)
         read = True
-    more = sorted(set(_names(folder)) - set(sealed))
-    if more:
-        return f"{more[0]} was added"
+    added = sorted(set(_names(folder)) - set(sealed))
+    if added and not more:
+        return f"{added[0]} was added"
     if read and os.access(folder, os.W_OK):  # or a copy would be read every time
         write_seen(folder / SEAL, renewed)
     return ""

@@ -81,6 +81,11 @@ def test_what_is_wrong_is_said(folder, harm, says):
     assert re.search(says, fault(folder))
 
 
+def test_files_may_be_added_where_that_is_allowed(folder):
+    (folder / "more.json").write_text("{}")
+    assert not fault(folder, more=True) and fault(folder) == "more.json was added"
+
+
 def test_a_touched_file_is_read_once_and_then_known(folder):
     path = folder / "model.safetensors"
     os.utime(path, ns=(1, 1))
