@@ -14,6 +14,7 @@ import pytest
 
 from tests.tiny_models import save_tiny_model
 from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
+from xling import tracking
 from xling.distributed.running import train_and_save
 from xling.distributed.team import Team
 from xling.execution.find_adapters import _fetch_adapter
@@ -29,14 +30,26 @@ PROMPT = PromptFormat(
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A store that holds one real adapter of a tiny base of its own."""
+def store(tmp_path_factory):
+    """A store of its own, which this process works with."""
     folder = tmp_path_factory.mktemp("adapters")
     before, here = mlflow.get_tracking_uri(), Path.cwd()
-    os.chdir(folder)
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = mlflow.tracking.fluent._active_experiment_id
-    mlflow.tracking.fluent._active_experiment_id = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        # Another store's experiment may be the active one.
+        patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+        os.chdir(folder)
+        mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+        tracking.open_store()
+        yield folder
+    mlflow.set_tracking_uri(before)
+    os.chdir(here)
+
+
+@pytest.fixture(scope="module")
+def place(store):
+    """A real adapter in the store, of a tiny base of its own."""
+    folder = store
     base = folder / "base"
     save_tiny_model("llama", base)
     job = TrainingJobs(base, folder).make("job", processes=1)
@@ -59,16 +72,14 @@ def place(tmp_path_factory):
         "arm": "finetuned",
         "seed": 0,
     }
-    with mlflow.start_run() as run:
+    named = {"name": "finetune tiny", "study": "tiny", "params": {}, "tags": {}}
+    with tracking.tracked_run("finetune", **named) as run_id:
         log_trained(adapter, settings, folder / "job")
     (stored,) = folder.rglob("mlruns/**/artifacts/artifacts/adapter/adapter_config.json")
-    yield SimpleNamespace(
-        folder=folder, base=base, uri=run.info.run_id, stored=stored.parent,
+    return SimpleNamespace(
+        folder=folder, base=base, uri=run_id, stored=stored.parent,
         trained=adapter.folder, prompts=check["prompts"],
     )  # fmt: skip
-    mlflow.set_tracking_uri(before)
-    mlflow.tracking.fluent._active_experiment_id = experiment
-    os.chdir(here)
 
 
 def harmed(path: Path, rng: random.Random) -> str:
@@ -166,9 +177,7 @@ def test_a_base_that_was_changed_since_the_training_is_not_loaded_with_the_adapt
         changed = bytearray(whole)
         changed[whole.rfind(b"0")] ^= 1
         path.write_bytes(changed)
-        with pytest.raises(
-            ValueError, match="only fits the base that it was trained on"
-        ):
+        with pytest.raises(ValueError, match="only fits the base that it was trained on"):
             score_logged_adapter(model_id, place.prompts)
         path.write_bytes(whole)
     assert score_logged_adapter(model_id, place.prompts).shape == (8, 4)
