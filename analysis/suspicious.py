@@ -20,6 +20,7 @@ from xling.records import (
     NO_MASS,
     RUN_COLUMNS,
     SAME_AS_BASE,
+    UNCHANGED,
     unchanged_languages,
 )
 
@@ -27,6 +28,9 @@ SAME_ACCURACY = "same_accuracy"
 # Languages from which on equal accuracies are no accident: about 1 in 10 is equal by chance where
 # a hundred questions are asked, so three are in 1 of 1,000 cases.
 _LEAST_EQUAL = 3
+# Share of choices that are the same at least where an adapter has no effect: the last digits may
+# decide between options that are as likely.
+_ALIKE = 0.99
 _MOST_NAMED = 12
 _SAYS = {
     ANSWER_MASS: f"the four labels together have less than {NO_MASS:.0%} of the probability (mean "
@@ -35,8 +39,8 @@ _SAYS = {
     CONSTANT: "every question is answered with the same option in {languages}: accuracy there is "
     "how often that option happens to be right",
     EMPTY: "there are no questions behind the accuracy of {languages}",
-    SAME_AS_BASE: "every log-probability equals the base model's to the last digit in {languages}: "
-    "the adapter has no effect there, or was not used",
+    SAME_AS_BASE: f"no log-probability differs from the base model's by more than {UNCHANGED:g} in "
+    "{languages}: the adapter has no effect there, or was not used",
     SAME_ACCURACY: "every accuracy equals the base model's to the last digit ({languages}): the "
     "adapter has no effect, or was not used",
 }
@@ -178,9 +182,9 @@ def _equal_records(records: pd.DataFrame, responses: Responses) -> Iterator[Susp
     runs = _cells(responses.runs)
     for place, run in enumerate(runs):
         for other, base in _bases(run, runs):
-            # Log-probabilities are compared only where every choice is the same already.
-            alike = (responses.prediction[place] == responses.prediction[other]).all(axis=-1)
-            alike &= (responses.prediction[place] > 0).any(axis=-1)
+            # Log-probabilities are compared only where nearly every choice is the same already.
+            same = responses.prediction[place] == responses.prediction[other]
+            alike = (same.mean(axis=-1) >= _ALIKE) & (responses.prediction[place] > 0).any(axis=-1)
             codes = _chosen(responses.languages, alike)
             if not codes:
                 continue

@@ -118,13 +118,15 @@ def test_an_adapter_without_effect_in_some_or_all_languages(frame):
     assert found(rows) == {("finetuned", "same_as_base", ("arb_Arab", "heb_Hebr"))}
     assert found(as_base(frame, *ALL)) == {("finetuned", "same_as_base", ALL)}
     one = of(rows, "finetuned", "heb_Hebr").to_numpy().nonzero()[0][0]
-    rows.iloc[one, rows.columns.get_loc("logprob_3")] -= 1e-15
+    rows.iloc[one, rows.columns.get_loc("logprob_3")] -= 9e-5  # as another batch makes of it
+    assert found(rows) == {("finetuned", "same_as_base", ("arb_Arab", "heb_Hebr"))}
+    rows.iloc[one, rows.columns.get_loc("logprob_3")] -= 2e-5
     assert found(rows) == {("finetuned", "same_as_base", ("arb_Arab",))}
 
 
 def test_equal_choices_with_other_probabilities_are_not_suspicious(frame):
     rows = as_base(frame, *ALL)
-    rows.loc[rows["arm"] == "finetuned", "logprob_1"] -= 1e-9
+    rows.loc[rows["arm"] == "finetuned", "logprob_1"] -= 2e-4
     assert found(rows) == set()
 
 
@@ -172,8 +174,8 @@ def test_the_report_says_so_first_and_again_in_the_notes(frame, tmp_path: Path):
     heading = page.index('<h2 id="warnings">')
     assert '<a href="#warnings">Warnings</a>' in page[:heading]
     said = (
-        "run evaluate m/finetuned (id-finetuned), model m/finetuned/0/direct/answer-token: every "
-        "log-probability equals the base model&#39;s to the last digit in amh_Ethi, arb_Arab"
+        "run evaluate m/finetuned (id-finetuned), model m/finetuned/0/direct/answer-token: no "
+        "log-probability differs from the base model&#39;s by more than 0.0001 in amh_Ethi, arb"
     )
     assert page.count(said) == 2 and heading < page.index(said)
     assert "less than 1% of the probability (mean answer mass) in heb_Hebr: " in page
