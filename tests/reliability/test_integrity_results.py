@@ -177,7 +177,7 @@ def test_the_report_says_so_first_and_again_in_the_notes(frame, tmp_path: Path):
         "run evaluate m/finetuned (id-finetuned), model m/finetuned/0/direct/answer-token: no "
         "log-probability differs from the base model&#39;s by more than 0.0001 in amh_Ethi, arb"
     )
-    assert page.count(said) == 2 and heading < page.index(said)
+    assert page.count(said) == 2 and heading < page.index(said) < page.index('id="gains"')
     assert "less than 1% of the probability (mean answer mass) in heb_Hebr: " in page
     text = "\n".join(analysis.summary)
     assert (
