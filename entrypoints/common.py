@@ -131,23 +131,26 @@ def entry_point(command: Command) -> Command:
         except Exception as error:
             if os.environ.get(DEBUG) or not _is_plain(error):
                 raise
-            message = "\n".join([without_password(str(error)) + _disk_remedy(error), *_waiting()])
+            _say_what_waits()
+            message = without_password(str(error)) + _disk_remedy(error)
             raise click.ClickException(message) from error
-        left = _waiting()
-        if left:
-            raise click.ClickException("\n".join(left))
+        if _say_what_waits():
+            raise click.ClickException("not all results reached the tracking store: see above")
         return value
 
     return wrapped
 
 
-def _waiting() -> list[str]:
-    """What waits for the tracking store, where the command had to do with it."""
+def _say_what_waits() -> bool:
+    """Says what waits for the tracking store; returns whether this command made some of it."""
     if "xling.tracking" not in sys.modules:
-        return []
+        return False  # the command had nothing to do with it
     from xling.tracking import account
 
-    return account()
+    left = account()
+    for line in left.lines:
+        click.echo(line, err=True)
+    return left.own
 
 
 def _is_plain(error: Exception) -> bool:

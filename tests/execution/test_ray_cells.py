@@ -25,7 +25,7 @@ from xling.execution.study import StudyOutcome
 from xling.execution.units import study_units
 from xling.records import read_records
 from xling.study_files import load_study
-from xling.tracking.runs import ParentRun
+from xling.tracking.remote import ParentRun
 
 LIMIT = 4
 MEBIBYTE = 2**20

@@ -16,7 +16,7 @@ from xling.execution.units import Unit
 from xling.study import Cell
 from xling.settings import ModelSettings
 from xling.tracking import StoreUnavailable
-from xling.tracking.runs import ParentRun
+from xling.tracking.remote import ParentRun
 
 unit = Unit((Cell(ModelSettings(id="gemma3-270m"), "base", 0),), first=1, total=1)
 parent = ParentRun("0" * 32, "0", {}, uri=sys.argv[1])

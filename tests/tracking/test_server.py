@@ -2,16 +2,16 @@
 
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import requests
 import yaml
+from mlflow import MlflowClient
+
+from tests.tracking_servers import running_server
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("arb_Arab", "heb_Hebr", "fra_Latn")
@@ -19,51 +19,10 @@ LANGUAGES = ("arb_Arab", "heb_Hebr", "fra_Latn")
 pytestmark = pytest.mark.slow
 
 
-class Server:
-    """`mlflow server` on loopback, over a SQLite file and a folder of artifacts."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.folder = folder
-        self.process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        command = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
-            "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}",
-            "--artifacts-destination", str(self.folder / "artifacts"),
-        ]  # fmt: skip
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline:
-            try:
-                if requests.get(f"{self.uri}/health", timeout=1).ok:
-                    return
-            except requests.RequestException:
-                time.sleep(0.5)
-        raise TimeoutError((self.folder / "server.log").read_text()[-2000:])
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
 def server(tmp_path: Path):
-    made = Server(tmp_path)
-    try:
-        made.start()
+    with running_server(tmp_path / "server") as made:
         yield made
-    finally:
-        made.kill()
 
 
 def test_results_outlive_a_server_that_goes_away(server, tiny_model, tmp_path):
@@ -98,11 +57,12 @@ def test_results_outlive_a_server_that_goes_away(server, tiny_model, tmp_path):
         time.sleep(0.01)
     assert list(state.glob("xling/*/all/*_*.parquet"))
     server.kill()
-    _, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 1, errors[-3000:]
-    assert re.search(r"tracking store http://127\.0\.0\.1.* failed in run", errors)
-    assert f"What was computed is kept in {state}" in errors
-    assert "Error: " in errors
+    assert f"the tracking store {server.uri} does not answer" in errors
+    assert re.search(r"1 run waits \(.* MB\) in " + re.escape(str(state)), errors)
+    assert "evaluate tiny-llama/base/seed-0: FINISHED" in errors
+    assert "fra_Latn  control" in output  # what the store does not say yet
     computed = {path: path.stat().st_mtime_ns for path in state.glob("xling/*/all/*_*.parquet")}
     assert {path.stem for path in computed} == set(LANGUAGES)
 
@@ -118,4 +78,9 @@ def test_results_outlive_a_server_that_goes_away(server, tiny_model, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "fra_Latn  control" in done.stdout
+    assert "1 run that waited for the store: sent" in done.stderr
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("xling")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
     assert {path: path.stat().st_mtime_ns for path in computed} == computed  # sent, not repeated

@@ -11,6 +11,7 @@ import pytest
 from tests.place import Place
 from xling import tracking
 from xling.execution import prepare_study, run_cells
+from xling.execution.study import ResultsWait
 from xling.study_files import load_study
 
 
@@ -46,7 +47,7 @@ def place(tmp_path: Path, tiny_model, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.mark.slow
-def test_a_store_that_breaks_between_cells_ends_the_study(place, caplog):
+def test_a_store_that_breaks_between_cells_holds_the_study_s_results_back(place, caplog):
     caplog.set_level(logging.INFO, logger="xling")
     logger = logging.getLogger("xling.execution.units")
     breaker = Breaker("cell 2 of 2", place.folder / "mlflow.db")
@@ -55,16 +56,18 @@ def test_a_store_that_breaks_between_cells_ends_the_study(place, caplog):
         prepared = prepare_study(load_study(str(place.study)), limit=4)
         tracking.open_store()
         with (
-            pytest.raises(tracking.StoreUnavailable, match="mlflow.db does not answer") as ended,
+            pytest.raises(ResultsWait, match="the results of 1 of 2 cells wait for .*mlflow.db"),
             tracking.tracked_run("study", name="s", study="tiny", params={}, tags={}),
         ):
-            run_cells(prepared)
+            run_cells(prepared).in_store()
     finally:
         logger.removeHandler(breaker)
-    assert "the same command goes on" in str(ended.value)
     lines = [record.getMessage() for record in caplog.records]
     assert "cell 2 of 2: two/base/seed-0" in lines
     assert not [line for line in lines if line.startswith("cell two") and "failed" in line]
+    account = tracking.account().lines
+    assert "  evaluate two/base/seed-0: FINISHED; " in account[2]
+    assert account[1].startswith("  s: FAILED; ")
 
 
 def test_a_server_that_is_gone_is_no_wrong_input_of_a_cell(monkeypatch):

@@ -69,7 +69,7 @@ def train_and_save(
             **job.training,
         )
         base_bytes = team.gather(local_bytes(model))
-        _save_adapter(model, target / "adapter", team)
+        _save_adapter(model, target / "adapter", team, base=job.model)
         check_prompts = [example.prompt for example in examples[: job.check_prompts]]
         engine = InProcessEngine(model, opened.tokenizer, add_special_tokens=job.add_special_tokens)
         live = engine.score(check_prompts, description="check" if team.leads else "")
@@ -92,8 +92,11 @@ def train_and_save(
     (target / "check.json").write_text(json.dumps(check), encoding="utf-8")
 
 
-def _save_adapter(model: "PeftModel", folder: Path, team: Team) -> None:
-    """Writes PEFT's files, with whole tensors, from one process."""
+def _save_adapter(model: "PeftModel", folder: Path, team: Team, *, base: str) -> None:
+    """Writes PEFT's files, with whole tensors, from one process.
+
+    They name the base by its id, not by where this machine keeps its weights.
+    """
     state = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -101,7 +104,11 @@ def _save_adapter(model: "PeftModel", folder: Path, team: Team) -> None:
             if team.leads:
                 state[name] = value.cpu()
     if team.leads:
+        config = model.get_base_model().config
+        place, config._name_or_path = config._name_or_path, base  # the model card names it
+        model.active_peft_config.base_model_name_or_path = base
         model.save_pretrained(folder, state_dict=state)
+        config._name_or_path = place
 
 
 def _together(team: Team, action: Callable[[], Result]) -> Result:

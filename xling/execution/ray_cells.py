@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -77,6 +78,7 @@ def run_units_on_ray(
             force=force,
             log_level=logging.getLogger("xling").getEffectiveLevel(),
             gpus=0,
+            host=socket.gethostname(),
         )
         return _Tasks(prepared, units, needs, assignment).run()
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import sys
 import warnings
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Assignment:
         force: repeat what a finished run has already.
         log_level: of the project's own lines.
         gpus: that the unit was given.
+        host: of the driver, which sends what waits there itself.
     """
 
     parent: ParentRun
@@ -33,6 +35,7 @@ class Assignment:
     force: bool
     log_level: int
     gpus: int
+    host: str = ""
 
 
 def work(prepared: Prepared, unit: Unit, assignment: Assignment) -> UnitOutcome:
@@ -50,7 +53,10 @@ def work(prepared: Prepared, unit: Unit, assignment: Assignment) -> UnitOutcome:
         os.chdir(assignment.folder)
     work_under(assignment.parent, unit=unit.name)
     select_experiment()
-    return run_unit(prepared, unit, BaseShelf(), force=assignment.force)
+    outcome = run_unit(prepared, unit, BaseShelf(), force=assignment.force)
+    if assignment.host != socket.gethostname():
+        outcome.waiting = list(tracking.account().lines)
+    return outcome
 
 
 def _prepare_log(level: int) -> None:

@@ -31,10 +31,12 @@ class StudyOutcome:
     Attributes:
         evaluated: evaluate run id by cell.
         failures: reason by cell name, one line each.
+        waiting: what waits for the tracking store on other machines, as lines of text.
     """
 
     evaluated: dict[Cell, str]
     failures: dict[str, str]
+    waiting: tuple[str, ...] = ()
 
     def in_store(self) -> "StudyOutcome":
         """The outcome with the ids that the store gave its runs; what waits is sent first.
@@ -44,6 +46,9 @@ class StudyOutcome:
         """
         ids = tracking.delivered(self.evaluated.values())
         left = [cell for cell, run_id in self.evaluated.items() if run_id not in ids]
+        if self.waiting:
+            lines = "\n".join(self.waiting)
+            raise ResultsWait(f"results wait on other machines; run `sync` there:\n{lines}")
         if left:
             raise ResultsWait(
                 f"the results of {len(left)} of {len(self.evaluated)} cells wait for the tracking "
@@ -92,7 +97,9 @@ def run_cells(
     evaluated = {cell: run for each in outcomes for cell, run in each.evaluated.items()}
     failures = {name: why for each in outcomes for name, why in each.failures.items()}
     tracking.log_metrics({"cells_finished": len(evaluated), "cells_failed": len(failures)})
-    return StudyOutcome(evaluated, failures)
+    return StudyOutcome(
+        evaluated, failures, tuple(line for each in outcomes for line in each.waiting)
+    )
 
 
 def _run_here(prepared: Prepared, units: Sequence[Unit], *, force: bool) -> list[UnitOutcome]:

@@ -47,10 +47,12 @@ class UnitOutcome:
     Attributes:
         evaluated: evaluate run id by cell.
         failures: reason by cell name, one line each.
+        waiting: what waits for the tracking store on the machine that ran it, if another one did.
     """
 
     evaluated: dict[Cell, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
 
     @classmethod
     def failed(cls, unit: Unit, reason: str) -> "UnitOutcome":

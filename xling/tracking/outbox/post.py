@@ -1,6 +1,7 @@
 """Sends what waits when the store will have it, and says what waits when it will not."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,15 @@ from mlflow import MlflowClient
 
 from xling.ending import without_password
 from xling.folders import state_folder
-from xling.tracking.outbox.entry import Entry, entries, taken
+from xling.tracking.outbox.entry import REFERENCE, Entry, entries, taken
 from xling.tracking.outbox.reading import known_ids, latest_id, note_finished, resolved
 from xling.tracking.outbox.sending import is_final, send
-from xling.tracking.store import check_store, store_errors, store_key, tracking_uri
+from xling.tracking.processes import PROCESS
+from xling.tracking.store import StoreSilent, check_store, store_errors, store_key, tracking_uri
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
+# Seconds between the last tries of a process: a database may be locked for a moment.
+LAST_PAUSES = (1.0, 3.0, 0.0)
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ class Link:
         if not self.silent:
             logger.warning(
                 "the tracking store %s does not answer (%s); work goes on, and results wait in %s",
-                tracking_uri(), reason, outbox(),
+                tracking_uri(), _first_line(reason), outbox(),
             )  # fmt: skip
         self.silent = reason
         self.next_try = time.monotonic() + self.pause
@@ -65,12 +69,27 @@ class Waiting:
         status: that it ended with.
         reason: why it waits.
         bytes: that it takes on disk.
+        own: whether this process made it.
     """
 
     name: str
     status: str
     reason: str
     bytes: int
+    own: bool
+
+
+@dataclass(frozen=True)
+class Account:
+    """What waits for the store.
+
+    Attributes:
+        lines: to be read by people; none if nothing waits.
+        own: whether this process made some of it.
+    """
+
+    lines: tuple[str, ...]
+    own: bool
 
 
 def outbox() -> Path:
@@ -152,50 +171,73 @@ def delivered(run_ids: Iterable[str]) -> dict[str, str]:
     Returns:
         Ids that the store gave, by those asked for; runs that wait are left out.
     """
-    known = link(store_key())
-    known.next_try = 0.0
-    deliver_waiting()
+    waiting()  # tries them
     left = {each.run_id for each in entries(outbox()) if each.ended}
     ids = {each: latest_id(outbox(), each) for each in run_ids}
-    return {each: found for each, found in ids.items() if found not in left and each not in left}
+    return {
+        each: found
+        for each, found in ids.items()
+        if not REFERENCE.fullmatch(found) and not {each, found} & left
+    }
 
 
 def waiting() -> list[Waiting]:
-    """Ended runs that the selected store does not have all of, oldest first."""
+    """Ended runs that the selected store does not have all of, oldest first.
+
+    They are tried a few times more before: a database may be locked, or another process may just
+    be sending them. Those that it still holds do not count.
+    """
     known = link(store_key())
+    for pause in LAST_PAUSES:
+        known.next_try = 0.0
+        deliver_waiting()
+        if all(each.head.id in known.refused for each in entries(outbox()) if each.ended):
+            break
+        time.sleep(pause)
+    process = str(os.getpid())
     return [
         Waiting(
             name=entry.head.name,
             status=entry.ended,
             reason=known.refused.get(entry.head.id) or known.silent or "not sent yet",
             bytes=entry.bytes(),
+            own=entry.head.tags.get(f"xling.{PROCESS}") == process,
         )
-        for entry in entries(outbox())
-        if entry.ended
+        for entry in _ended_entries()
     ]
 
 
-def account() -> list[str]:
+def account() -> Account:
     """What waits, as lines of text; none if nothing does."""
     left = waiting()
     if not left:
-        return []
+        return Account((), own=False)
     size = sum(each.bytes for each in left) / 1e6
     number = "1 run waits" if len(left) == 1 else f"{len(left)} runs wait"
     lines = [f"{number} ({size:.1f} MB) in {outbox()} for {tracking_uri()}:"]
     lines += [f"  {each.name}: {each.status}; {_first_line(each.reason)}" for each in left]
-    return [
-        *lines,
+    lines += [
         "Nothing is lost. They are sent by: mlflow run . -e sync --env-manager local (or any other "
         "command, which sends them first)",
     ]
+    return Account(tuple(lines), own=any(each.own for each in left))
+
+
+def _ended_entries() -> list[Entry]:
+    """Ended runs in the outbox that no other process holds."""
+    found = []
+    for entry in entries(outbox()):
+        with taken(entry) as held:
+            if held and entry.ended and not entry.is_sent:
+                found.append(entry)
+    return found
 
 
 def _answers(known: Link) -> bool:
     """Asks a silent server whether it is back; a cheap question, before anything large."""
     try:
         check_store()
-    except store_errors() as error:
+    except StoreSilent as error:
         known.fail(_reason(error))
         return False
     return True

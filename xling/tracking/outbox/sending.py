@@ -197,10 +197,18 @@ def _send_adapter(entry: Entry, client: MlflowClient, operation: Operation) -> N
     described.run_id, described.artifact_path = run_id, model.artifact_location
     with written_file(folder / "MLmodel") as temporary:
         described.save(str(temporary))
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    if not made or model.model_id not in _outputs(client, run_id):
+        with one_try():
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     sent.models[ADAPTER] = str(model.model_id)
+
+
+def _outputs(client: MlflowClient, run_id: str) -> set[str]:
+    """Logged models that a run has as its outputs; to name one twice is an error."""
+    outputs = client.get_run(run_id).outputs
+    return {str(each.model_id) for each in outputs.model_outputs} if outputs else set()
 
 
 def _models_of(entry: Entry, client: MlflowClient) -> list[Any]:
