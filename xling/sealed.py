@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -82,7 +83,7 @@ def files_sha256(folder: Path) -> str:
 
 def seal(folder: Path) -> None:
     """Writes the checksums of all files in a folder, deep ones too, beside them."""
-    write_seen(folder / SEAL, {name: see(folder / name) for name in _names(folder)})
+    _write_seal(folder, {name: see(folder / name) for name in _names(folder)})
 
 
 def fault(folder: Path, *, thorough: bool = False, more: bool = False) -> str:
@@ -101,7 +102,6 @@ def fault(folder: Path, *, thorough: bool = False, more: bool = False) -> str:
         return str(error)
     sealed_at = (folder / SEAL).stat().st_mtime_ns
     renewed = dict(sealed)
-    read = False
     for name, seen in sealed.items():
         path = folder / name
         settled = seen.changed < sealed_at - TICK
@@ -111,13 +111,20 @@ def fault(folder: Path, *, thorough: bool = False, more: bool = False) -> str:
         if found:
             return found
         renewed[name] = see(path)
-        read = True
     added = sorted(set(_names(folder)) - set(sealed))
     if added and not more:
         return f"{added[0]} was added"
-    if read and os.access(folder, os.W_OK):  # or a copy would be read every time
-        write_seen(folder / SEAL, renewed)
+    if renewed != sealed and os.access(folder, os.W_OK):  # or a copy would be read every time
+        _write_seal(folder, renewed)
     return ""
+
+
+def _write_seal(folder: Path, files: Mapping[str, Seen]) -> None:
+    """Writes a seal that is so much younger than its files that their times say something."""
+    newest = max((seen.changed for seen in files.values()), default=0)
+    wait = newest + 2 * TICK - time.time_ns()  # another machine's clock may be hours ahead
+    time.sleep(min(max(0, wait), 2 * TICK) / 1e9)
+    write_seen(folder / SEAL, files)
 
 
 @contextmanager

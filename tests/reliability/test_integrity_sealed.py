@@ -4,7 +4,6 @@ import os
 import random
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -41,7 +40,6 @@ def changed(content: bytes, rng: random.Random) -> bytes:
 
 
 def test_an_untouched_folder_is_whole_and_not_read_again(folder, monkeypatch):
-    time.sleep(0.1)
     assert not fault(folder) and not fault(folder, thorough=True)
     monkeypatch.setattr("xling.sealed.see", lambda path: pytest.fail(f"{path} was read"))
     assert not fault(folder)
