@@ -56,8 +56,8 @@ def load_study(study: str) -> Study:
         close = difflib.get_close_matches(study, study_names(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"unknown study {without_password(study)!r:.200}.{hint} Valid: {', '.join(study_names())}, "
-            "or the path of a .yaml file"
+            f"unknown study {without_password(study)!r:.200}.{hint} "
+            f"Valid: {', '.join(study_names())}, or the path of a .yaml file"
         )
     return parse_study(text, where=study)
 

@@ -19,34 +19,13 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_KIND = "LORA"
 # What an adapter's configuration may set. By others PEFT would import a module that the file
 # names, load further files, or change the base.
-_ADAPTER_SETTINGS = frozenset(
-    [
-        "alpha_pattern",
-        "base_model_name_or_path",
-        "bias",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "init_lora_weights",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_alpha",
-        "lora_bias",
-        "lora_dropout",
-        "megatron_core",
-        "modules_to_save",
-        "peft_type",
-        "peft_version",
-        "qalora_group_size",
-        "r",
-        "rank_pattern",
-        "revision",
-        "target_modules",
-        "task_type",
-        "use_dora",
-        "use_rslora",
-    ]
-)
+_ADAPTER_SETTINGS = (
+    "alpha_pattern", "base_model_name_or_path", "bias", "exclude_modules", "fan_in_fan_out",
+    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha",
+    "lora_bias", "lora_dropout", "megatron_core", "modules_to_save", "peft_type", "peft_version",
+    "qalora_group_size", "r", "rank_pattern", "revision", "target_modules", "task_type",
+    "use_dora", "use_rslora",
+)  # fmt: skip
 
 
 def check_runs_no_code(folder: Path, config: Mapping[str, Any]) -> None:
@@ -122,7 +101,7 @@ def check_adapter_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / ADAPTER_CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); log the adapter again") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None
