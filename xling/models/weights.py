@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from xling.models.catalog import Recipe, catalog
 from xling.models.gguf import converted_folder
 from xling.models.hub_files import check_hub_files
 from xling.models.native import NativePrecision, dequantised_folder, native_precision
-from xling.models.native_files import TOKENIZER_PATTERNS, stored_tensors
+from xling.models.native_files import TOKENIZER_PATTERNS, read_config, stored_tensors
 from xling.models.packaged import file_sha256, packaged_file
 from xling.models.room import check_room_to_fetch
+from xling.models.trusted import check_is_no_adapter, check_runs_no_code, check_size_of_config
 
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 HUB_PATTERNS = ("*.safetensors", *TOKENIZER_PATTERNS)
 HUB_IGNORED = ("*/*",)  # copies of the weights in other formats
 
@@ -55,7 +58,7 @@ def find_recipe(model: str, *, revision: str = "") -> Recipe:
     if Path(model).is_dir():
         check_model_folder(Path(model))
         return Recipe(name=Path(model).name, repository=model)
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+    if HUB_ID.fullmatch(model):
         return Recipe(name=model.split("/")[1].lower(), repository=model, revision=revision)
     close = difflib.get_close_matches(model, recipes, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -79,7 +82,8 @@ def check_model_folder(folder: Path) -> None:
 
     Raises:
         ValueError: config.json, safetensors weights or tokenizer files are missing, a shard is
-            missing or cut short, or the quantisation is an unknown one.
+            missing or cut short, the quantisation is an unknown one, or the files ask for code
+            or hold an adapter.
     """
     present = sorted(path.name for path in folder.iterdir())
     needed = {
@@ -99,8 +103,11 @@ def check_model_folder(folder: Path) -> None:
             f"model folder {folder} lacks {', '.join(missing)} "
             f"(it has {', '.join(present) or 'nothing'}){remedy}"
         )
+    check_is_no_adapter(folder)
     native_precision(folder)
-    stored_tensors(folder)
+    config = read_config(folder)
+    check_runs_no_code(folder, config)
+    check_size_of_config(folder, config, tensors=len(stored_tensors(folder)))
 
 
 def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
