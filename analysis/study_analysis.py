@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +24,7 @@ from analysis.report.verdict import verdict
 from analysis.responses_summary import responses_summary
 from analysis.routing import routing_table
 from analysis.summary import headline_metrics, summary_lines
+from analysis.suspicious import suspicious_exhibit, suspicious_notes, suspicious_results
 from analysis.tables import language_table, write_table
 from xling.records import RUN_COLUMNS
 
@@ -98,6 +99,10 @@ def analyze_records(pulled: PulledRuns, reading: Reading, folder: Path) -> Analy
             reading.family, reading.names,
         )
     )  # fmt: skip
+    notes = suspicious_notes(pulled, suspicious_results(pulled, compared.responses))
+    if notes:
+        exhibits.insert(0, suspicious_exhibit(notes))
+        pulled = replace(pulled, notes=(*notes, *pulled.notes))
     said = verdict(estimates, reading.bound)
     write_estimates(estimates, folder / "estimates.json")
     files = [folder / "estimates.json"]

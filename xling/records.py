@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xling.folders import written_file
+from xling.parquet_files import read_parquet
 from xling.record_metrics import (
     LABELS,
     clustered_stderr,
@@ -37,22 +38,44 @@ from xling.record_schema import (
     SCORINGS,
     check_records,
 )
+from xling.record_warnings import (
+    ANSWER_MASS,
+    CONSTANT,
+    EMPTY,
+    LEAST_CONSTANT,
+    NO_MASS,
+    SAME_AS_BASE,
+    UNCHANGED,
+    suspicious_languages,
+    unchanged_languages,
+    warning_text,
+)
 
 __all__ = [
+    "ANSWER_MASS",
     "ARMS",
+    "CONSTANT",
+    "EMPTY",
     "FAMILIES",
     "KEY_COLUMNS",
+    "LEAST_CONSTANT",
     "LOGPROB_COLUMNS",
+    "NO_MASS",
     "PARTS",
     "REASONINGS",
     "RECORD_SCHEMA",
     "RUN_COLUMNS",
+    "SAME_AS_BASE",
     "SCORINGS",
+    "UNCHANGED",
     "check_records",
     "describe_format",
     "read_records",
     "records_sha256",
     "summarize_records",
+    "suspicious_languages",
+    "unchanged_languages",
+    "warning_text",
     "write_records",
 ]
 
@@ -89,15 +112,7 @@ def read_records(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such records file")
-    try:
-        # ParquetFile and not read_table: the latter makes columns of folder names like `a=b`.
-        with pq.ParquetFile(path, page_checksum_verification=True) as source:
-            frame = source.read().to_pandas()
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise ValueError(
-            f"{path}: the parquet file is truncated or corrupt ({error}); fetch it "
-            "again, or repeat the run that wrote it"
-        ) from error
+    frame = read_parquet(path, remedy="fetch it again, or repeat the run that wrote it")
     try:
         return check_records(frame)
     except ValueError as error:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xling.data.parallel import make_data_set
-from xling.data.schema import DataSet, Item, parse_row
+from xling.data.pins import check_pinned
+from xling.data.schema import DataSet, Item, parse_row, sha256_of_items
 
 BELEBELE = "facebook/belebele"
 # The commit that mteb (BelebeleRetrieval) and lighteval pin.
@@ -32,8 +33,8 @@ def load_hub(
 
     Raises:
         ConnectionError: The repository cannot be reached or read; the message says what to try.
-        ValueError: No revision, a language that the repository lacks, a malformed row, or
-            languages that are not parallel.
+        ValueError: No revision, a language that the repository lacks, a malformed row,
+            languages that are not parallel, or other items than the commit gave before.
     """
     if not revision:
         raise ValueError(
@@ -52,12 +53,22 @@ def load_hub(
         name, split = (code, "test") if "test" in splits else (configurations[0], code)
         rows = _fetch(repository, revision, name, split)
         items[code] = tuple(_items(rows, f"{repository}@{revision} {code}", code))
-    return make_data_set(
+    data = make_data_set(
         items,
         name=repository.rstrip("/").rsplit("/", 1)[-1],
         source=f"hub:{repository}",
         revision=revision,
     )
+    check_pinned(
+        repository,
+        revision,
+        {
+            # In the hub's order: the data set's is that of the first language asked for.
+            code: sha256_of_items(rows)
+            for code, rows in items.items()
+        },
+    )
+    return data
 
 
 def _layout(repository: str, revision: str) -> tuple[list[str], list[str]]:

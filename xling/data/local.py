@@ -58,6 +58,7 @@ def _read(file: Path) -> bytes:
 
 def _items(raw: bytes, file: Path, code: str) -> Iterator[Item]:
     """Yield the items of one file; only a line feed ends a row."""
+    _refuse_cut_off(raw, file)
     lines = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not any(line.strip() for line in lines):
         raise ValueError(f"{file}: the file is empty; it needs one JSON object a line.")
@@ -65,6 +66,18 @@ def _items(raw: bytes, file: Path, code: str) -> Iterator[Item]:
         if line.strip():
             where = f"{file}:{number}"
             yield parse_row(_row(line, where), where=where, language=code)
+
+
+def _refuse_cut_off(raw: bytes, file: Path) -> None:
+    """Refuse a file that ends within a row: the row lacks its line feed and its last brace."""
+    start, number = raw.rfind(b"\n") + 1, raw.count(b"\n") + 1
+    last = raw[start:].rstrip()
+    if not last.startswith(b"{") or last.endswith(b"}"):
+        return
+    raise ValueError(
+        f"{file}:{number}: the file is cut off: it ends after {len(raw)} bytes, "
+        f"within a row that begins at byte {start + 1}. Fetch or copy the file again."
+    )
 
 
 def _row(line: bytes, where: str) -> dict[str, object]:

@@ -60,10 +60,13 @@ def check_parallel(items: Mapping[str, Sequence[Item]], *, source: str) -> None:
         ):
             extra = [item_id for item_id in left if item_id not in right]
             if extra:
+                # A file that was cut off between two rows lacks the last ones.
+                cut = extra == list(left)[-len(extra) :] and not any(r not in left for r in right)
                 raise ValueError(
                     f"{source}: {has} and {lacks} are not parallel: {len(extra)} items of {has} "
                     f"are not in {lacks}, first {', '.join(extra[:3])}. Each language needs the "
                     "same links and question numbers."
+                    + (f" They are the last ones: is {lacks} cut off?" if cut else "")
                 )
         unlike = [item_id for item_id in reference if reference[item_id] != facts[item_id]]
         if unlike:

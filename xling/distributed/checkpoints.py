@@ -1,11 +1,12 @@
 """Checkpoints of a training: whole tensors, whichever process held which part of them.
 
 A checkpoint is a folder ``checkpoint-<step>`` with ``state.safetensors`` (the adapter and the two
-moments of AdamW) and ``trainer_state.json`` (step and learning curve). It does not depend on how
-many processes wrote it.
+moments of AdamW), ``trainer_state.json`` (step and learning curve), and the checksums of both. It
+does not depend on how many processes wrote it.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from xling.distributed.sharding import fill, whole
 from xling.distributed.team import Team
-from xling.folders import written_whole
+from xling.sealed import fault, written_sealed
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,8 @@ PROGRESS = "trainer_state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KEPT = 2
 
+logger = logging.getLogger(__name__)
+
 
 def save_checkpoint(
     folder: Path,
@@ -32,7 +35,7 @@ def save_checkpoint(
     curve: Curve,
     team: Team,
 ) -> None:
-    """Writes a checkpoint, once for all processes, and drops all but the last two.
+    """Writes a checkpoint, once for all processes, and drops all but it and the one before it.
 
     Args:
         folder: of the training's checkpoints.
@@ -56,12 +59,15 @@ def save_checkpoint(
         return
     target = folder / f"checkpoint-{len(curve)}"
     shutil.rmtree(target, ignore_errors=True)  # half a checkpoint would be in the way
-    with written_whole(target) as temporary:
+    with written_sealed(target) as temporary:
         save_file(state, temporary / STATE)
         progress = {"global_step": len(curve), "curve": curve}
         (temporary / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
-    for old in sorted(folder.glob("checkpoint-*"), key=step_of)[:-KEPT]:
-        shutil.rmtree(old)
+    found = sorted(folder.glob("checkpoint-*"), key=step_of)
+    # Of later steps are those that a training left which could not go on from them.
+    kept = [path for path in found if step_of(path) <= len(curve)][-KEPT:]
+    for other in set(found) - set(kept):
+        shutil.rmtree(other)
 
 
 def load_checkpoint(
@@ -95,12 +101,24 @@ def load_checkpoint(
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end, or None.
+    """The newest checkpoint whose files are what was written, or None.
 
-    Its progress is written last; a disk that failed may leave half of it.
+    Those after it are removed, and the log says what was wrong with them: a disk that failed, or
+    a hand, may have changed or cut off a file.
     """
     found = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
-    return next((path for path in found if _is_whole(path)), None)
+    for number, path in enumerate(found, start=1):
+        wrong = _fault(path)
+        if not wrong:
+            return path
+        logger.warning(
+            "checkpoint %s cannot be used (%s): %s",
+            path,
+            wrong,
+            "an older one is looked for" if number < len(found) else "the training starts afresh",
+        )
+        shutil.rmtree(path)
+    return None
 
 
 def step_of(checkpoint: Path) -> int:
@@ -108,9 +126,10 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        state = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return bool(state["global_step"] == step_of(checkpoint)) and (checkpoint / STATE).is_file()
+def _fault(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint, in words; empty if nothing is."""
+    wrong = fault(checkpoint, thorough=True)
+    if wrong:
+        return wrong
+    step = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))["global_step"]
+    return "" if step == step_of(checkpoint) else f"it is of step {step}"

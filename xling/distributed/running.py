@@ -107,11 +107,12 @@ def _save_adapter(model: "PeftModel", folder: Path, team: Team, *, base: str) ->
             if team.leads:
                 state[name] = value.cpu()
     if team.leads:
-        config = model.get_base_model().config
-        place, config._name_or_path = config._name_or_path, base  # the model card names it
+        loaded = model.get_base_model()
+        places = loaded.config._name_or_path, loaded.name_or_path
+        loaded.config._name_or_path = loaded.name_or_path = base  # the model card names both
         model.active_peft_config.base_model_name_or_path = base
         model.save_pretrained(folder, state_dict=state)
-        config._name_or_path = place
+        loaded.config._name_or_path, loaded.name_or_path = places
 
 
 def _together(team: Team, action: Callable[[], Result]) -> Result:

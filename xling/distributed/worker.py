@@ -12,6 +12,8 @@ from pathlib import Path
 from xling.distributed.failures import record_failure
 from xling.distributed.running import run_job
 from xling.distributed.team import connected, environment_rank
+from xling.ending import without_password
+from xling.masking import mask_output
 
 # How long one process waits for another: a checkpoint or a slow load is no failure.
 PATIENCE = timedelta(hours=2)
@@ -27,6 +29,7 @@ def main() -> int:
     path = Path(sys.argv[1])
     rank = environment_rank()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    mask_output()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
     if rank > 0:
         write_to_log(path.parent / f"process-{rank}.log")
@@ -37,7 +40,8 @@ def main() -> int:
             run_job(path)
     except Exception as error:
         record_failure(path.parent, rank, error)
-        (path.parent / f"traceback-{rank}.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        text = without_password(traceback.format_exc())
+        (path.parent / f"traceback-{rank}.txt").write_text(text, encoding="utf-8")
         return 1
     return 0
 

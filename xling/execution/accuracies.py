@@ -13,4 +13,5 @@ def accuracy_lines(study: Study, run_id: str) -> list[str]:
         error = run.metrics.get(f"stderr/{code}")
         spread = f" ± {error:.3f}" if error is not None else ""
         lines.append(f"  {code}  {family:<8} {accuracy:.3f}{spread}")
-    return lines
+    warning = run.tags.get("xling.warning")
+    return [*lines, f"  look at these before you use them: {warning}"] if warning else lines

@@ -20,6 +20,7 @@ from xling.execution.cells import (
     scoring_params,
     work_folder,
 )
+from xling.execution.disjoint import prove_evaluation
 from xling.execution.engines import engine_source, reach_server, source_identity
 from xling.execution.evaluated import log_evaluated
 from xling.execution.find_adapters import find_adapters
@@ -65,8 +66,9 @@ def run_evaluate(
         Id of the evaluate run.
 
     Raises:
-        ValueError: there is no adapter for the arm, or it is of another base; the cell's
-            reasoning and scoring do not go together; or its server cannot be used.
+        ValueError: there is no adapter for the arm, it is of another base, or it was trained on a
+            held-out question; the cell's reasoning and scoring do not go together; or its server
+            cannot be used.
     """
     check_cell(cell)
     prepared.check_arm(cell.arm)
@@ -74,6 +76,7 @@ def run_evaluate(
     parts = prepared.evaluated_items(cell)
     with TemporaryDirectory(prefix="xling-") as downloads:
         fetched = find_adapters(prepared, cell, located, adapter, Path(downloads))
+        disjoint = prove_evaluation(prepared, cell, parts, fetched)
         digest = fingerprint(_identity(prepared, cell, located, parts, fetched))
         with one_at_a_time(digest, kind="evaluate", name=cell.name):
             reused = reuse(digest, kind="evaluate", prepared=prepared, name=cell.name, force=force)
@@ -81,7 +84,7 @@ def run_evaluate(
                 return reused
             return _evaluate_run(
                 prepared, cell, shelf, located, parts, fetched,
-                digest=digest, adapter=adapter, force=force,
+                digest=digest, disjoint=disjoint, adapter=adapter, force=force,
             )  # fmt: skip
 
 
@@ -94,6 +97,7 @@ def _evaluate_run(
     fetched: list[tracking.FetchedAdapter],
     *,
     digest: str,
+    disjoint: str,
     adapter: str,
     force: bool,
 ) -> str:
@@ -128,6 +132,7 @@ def _evaluate_run(
                 "command": cell_command(
                     "evaluate", prepared, cell, **scoring_params(cell), adapter=adapter
                 ),
+                "disjoint": disjoint,
             },
             again=force,
         ) as run_id,

@@ -1,5 +1,7 @@
 """Logs what an evaluate cell left on this machine's disk: records, tables and metrics."""
 
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,15 @@ from xling.execution.cells import trained_languages
 from xling.execution.instruments import instrument_metrics
 from xling.execution.prepared import Prepared
 from xling.folders import written_file
-from xling.records import describe_format, read_records, summarize_records, write_records
+from xling.parquet_files import read_parquet
+from xling.records import (
+    describe_format,
+    read_records,
+    summarize_records,
+    suspicious_languages,
+    warning_text,
+    write_records,
+)
 from xling.routing import read_routing, routing_metrics, sum_routing, write_routing
 from xling.study import Cell
 
@@ -22,10 +32,23 @@ ROUTING = "routing"
 CALIBRATION = ("ece/", "position_entropy/", "position_prior_", "recall_std")
 
 
+logger = logging.getLogger(__name__)
+
+
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
     """Writes a table, whole or not at all."""
     with written_file(path) as temporary:
-        frame.to_parquet(temporary, index=False)
+        frame.to_parquet(temporary, index=False, write_page_checksum=True)
+
+
+def read_kept(path: Path) -> pd.DataFrame:
+    """Reads a table that `write_parquet` or `write_records` left in a work folder.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is cut off or corrupt.
+    """
+    return read_parquet(path, remedy="repeat the command: its items are asked again")
 
 
 def log_evaluated(
@@ -35,7 +58,8 @@ def log_evaluated(
 
     Languages that the arm was trained on are in no family mean. Routing diverges from that of the
     study's source languages in every arm, so that arms can be compared. Calibration and position
-    are left out of languages in which a server only bounds some label.
+    are left out of languages in which a server only bounds some label. Results that look like
+    mistakes get the tag ``xling.warning``.
     """
     languages = prepared.study.languages
     frame = pd.concat(
@@ -60,7 +84,7 @@ def log_evaluated(
             write_routing(table, folder / f"{name}.parquet")
             metrics |= routing_metrics(table, languages.source)
         else:
-            rows = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+            rows = pd.concat([read_kept(path) for path in paths], ignore_index=True)
             write_parquet(rows, folder / f"{name}.parquet")
             metrics |= instrument_metrics(name, rows)
         tracking.log_file(folder / f"{name}.parquet")
@@ -76,3 +100,13 @@ def log_evaluated(
     tracking.log_file(folder / FORMAT)
     tracking.log_file(folder / stages[0] / "prompts", "prompts")
     tracking.log_metrics(metrics, model_id=model_id)
+    _warn(cell, suspicious_languages(frame, languages.evaluated))
+
+
+def _warn(cell: Cell, found: Mapping[str, Sequence[str]]) -> None:
+    """Says once, in the log and in the tag ``xling.warning``, which results look like mistakes."""
+    if not found:
+        return
+    text = warning_text(found)
+    logger.warning("evaluate %s: look at these results before you use them: %s", cell.name, text)
+    tracking.set_tags({"warning": text})

@@ -74,14 +74,14 @@ def _fetch_adapter(
     fetched = tracking.fetch_adapter(uri, folder, at_hand=at_hand)
     if fetched.settings["weights"] != located.weights.identity:
         raise ValueError(
-            f"adapter {uri!r} was trained on {fetched.settings['model']} "
+            f"adapter {uri!r} was trained on {fetched.settings.get('model', 'another model')} "
             f"({fetched.settings['weights']}), not on {cell.model.id} "
             f"({located.weights.identity})"
         )
-    if fetched.settings["quantise"] != located.quantise:
+    quantise = fetched.settings.get("quantise", "unknown")
+    if quantise != located.quantise:
         raise ValueError(
-            f"adapter {uri!r} was trained on a base quantised as "
-            f"{fetched.settings['quantise']}, not {located.quantise}"
+            f"adapter {uri!r} was trained on a base quantised as {quantise}, not {located.quantise}"
         )
     _check_origin(prepared, cell, fetched)
     return fetched

@@ -1,6 +1,7 @@
 """The finetune cell: one adapter, trained, logged and loaded back."""
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +13,7 @@ import numpy as np
 from xling import tracking
 from xling.arms import TrainingRow
 from xling.data import Item
+from xling.data.disjoint import trained_on, write_training_items
 from xling.distributed.choosing import train_together
 from xling.distributed.job import TrainingJob
 from xling.distributed.running import train_and_save
@@ -28,6 +30,7 @@ from xling.execution.cells import (
     trained_languages,
     work_folder,
 )
+from xling.execution.disjoint import prove_training
 from xling.execution.fitting import check_training_room
 from xling.execution.prepared import Prepared, rows_sha256
 from xling.execution.trained import TrainedAdapter, log_labels, log_trained
@@ -42,12 +45,14 @@ from xling.execution.training_plan import (
     with_memory,
 )
 from xling.fingerprint import fingerprint
-from xling.folders import written_whole
 from xling.models import BaseShelf, LocatedModel
+from xling.sealed import fault, written_sealed
 from xling.study import Cell
 
 RELOAD_PROMPTS = 8
 PROCESSES = "processes"
+
+logger = logging.getLogger(__name__)
 
 
 def finetune_fingerprint(
@@ -94,22 +99,24 @@ def run_finetune(
         Id of the finetune run.
 
     Raises:
-        ValueError: the arm has no training, or the model, its labels or its modules do not fit;
-            raised before training.
+        ValueError: the arm has no training, a held-out question would be trained on, or the
+            model, its labels or its modules do not fit; raised before training.
         RuntimeError: the logged adapter does not score as the live one.
     """
     rows = prepared.training_rows(cell, fold)
+    name = adapter_name(prepared, cell, fold)
+    disjoint = prove_training(prepared, rows, name=name, fold=fold)
     located = locate(cell.model)
     how = how_to_train(prepared, cell, located)
     digest = finetune_fingerprint(prepared, cell, located, fold)
-    name = adapter_name(prepared, cell, fold)
     with one_at_a_time(digest, kind="finetune", name=name):
         reused = reuse(digest, kind="finetune", prepared=prepared, name=name, force=force)
         if reused is not None:
             return reused
         return _finetune_run(
-            prepared, cell, shelf, rows, located, how, digest=digest, fold=fold, force=force
-        )
+            prepared, cell, shelf, rows, located, how,
+            digest=digest, disjoint=disjoint, fold=fold, force=force,
+        )  # fmt: skip
 
 
 def _finetune_run(
@@ -121,6 +128,7 @@ def _finetune_run(
     how: Training,
     *,
     digest: str,
+    disjoint: str,
     fold: int,
     force: bool,
 ) -> str:
@@ -147,12 +155,13 @@ def _finetune_run(
         tags={
             "fingerprint": digest,
             "command": cell_command("finetune", prepared, cell, **fold_parameter(prepared, fold)),
+            "disjoint": disjoint,
         },
         again=force,
     ) as run_id:
         log_items(prepared, {"training": _by_language(rows)})
         log_labels(rows, cell, trained_languages(study, cell.arm))
-        trained = _train_once(prepared, cell, prompts, located, shelf, how, folder)
+        trained = _train_once(prepared, cell, rows, prompts, located, shelf, how, folder)
         with shelf.lent():  # the logged adapter is checked on this base, if it is as it was loaded
             log_trained(trained, _adapter_settings(prepared, cell, located, fold), folder)
         for part in (CHECKPOINTS, PROCESSES):
@@ -181,6 +190,7 @@ def _by_language(rows: Sequence[TrainingRow]) -> dict[str, list[Item]]:
 def _train_once(
     prepared: Prepared,
     cell: Cell,
+    rows: Sequence[TrainingRow],
     prompts: Prompts,
     located: LocatedModel,
     shelf: BaseShelf,
@@ -189,8 +199,12 @@ def _train_once(
 ) -> TrainedAdapter:
     """Trains, unless an earlier try got as far as saving the adapter and could not log it."""
     done = folder / TRAINED
+    wrong = fault(done, thorough=True, more=True) if done.is_dir() else ""
+    if wrong:
+        logger.warning("trained adapter %s is damaged (%s): it is trained again", done, wrong)
+        shutil.rmtree(done)
     if not done.is_dir():
-        with written_whole(done) as temporary:
+        with written_sealed(done) as temporary:
             job = _job(prepared, cell, prompts, located, how, folder / CHECKPOINTS, temporary)
             check_training_room(
                 prepared,
@@ -207,6 +221,8 @@ def _train_once(
             else:
                 shelf.release()  # the processes need the GPU that it is on
                 train_together(job, prompts.examples, folder / PROCESSES)
+            trained = trained_on(row.item for row in rows)
+            write_training_items(temporary / "adapter", trained)
     report = json.loads((done / "report.json").read_text(encoding="utf-8"))
     check = json.loads((done / "check.json").read_text(encoding="utf-8"))
     return TrainedAdapter(

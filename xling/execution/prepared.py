@@ -19,6 +19,7 @@ from xling.data import (
     manifest,
     split_items,
 )
+from xling.data.disjoint import without_repeats
 from xling.data.schema import sha256_of_items
 from xling.models import check_model_name
 from xling.study import Cell, Study
@@ -217,8 +218,10 @@ def prepare_study(study: Study, *, data: str = "", limit: int = 0) -> Prepared:
 def _splits(study: Study, data: DataSet, limit: int) -> tuple[Split, ...]:
     settings = study.data
     if settings.split == "cross-fit":
-        return cross_fit_splits(data, folds=settings.folds, seed=settings.seed, limit=limit)
+        folds = cross_fit_splits(data, folds=settings.folds, seed=settings.seed, limit=limit)
+        return tuple(without_repeats(data, split) for split in folds)
     split = split_items(data, split=settings.split, held_out=settings.held_out, seed=settings.seed)
+    split = without_repeats(data, split)
     if limit:
         split = limit_split(split, limit, seed=settings.seed)
     check_disjoint(data, split)

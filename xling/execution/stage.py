@@ -1,5 +1,6 @@
 """One stage of an evaluate cell: items of many languages, asked together and kept by language."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ from xling.execution.frames import Answers, record_frame
 from xling.execution.prepared import ItemsByPart, Prepared
 from xling.records import write_records
 from xling.routing import routing_frame, write_routing
+from xling.sealed import difference, read_seen, see, write_seen
 from xling.study import Cell
 
 SAMPLE_PROMPTS = 2
 # Of one call: their tokens lie in memory together (half a gigabyte, if they have 500 each).
 MOST_PROMPTS = 20_000
 UNFINISHED = "unfinished.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,9 @@ def answer_stage(
         cell: what is asked.
         examiner: asks it.
         items: by part and language.
-        folder: of the stage; gets ``<code>.parquet`` (the records, written last), a folder of
-            each further table, and ``prompts``.
+        folder: of the stage; gets ``<code>.parquet`` (the records), a folder of each further
+            table, ``prompts``, and ``sealed`` (checksums, written last). A language whose files
+            are not what was written is asked again.
 
     Raises:
         ValueError: a prompt, with its reasoning or its answer, is longer than the context;
@@ -54,7 +59,7 @@ def answer_stage(
     """
     (folder / "prompts").mkdir(parents=True, exist_ok=True)
     codes = prepared.study.languages.evaluated
-    missing = [code for code in codes if not (folder / f"{code}.parquet").is_file()]
+    missing = [code for code in codes if not _is_kept(folder, code)]
     for code in missing:
         for share in _shares(items, [code]):
             examiner.check(share.items)
@@ -70,6 +75,28 @@ def answer_stage(
         for code in [code for code in together if code in missing]:
             own = [pair for pair in zip(shares, answers, strict=True) if pair[0].language == code]
             _write_language(prepared, cell, own, code, folder)
+
+
+def _is_kept(folder: Path, code: str) -> bool:
+    """Whether a language's files are there and whole; one that is damaged is made again."""
+    if not (folder / f"{code}.parquet").is_file():
+        return False
+    try:
+        sealed = read_seen(_seal(folder, code))
+    except FileNotFoundError:
+        return False  # it ended between the two
+    except ValueError as error:
+        logger.warning("%s of %s: %s; its items are asked again", code, folder, error)
+        return False
+    wrong = next(filter(None, (difference(folder, *each) for each in sealed.items())), "")
+    if wrong:
+        logger.warning("%s: %s; its items are asked again", folder, wrong)
+    return not wrong
+
+
+def _seal(folder: Path, code: str) -> Path:
+    """The checksums of a language's files, written after all of them."""
+    return folder / "sealed" / f"{code}.json"
 
 
 def _shares(items: ItemsByPart, codes: Sequence[str]) -> list[Share]:
@@ -125,9 +152,11 @@ def _write_language(
     code: str,
     folder: Path,
 ) -> None:
-    """Records of one language, after whatever else its answers left; the records end it."""
+    """Records of one language, after whatever else its answers left; checksums end it."""
+    _seal(folder, code).unlink(missing_ok=True)
     records: list[pd.DataFrame] = []
     more: dict[str, list[pd.DataFrame]] = {}
+    written: set[str] = set()
     for share, answers in answered:
         folds = [prepared.fold_of.get(item.item_id, 0) for item in share.items]
         frame = record_frame(
@@ -140,6 +169,10 @@ def _write_language(
         if share.part == "heldout" and answers.routing is not None:
             table = routing_frame({code: answers.routing.counts()}, layers=answers.routing.layers)
             write_routing(table, folder / ROUTING / f"{code}.parquet")
+            written.add(ROUTING)
     for name, frames in more.items():
+        written.add(name)
         write_parquet(pd.concat(frames, ignore_index=True), folder / name / f"{code}.parquet")
     write_records(pd.concat(records), folder / f"{code}.parquet")
+    names = [f"{code}.parquet", *(f"{name}/{code}.parquet" for name in sorted(written))]
+    write_seen(_seal(folder, code), {name: see(folder / name) for name in names})

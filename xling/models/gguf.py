@@ -2,36 +2,58 @@
 
 import functools
 import importlib.metadata
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from xling.folders import cache_folder, made_by_one, written_whole
+from xling.folders import cache_folder
+from xling.models.gguf_header import cut_off
+from xling.models.packaged import file_sha256
+from xling.sealed import kept_whole
+
+# Raised whenever what is written changes, such as the checksums beside the weights.
+FORMAT = 2
+
+logger = logging.getLogger(__name__)
 
 
 def converted_folder(path: Path, *, sha256: str) -> Path:
     """Folder with the float32 safetensors weights, configuration and tokenizer of a GGUF file.
 
-    Made on first use (about a minute for 270M parameters), under a name that holds `sha256` and
-    the versions of the packages that convert. Processes that ask for it at once wait for the first.
+    Made on first use (about a minute for 270M parameters), under a name that holds `sha256`, the
+    versions of the packages that convert, and `FORMAT`; made again if its files are not what was
+    written. Processes that ask for it at once wait for the first.
 
     Args:
         path: the GGUF file.
-        sha256: of its content, already verified.
+        sha256: of its content.
+
+    Raises:
+        ValueError: its content has another sha256; if it is cut off, the message says so.
     """
     folder = converted_path(sha256)
-    if not folder.is_dir():
-        with made_by_one(folder):
-            if not folder.is_dir():  # not made by another process in the meantime
-                with written_whole(folder) as temporary:
-                    _convert(path, temporary)
+
+    def make(temporary: Path) -> None:
+        found = file_sha256(path)
+        if found != sha256:
+            raise ValueError(
+                f"{path} has sha256 {found}, not {sha256}: {cut_off(path) or 'it was changed'}; "
+                "delete it, and it is made again"
+            )
+        _convert(path, temporary)
+
+    def warn(fault: str) -> None:
+        logger.warning("%s is damaged (%s): %s is converted again", folder, fault, path.name)
+
+    kept_whole(folder, make, warn=warn)
     return folder
 
 
 def converted_path(sha256: str) -> Path:
     """Where a GGUF file's converted weights are, or will be; see `converted_folder`."""
     makers = "-".join(importlib.metadata.version(name) for name in ("transformers", "gguf"))
-    return cache_folder() / "converted" / f"{sha256[:16]}-{makers}"
+    return cache_folder() / "converted" / f"{sha256[:16]}-{makers}-format-{FORMAT}"
 
 
 def _convert(path: Path, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 from tqdm.auto import tqdm
 
-from xling.folders import cache_folder, made_by_one, written_whole
+from xling.folders import cache_folder
 from xling.models.native_files import INDEX, TOKENIZER_PATTERNS, read_config, stored_tensors
 from xling.models.native_formats import (
     Planned,
@@ -23,12 +23,13 @@ from xling.models.native_formats import (
     plan_tensors,
     result_dtype,
 )
+from xling.sealed import kept_whole
 
 NativePrecision = Literal["float", "mxfp4", "fp8"]
 METHODS = ("mxfp4", "fp8")
 # Raised whenever a change here or in `native_formats` changes what is written: weights that an
 # earlier version left in the cache are then made anew.
-FORMAT = 1
+FORMAT = 2
 # Bytes of one written shard: memory holds one at a time.
 SHARD_BYTES = 4 << 30
 GIGABYTE = 10**9
@@ -67,7 +68,8 @@ def dequantised_folder(folder: Path, *, identity: str) -> Path:
 
     The weights are in float32 where config.json's dtype says so. The folder is made on first use,
     with one shard in memory at a time, under a name that holds `identity`, `FORMAT` and the
-    version of torch, which converts. Processes that ask for it at once wait for the first.
+    version of torch, which converts; made again if its files are not what was written. Processes
+    that ask for it at once wait for the first.
 
     Args:
         folder: the checkpoint: config.json, safetensors and tokenizer files.
@@ -81,10 +83,15 @@ def dequantised_folder(folder: Path, *, identity: str) -> Path:
     if precision == "float":
         raise ValueError(f"model {folder} is not quantised: there is nothing to dequantise")
     target = dequantised_path(identity)
-    if not target.is_dir():
-        with made_by_one(target):
-            if not target.is_dir():  # not made by another process in the meantime
-                _dequantise(folder, target, precision)
+
+    def warn(fault: str) -> None:
+        logger.warning("%s is damaged (%s): %s is dequantised again", target, fault, folder)
+
+    kept_whole(
+        target,
+        lambda temporary: _dequantise(folder, temporary, target=target, precision=precision),
+        warn=warn,
+    )
     return target
 
 
@@ -96,7 +103,10 @@ def dequantised_path(identity: str) -> Path:
     return cache_folder() / "dequantised" / f"{short}-{maker}-format-{FORMAT}"
 
 
-def _dequantise(folder: Path, target: Path, precision: Literal["mxfp4", "fp8"]) -> None:
+def _dequantise(
+    folder: Path, temporary: Path, *, target: Path, precision: Literal["mxfp4", "fp8"]
+) -> None:
+    """Writes a checkpoint's dequantised weights to `temporary`, which becomes `target`."""
     config = read_config(folder)
     planned = plan_tensors(stored_tensors(folder), precision, config)
     small = _small_files(folder)
@@ -110,16 +120,13 @@ def _dequantise(folder: Path, target: Path, precision: Literal["mxfp4", "fp8"]) 
         target,
         needed / GIGABYTE,
     )
-    with (
-        written_whole(target) as temporary,
-        tqdm(total=total, desc="dequantising", unit="B", unit_scale=True) as bar,
-    ):
+    with tqdm(total=total, desc="dequantising", unit="B", unit_scale=True) as bar:
         _write_shards(planned, temporary, bar)
-        for path in small:
-            shutil.copyfile(path, temporary / path.name)
-        del config["quantization_config"]
-        config["torch_dtype" if "torch_dtype" in config else "dtype"] = result_dtype(config)
-        _write_json(temporary / "config.json", config)
+    for path in small:
+        shutil.copyfile(path, temporary / path.name)
+    del config["quantization_config"]
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = result_dtype(config)
+    _write_json(temporary / "config.json", config)
 
 
 def _small_files(folder: Path) -> list[Path]:

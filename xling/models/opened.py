@@ -14,7 +14,7 @@ from xling.models.checksums import checksums
 from xling.models.derived import check_derivable
 from xling.models.loading import DeviceMap, load_base, load_tokenizer, read_config
 from xling.models.memory import free_memory
-from xling.models.weights import Weights, fetch_weights, find_recipe
+from xling.models.weights import Weights, check_unchanged, fetch_weights, find_recipe
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -107,11 +107,13 @@ class LocatedModel:
             device_map: as in `load_base`.
 
         Raises:
-            ValueError: the load quantised too little, or found too few weights.
+            ValueError: the load quantised too little, or found too few weights; or the model's
+                folder was changed since it was located.
         """
         model = load_base(
             self.weights.folder, four_bit=self.quantise == "nf4", device_map=device_map
         )
+        check_unchanged(self.recipe, self.weights)
         return OpenedModel(self.recipe, self.weights, model, self.tokenizer())
 
 

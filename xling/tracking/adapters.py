@@ -1,6 +1,5 @@
 """Adapters in MLflow: logged as pyfunc models, loaded back, registered, fetched."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -22,6 +21,7 @@ from xling.models.memory import free_memory
 from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS
 from xling.requirements import adapter_requirements
+from xling.sealed import files_sha256
 from xling.tracking.outbox.entry import ADAPTER
 from xling.tracking.outbox.post import outbox
 from xling.tracking.outbox.reading import adapter_id, find_waiting_adapter, latest_id
@@ -94,7 +94,7 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
         Id of the logged model, or what stands for it while the store is silent.
     """
     entry = active_entry()
-    digest = _files_sha256(folder)
+    digest = files_sha256(folder)
     with written_whole(entry.adapter) as temporary:
         mlflow.pyfunc.save_model(
             path=str(temporary),
@@ -175,7 +175,7 @@ def fetch_adapter(uri: str, folder: Path, *, at_hand: Path | None = None) -> Fet
         settings = info.flavors.get("python_function", {}).get("config") or {}
         model_id = adapter_id(waiting) if waiting else str(info.model_id or "")
         logged = settings.get(FILES_SHA256, "")
-        if at_hand is not None and logged and _files_sha256(at_hand) == logged:
+        if at_hand is not None and logged and files_sha256(at_hand) == logged:
             return FetchedAdapter(at_hand, dict(settings), model_id, uri)
         local = waiting.adapter if waiting else _download(address, folder)
     except store_errors() as error:
@@ -190,7 +190,12 @@ def fetch_adapter(uri: str, folder: Path, *, at_hand: Path | None = None) -> Fet
     found = sorted((local / "artifacts").rglob("adapter_config.json"))
     if not found or "weights" not in settings:
         raise ValueError(f"{uri!r} is a model, but no adapter that this package logged")
-    if logged and _files_sha256(found[0].parent) != logged:
+    if not logged:
+        raise ValueError(
+            f"adapter {uri!r} has no checksums of its files ({FILES_SHA256}), so nothing says "
+            "whether they were changed: train it again"
+        )
+    if files_sha256(found[0].parent) != logged:
         raise ValueError(
             f"the files of adapter {uri!r} in {tracking_uri()} are not those that were logged: "
             "they are damaged or were changed; train it again"
@@ -215,20 +220,10 @@ def _sent_before(run_id: str, at_hand: Path | None) -> FetchedAdapter | None:
     settings = known["settings"]
     if (
         latest_id(outbox(), known["run_id"]) != run_id
-        or _files_sha256(at_hand) != settings[FILES_SHA256]
+        or files_sha256(at_hand) != settings[FILES_SHA256]
     ):
         return None
     return FetchedAdapter(at_hand, settings, latest_id(outbox(), known["model_id"]), run_id)
-
-
-def _files_sha256(folder: Path) -> str:
-    """Hash of the names and contents of a folder's files; of no folder that of no files."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.glob("*") if path.is_file()):
-        with path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{path.name} {content}\n".encode())
-    return digest.hexdigest()
 
 
 def register_adapter(

@@ -1,0 +1,235 @@
+"""Notes on results that look more like mistakes than findings, for whoever reads the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.exhibits.exhibit import Exhibit
+from analysis.gains.responses import NO_ANSWER, Responses
+from analysis.pull import PulledRuns
+from xling.records import (
+    ANSWER_MASS,
+    CONSTANT,
+    EMPTY,
+    LEAST_CONSTANT,
+    NO_MASS,
+    RUN_COLUMNS,
+    SAME_AS_BASE,
+    UNCHANGED,
+    unchanged_languages,
+)
+
+SAME_ACCURACY = "same_accuracy"
+# Languages from which on equal accuracies are no accident: about 1 in 10 is equal by chance where
+# a hundred questions are asked, so three are in 1 of 1,000 cases.
+_LEAST_EQUAL = 3
+# Share of choices that are the same at least where an adapter has no effect: the last digits may
+# decide between options that are as likely.
+_ALIKE = 0.99
+_MOST_NAMED = 12
+_SAYS = {
+    ANSWER_MASS: f"the four labels together have less than {NO_MASS:.0%} of the probability (mean "
+    "answer mass) in {languages}: the model does not answer with a label there, and which of them "
+    "it prefers says little of what it knows",
+    CONSTANT: "every question is answered with the same option in {languages}: accuracy there is "
+    "how often that option happens to be right",
+    EMPTY: "there are no questions behind the accuracy of {languages}",
+    SAME_AS_BASE: f"no log-probability differs from the base model's by more than {UNCHANGED:g} in "
+    "{languages}: the adapter has no effect there, or was not used",
+    SAME_ACCURACY: "every accuracy equals the base model's to the last digit ({languages}): the "
+    "adapter has no effect, or was not used",
+}
+
+Run = tuple[str | int, ...]
+"""A run's values of RUN_COLUMNS."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What is suspicious of one run: a kind, and the languages that it is found in."""
+
+    run: Run
+    kind: str
+    languages: tuple[str, ...]
+
+
+def suspicious_results(pulled: PulledRuns, responses: Responses) -> list[Suspicion]:
+    """Everything suspicious in a study's runs, whoever logged them.
+
+    Args:
+        pulled: The runs, with records or with accuracies alone.
+        responses: Held-out answers of those that have records.
+
+    Returns:
+        In the order of the runs; empty where nothing is.
+    """
+    found = [*_answered(responses), *_logged(pulled)]
+    found += [*_equal_records(pulled.records, responses), *_equal_accuracies(pulled.accuracies)]
+    return sorted(found, key=lambda each: (tuple(map(str, each.run)), list(_SAYS).index(each.kind)))
+
+
+def suspicious_notes(pulled: PulledRuns, found: Sequence[Suspicion]) -> tuple[str, ...]:
+    """A sentence for each suspicion, which names run, languages, and what to think of it.
+
+    Args:
+        pulled: The runs.
+        found: As suspicious_results gives it.
+    """
+    named = {_cell(run.params): f"run {run.name} ({run.run_id}), " for run in pulled.runs}
+    return tuple(
+        f"{named.get(each.run, '')}model {'/'.join(map(str, each.run))}: "
+        + _SAYS[each.kind].format(languages=_listed(each.languages))
+        for each in found
+    )
+
+
+def suspicious_exhibit(notes: Sequence[str]) -> Exhibit:
+    """A section of the report that stands before all others.
+
+    Args:
+        notes: As suspicious_notes gives them, at least one.
+    """
+    return Exhibit(
+        "warnings",
+        "Results to look at before the others",
+        "Warnings",
+        (
+            "Some results are of a kind that is more often a mistake than a finding. They are in "
+            "all tables and estimates nevertheless; leave the runs out, or repeat them, if they "
+            "are mistakes.",
+            *notes,
+        ),
+    )
+
+
+def _listed(codes: Sequence[str]) -> str:
+    more = len(codes) - _MOST_NAMED
+    return ", ".join(codes[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _cell(params: Mapping[str, str]) -> Run:
+    return tuple(
+        int(params[f"cfg.{name}"]) if name == "seed" else params[f"cfg.{name}"]
+        for name in RUN_COLUMNS
+    )
+
+
+def _answered(responses: Responses) -> Iterator[Suspicion]:
+    """Of runs with records: answer mass near zero, and one option for all questions."""
+    answered = responses.correct != NO_ANSWER
+    n = answered.sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mass = np.where(answered, responses.answer_mass, 0).sum(axis=-1, dtype=np.float64) / n
+        low = (n > 0) & (mass < NO_MASS)
+    most = np.where(answered, responses.prediction, 0).max(axis=-1, initial=0)
+    least = np.where(answered, responses.prediction, 9).min(axis=-1, initial=9)
+    constant = (n >= LEAST_CONSTANT) & (most == least)
+    for place, run in enumerate(_cells(responses.runs)):
+        for kind, flags in ((ANSWER_MASS, low), (CONSTANT, constant)):
+            codes = _chosen(responses.languages, flags[place])
+            if codes:
+                yield Suspicion(run, kind, codes)
+
+
+def _cells(rows: pd.DataFrame) -> list[Run]:
+    return [
+        tuple(int(value) if name == "seed" else str(value) for name, value in row.items())
+        for row in rows[list(RUN_COLUMNS)].to_dict("records")
+    ]
+
+
+def _chosen(languages: Sequence[str], flags: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+    return tuple(code for code, flag in zip(languages, flags, strict=True) if flag)
+
+
+def _logged(pulled: PulledRuns) -> Iterator[Suspicion]:
+    """Of runs without records: the same by format.csv, or by their metrics."""
+    rows = pulled.accuracies
+    with_records = set(rows.loc[rows["has_records"].astype(bool), "run_id"])
+    for run in pulled.runs:
+        empty = {
+            key.removeprefix("n_items/")
+            for key, value in run.metrics.items()
+            if key.startswith("n_items/") and value == 0
+        }
+        low: set[str] = set()
+        constant: set[str] = set()
+        if run.run_id not in with_records:
+            low = {
+                key.removeprefix("answer_mass/")
+                for key, value in run.metrics.items()
+                if key.startswith("answer_mass/") and value < NO_MASS
+            }
+            for row in pulled.formats.get(run.run_id, pd.DataFrame()).to_dict("records"):
+                n = row.get("n_items", np.nan)
+                share = max(row.get(f"predicted_{k}", 0) for k in range(1, 5))
+                if n == 0:
+                    empty.add(row["language"])
+                if n >= LEAST_CONSTANT and share == 1:
+                    constant.add(row["language"])
+        for kind, codes in ((ANSWER_MASS, low), (CONSTANT, constant), (EMPTY, empty)):
+            if codes:
+                yield Suspicion(_cell(run.params), kind, tuple(sorted(codes)))
+
+
+def _equal_records(records: pd.DataFrame, responses: Responses) -> Iterator[Suspicion]:
+    """Of tuned runs with records, those that answer as the base does, item by item."""
+    runs = _cells(responses.runs)
+    for place, run in enumerate(runs):
+        for other, base in _bases(run, runs):
+            # Log-probabilities are compared only where nearly every choice is the same already.
+            same = responses.prediction[place] == responses.prediction[other]
+            alike = (same.mean(axis=-1) >= _ALIKE) & (responses.prediction[place] > 0).any(axis=-1)
+            codes = _chosen(responses.languages, alike)
+            if not codes:
+                continue
+            rows = records[records["language"].isin(codes)]
+            equal = unchanged_languages(_of_run(rows, run), _of_run(rows, base))
+            if equal:
+                yield Suspicion(run, SAME_AS_BASE, equal)
+                break
+
+
+def _bases(run: Run, runs: Sequence[Run]) -> list[tuple[int, Run]]:
+    """Places and cells of the base runs of a tuned run, asked as it was; none of a base's."""
+    model, arm, _, *asked = run
+    if arm == "base":
+        return []
+    return [
+        (place, other)
+        for place, other in enumerate(runs)
+        if (other[0], other[1], *other[3:]) == (model, "base", *asked)
+    ]
+
+
+def _of_run(records: pd.DataFrame, run: Run) -> pd.DataFrame:
+    kept = np.ones(len(records), np.bool_)
+    for name, value in zip(RUN_COLUMNS, run, strict=True):
+        kept &= (records[name] == value).to_numpy(np.bool_)
+    return records[kept]
+
+
+def _equal_accuracies(accuracies: pd.DataFrame) -> Iterator[Suspicion]:
+    """Of tuned runs where one side has no records, those with the base's accuracies throughout."""
+    by_run: dict[Run, tuple[bool, dict[str, float]]] = {}
+    for _, rows in accuracies.groupby(list(RUN_COLUMNS), sort=True, observed=True):
+        (run,) = _cells(rows.head(1))
+        accuracy = {
+            str(code): float(value)
+            for code, value in zip(rows["language"], rows["accuracy"], strict=True)
+        }
+        by_run[run] = bool(rows["has_records"].astype(bool).all()), accuracy
+    for run, (has_records, accuracy) in by_run.items():
+        for _, base in _bases(run, list(by_run)):
+            base_has_records, others = by_run[base]
+            shared = sorted(set(accuracy) & set(others))
+            if (has_records and base_has_records) or len(shared) < _LEAST_EQUAL:
+                continue
+            if all(accuracy[code] == others[code] for code in shared):
+                yield Suspicion(run, SAME_ACCURACY, tuple(shared))
+                break

@@ -1,0 +1,122 @@
+"""A sealed folder: whatever happens to a file of it is found before it is used."""
+
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from xling.folders import written_whole
+from xling.sealed import SEAL, fault, kept_whole, read_seen, seal, written_sealed
+
+CASES = 60 * int(os.environ.get("XLING_SOAK", "1"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    target = tmp_path / "cache" / "weights"
+    rng = random.Random(0)
+    with written_sealed(target) as temporary:
+        (temporary / "deep").mkdir()
+        (temporary / "model.safetensors").write_bytes(rng.randbytes(5_000))
+        (temporary / "deep" / "config.json").write_text('{"layers": 2}')
+    return target
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != SEAL]
+
+
+def changed(content: bytes, rng: random.Random) -> bytes:
+    """A content with one bit turned, or cut off somewhere."""
+    place = rng.randrange(len(content))
+    if rng.random() < 0.3:
+        return content[:place]
+    return (
+        content[:place] + bytes([content[place] ^ (1 << rng.randrange(8))]) + content[place + 1 :]
+    )
+
+
+def test_an_untouched_folder_is_whole_and_not_read_again(folder, monkeypatch):
+    assert not fault(folder) and not fault(folder, thorough=True)
+    monkeypatch.setattr("xling.sealed.see", lambda path: pytest.fail(f"{path} was read"))
+    assert not fault(folder)
+
+
+def test_every_change_of_any_file_is_found_and_named(folder, tmp_path):
+    rng = random.Random(1)
+    for case in range(CASES):
+        copy = tmp_path / f"copy-{case}"
+        shutil.copytree(folder, copy)
+        assert not fault(copy)  # a copy has other times, and the same content
+        path = rng.choice(files(copy))
+        before = path.stat()
+        path.write_bytes(changed(path.read_bytes(), rng))
+        if rng.random() < 0.5:  # as an archive or a copy sets the time back
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert path.name in fault(copy)
+        shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: (folder / "more.json").write_text("{}"), "more.json was added"),
+        (lambda folder: (folder / SEAL).write_text('{"model'), "checksums .* are damaged"),
+        (lambda folder: (folder / SEAL).write_text("[1]"), "checksums .* are damaged"),
+        (lambda folder: (folder / SEAL).unlink(), "it has no checksums"),
+        (
+            lambda folder: os.truncate(folder / "model.safetensors", 4_000),
+            "model.safetensors is cut off at 4000 bytes, not 5000",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(folder, harm, says):
+    harm(folder)
+    assert re.search(says, fault(folder))
+
+
+def test_files_may_be_added_where_that_is_allowed(folder):
+    (folder / "more.json").write_text("{}")
+    assert not fault(folder, more=True) and fault(folder) == "more.json was added"
+
+
+def test_a_touched_file_is_read_once_and_then_known(folder):
+    path = folder / "model.safetensors"
+    os.utime(path, ns=(1, 1))
+    assert not fault(folder)
+    assert read_seen(folder / SEAL)["model.safetensors"].modified == 1
+
+
+def test_a_damaged_folder_is_made_again_and_said(folder):
+    def make(temporary: Path) -> None:
+        (temporary / "model.safetensors").write_text("anew")
+
+    said: list[str] = []
+    kept_whole(folder, make, warn=said.append)
+    assert (folder / "deep").is_dir() and not said
+    os.truncate(folder / "model.safetensors", 10)
+    kept_whole(folder, make, warn=said.append)
+    assert (folder / "model.safetensors").read_text() == "anew" and not fault(folder)
+    assert said == ["model.safetensors is cut off at 10 bytes, not 5000"]
+
+
+def test_a_folder_whose_making_fails_is_not_there(tmp_path):
+    def make(temporary: Path) -> None:
+        (temporary / "half").write_text("half")
+        raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room"):
+        kept_whole(tmp_path / "new", make, warn=print)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_of_an_earlier_version_is_sealed_by_hand(tmp_path):
+    with written_whole(tmp_path / "old") as temporary:
+        (temporary / "file").write_text("content")
+    assert fault(tmp_path / "old") == "it has no checksums"
+    seal(tmp_path / "old")
+    assert not fault(tmp_path / "old")

@@ -1,0 +1,67 @@
+"""Proves of each training and evaluation that it does not mix the two parts of the data."""
+
+from collections.abc import Sequence
+
+from xling import tracking
+from xling.arms import TrainingRow
+from xling.data.disjoint import prove_disjoint, read_training_items, trained_on
+from xling.execution.prepared import ItemsByPart, Prepared
+from xling.study import Cell
+
+
+def prove_training(prepared: Prepared, rows: Sequence[TrainingRow], *, name: str, fold: int) -> str:
+    """Proves that a training sees nothing that its fold holds out.
+
+    Args:
+        prepared: study and data.
+        rows: what is trained on.
+        name: of the adapter, for the message.
+        fold: the fold; 0 where there is one split.
+
+    Returns:
+        The proof in words, for the tag ``xling.disjoint``.
+
+    Raises:
+        ValueError: a held-out question would be trained on.
+    """
+    heldout = {code: prepared.items(code, "heldout", fold) for code in prepared.data.languages}
+    training = trained_on(row.item for row in rows)
+    return prove_disjoint(training, heldout, where=f"finetune {name}")
+
+
+def prove_evaluation(
+    prepared: Prepared, cell: Cell, parts: ItemsByPart, fetched: Sequence[tracking.FetchedAdapter]
+) -> str:
+    """Proves that no adapter is asked what it was trained on, in this study or in another.
+
+    Args:
+        prepared: study and data.
+        cell: what is asked.
+        parts: its items by part and language.
+        fetched: the adapter of each fold; none for the base.
+
+    Returns:
+        The proof in words, for the tag ``xling.disjoint``.
+
+    Raises:
+        ValueError: an adapter was trained on a question that is held out here, or does not say
+            what it was trained on; or the base's baseline shares a question with the held-out
+            part.
+    """
+    where = f"evaluate {cell.name}"
+    if not fetched:
+        baseline = trained_on(
+            item for items in parts.get("training", {}).values() for item in items
+        )
+        proof = prove_disjoint(baseline, parts["heldout"], where=f"{where}, baseline")
+        return f"no training; baseline: {proof}"
+    proofs = []
+    for fold, adapter in enumerate(fetched):
+        heldout = {
+            code: prepared.items(code, "heldout", fold)
+            for code in prepared.study.languages.evaluated
+        }
+        trained = read_training_items(adapter.folder, adapter=repr(adapter.uri))
+        proof = prove_disjoint(trained, heldout, where=f"{where}, adapter {adapter.uri!r}")
+        proofs.append(f"fold {fold}: {proof}" if len(fetched) > 1 else proof)
+    return "; ".join(proofs)

@@ -1,0 +1,190 @@
+"""Files that are still what was written: a folder's checksums beside its files.
+
+A seal holds sha256, size and the times of the last change of every file. Whether a folder is
+still whole is told as git tells it: a file of the same size and times is taken as unchanged, any
+other is read and hashed. So weights of any size are checked in no time before each use.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from xling.folders import made_by_one, written_file, written_whole
+
+SEAL = ".sealed.json"
+# Nanoseconds. Two changes of a file within one tick of a clock have the same time, so times say
+# nothing of a file that was changed just before it was sealed.
+TICK = 20_000_000
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file as it was when it was hashed.
+
+    Attributes:
+        sha256: hexadecimal.
+        size: bytes.
+        modified: nanoseconds; when the content was written.
+        changed: nanoseconds; when content or attributes were, which no program can set back.
+    """
+
+    sha256: str
+    size: int
+    modified: int
+    changed: int
+
+
+def see(path: Path) -> Seen:
+    """Hashes a file."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = os.fstat(stream.fileno())
+    return Seen(digest, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def unchanged(path: Path, seen: Seen) -> bool:
+    """Whether a file's size and times are those that it was seen with."""
+    found = path.stat()
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) == (
+        seen.size,
+        seen.modified,
+        seen.changed,
+    )
+
+
+def difference(folder: Path, name: str, seen: Seen) -> str:
+    """How a file differs in content from what was seen, in words; empty if it does not."""
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    size = path.stat().st_size
+    if size != seen.size:
+        how = "cut off at" if size < seen.size else "changed: it has"
+        return f"{name} is {how} {size} bytes, not {seen.size}"
+    sha256 = see(path).sha256
+    if sha256 != seen.sha256:
+        return f"{name} is changed: its sha256 is {sha256}, not {seen.sha256}"
+    return ""
+
+
+def files_sha256(folder: Path) -> str:
+    """Hash of the names and contents of a folder's files; of no folder that of no files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.glob("*") if path.is_file()):
+        digest.update(f"{path.name} {see(path).sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def seal(folder: Path) -> None:
+    """Writes the checksums of all files in a folder, deep ones too, beside them."""
+    _write_seal(folder, {name: see(folder / name) for name in _names(folder)})
+
+
+def fault(folder: Path, *, thorough: bool = False, more: bool = False) -> str:
+    """What is wrong with a sealed folder, in words; empty if it is as it was sealed.
+
+    Args:
+        folder: a folder; one without a seal is at fault.
+        thorough: read every file again, whatever its size and times.
+        more: other files may have been put beside those that were sealed.
+    """
+    try:
+        sealed = read_seen(folder / SEAL)
+    except FileNotFoundError:
+        return "it has no checksums"
+    except ValueError as error:
+        return str(error)
+    sealed_at = (folder / SEAL).stat().st_mtime_ns
+    renewed = dict(sealed)
+    for name, seen in sealed.items():
+        path = folder / name
+        settled = seen.changed < sealed_at - TICK
+        if not thorough and settled and path.is_file() and unchanged(path, seen):
+            continue
+        found = difference(folder, name, seen)
+        if found:
+            return found
+        renewed[name] = see(path)
+    added = sorted(set(_names(folder)) - set(sealed))
+    if added and not more:
+        return f"{added[0]} was added"
+    if renewed != sealed and os.access(folder, os.W_OK):  # or a copy would be read every time
+        _write_seal(folder, renewed)
+    return ""
+
+
+def _write_seal(folder: Path, files: Mapping[str, Seen]) -> None:
+    """Writes a seal that is so much younger than its files that their times say something."""
+    newest = max((seen.changed for seen in files.values()), default=0)
+    wait = newest + 2 * TICK - time.time_ns()  # another machine's clock may be hours ahead
+    time.sleep(min(max(0, wait), 2 * TICK) / 1e9)
+    write_seen(folder / SEAL, files)
+
+
+@contextmanager
+def written_sealed(target: Path) -> Iterator[Path]:
+    """As `xling.folders.written_whole`, with the checksums of what the block has written."""
+    with written_whole(target) as temporary:
+        yield temporary
+        seal(temporary)
+
+
+def kept_whole(target: Path, make: Callable[[Path], None], *, warn: Callable[[str], None]) -> None:
+    """Makes a folder unless it is there and whole; one that is damaged is made again.
+
+    Processes that ask for it at once wait for the first.
+
+    Args:
+        target: the folder.
+        make: writes its files into the folder that it is given.
+        warn: told, in words, what is wrong with a folder that is made again.
+    """
+    if target.is_dir() and not fault(target):
+        return
+    with made_by_one(target):
+        if target.is_dir():
+            found = fault(target)
+            if not found:  # made by another process in the meantime
+                return
+            warn(found)
+            shutil.rmtree(target)
+        with written_sealed(target) as temporary:
+            make(temporary)
+
+
+def write_seen(path: Path, files: Mapping[str, Seen]) -> None:
+    """Writes what was seen of files, by name."""
+    content = {name: asdict(seen) for name, seen in sorted(files.items())}
+    with written_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_seen(path: Path) -> dict[str, Seen]:
+    """Reads what `write_seen` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: Seen(**seen) for name, seen in content.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"its checksums ({path.name}) are damaged") from error
+
+
+def _names(folder: Path) -> list[str]:
+    """Files of a folder, relative to it; those that are being written are none of them."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not path.name.startswith(SEAL)
+        and not path.name.startswith(f".{SEAL}")
+    )
