@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ACCURACY_COLUMNS = (*RUN_COLUMNS, "language", "accuracy", "has_records", "run_id")
 _ALLOWED = {"arm": ARMS, "reasoning": REASONINGS, "scoring": SCORINGS}
+# Of a model's name; MLflow keeps no more of a parameter in some stores.
+MOST_LETTERS = 500
 # Metrics pass through stores that keep fewer digits than a float64 has.
 _ACCURACY_SLACK = 1e-6
 
@@ -192,6 +194,11 @@ def _cell(run: LoggedRun) -> tuple[str | int, ...]:
         value = run.params.get(f"cfg.{name}", "")
         if not value:
             raise ValueError(f"{where}: parameter cfg.{name} is missing; {remedy}")
+        if len(value) > MOST_LETTERS or not value.isprintable():
+            raise ValueError(
+                f"{where!r:.200}: parameter cfg.{name} is {value!r:.80}; it must be one line of "
+                f"{MOST_LETTERS} signs at most; {remedy}"
+            )
         if value not in _ALLOWED.get(name, (value,)):
             raise ValueError(
                 f"{where}: parameter cfg.{name} is {value!r}, but must be one of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -46,10 +47,11 @@ def records_file(
         OSError: If a folder cannot be written.
     """
     digest = run.tags.get(DIGEST_TAG, "")
-    kept = cache / run.run_id / RECORDS_FILE if cache and digest else None
+    name = _folder_name(run)
+    kept = cache / name / RECORDS_FILE if cache and digest else None
     if kept and kept.is_file() and _sha256(kept) == digest:
         return kept
-    target = folder / run.run_id
+    target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     path = store.download_artifact(run.run_id, RECORDS_FILE, target)
     if digest and _sha256(path) != digest:
@@ -85,10 +87,10 @@ def optional_file(
     """
     tag = f"xling.{Path(name).stem}_sha256"
     digest = run.tags.get(tag, "")
-    kept = cache / run.run_id / name if cache else None
+    kept = cache / _folder_name(run) / name if cache else None
     if kept and kept.is_file() and digest in ("", _sha256(kept)):
         return kept
-    target = folder / run.run_id
+    target = folder / _folder_name(run)
     target.mkdir(parents=True, exist_ok=True)
     try:
         path = store.download_artifact(run.run_id, name, target)
@@ -101,6 +103,16 @@ def optional_file(
             "the run"
         )
     return _keep(path, kept) if kept else path
+
+
+def _folder_name(run: LoggedRun) -> str:
+    """A run's id, if it is one: a store could say anything."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run.run_id):
+        raise ValueError(
+            f"the store has a run of the id {run.run_id!r:.80}, which is none: an id has letters, "
+            "digits, '_' and '-'; delete that run"
+        )
+    return run.run_id
 
 
 def _keep(path: Path, kept: Path) -> Path:

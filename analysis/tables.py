@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 # What a language table shows of each model, and its heading.
 _LANGUAGE_COLUMNS = {"accuracy_base": "base", "accuracy": "tuned", "gain": "gain"}
+_FORMULA = re.compile(r"\s*[=+\-@|\t\r]")
+# Of signs, as tables show them: +8.2, or +3.1 to +13.3.
+_NUMBERS = re.compile(r"[-+\d.,%\s()–e]*(?:to [-+\d.,%\s()–e]*)?")
 _HIDDEN_IN_LATEX = ("reasoning", "scoring", "n_passages", "n_gained", "n_lost")
 
 
@@ -43,6 +48,7 @@ def language_table(
 def write_table(table: pd.DataFrame, stem: Path, *, caption: str) -> list[Path]:
     """Write a table as CSV (everything, full precision) and as LaTeX (for a paper).
 
+    A text that a spreadsheet would take for a formula gets an apostrophe before it in the CSV.
     The LaTeX form needs the package booktabs; it rounds to three decimals, escapes what LaTeX
     would read as a command, and leaves out the columns that a paper's table has no room for.
 
@@ -59,15 +65,31 @@ def write_table(table: pd.DataFrame, stem: Path, *, caption: str) -> list[Path]:
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "tex")]
-    table.to_csv(paths[0], index=False)
+    table.rename(columns=_no_formula).map(_no_formula).to_csv(paths[0], index=False)
     shown = table.drop(columns=[name for name in _HIDDEN_IN_LATEX if name in table.columns])
+    shown = shown.rename(columns=_one_line).map(_one_line)
     styled = shown.style.hide(axis="index").format(precision=3, na_rep="--", escape="latex")
     styled = styled.format_index(escape="latex", axis=1)
     text = styled.to_latex(
-        hrules=True, environment="longtable", caption=_escaped(caption), label=f"tab:{stem.name}"
+        hrules=True,
+        environment="longtable",
+        caption=_escaped(_one_line(caption)),
+        label=f"tab:{stem.name}",
     )
     paths[1].write_text(text, encoding="utf-8")
     return paths
+
+
+def _no_formula(value: Any) -> Any:
+    """A text that no spreadsheet computes; anything else as it is."""
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBERS.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def _one_line(value: Any) -> Any:
+    """A text without the line breaks that end a paragraph in LaTeX; anything else as it is."""
+    return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def _escaped(text: str) -> str:

@@ -3,14 +3,21 @@
 MLflow logs this file as the model's code; `model_config` says which base it needs.
 """
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
 
 from xling.prompts import ITEM_FIELDS, PromptFormat, render_prompts
 from xling.records import LOGPROB_COLUMNS
+from xling.serving_limits import Limits, check_request, check_tokens, find_limits
+
+# MLflow's scoring server sets it.
+SERVED = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 
 
 class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-ignore]
@@ -19,6 +26,11 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
     In: a data frame with the column ``prompt`` (the exact text), or with the columns
     `ITEM_FIELDS`. Out: ``logprob_1`` … ``logprob_4`` (natural logs over the whole
     vocabulary), ``prediction`` (1–4) and ``answer_mass`` (0–1).
+
+    Where it is served, requests are answered one after another, and one that is too large is
+    refused with status 400: over 1,000 rows, 200,000 characters in a field, 5,000,000 characters
+    in all, 32,768 tokens in a prompt, or the model's context. `xling.serving_limits.Limits` says
+    how to change them. What a request's body may weigh before it is read is for a proxy to bound.
     """
 
     def load_context(self, context: Any) -> None:
@@ -27,11 +39,14 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
         Within a study the base may be in memory already; see `xling.models.open_base`.
 
         Raises:
-            ValueError: the base's weights are not those that the adapter was trained on.
+            ValueError: the base's weights are not those that the adapter was trained on, or a
+                limit is no number.
         """
         from xling.models import locate_model, open_base
 
         settings = context.model_config
+        self._limits = find_limits(settings)
+        self._turn = threading.Lock()
         self._layout = PromptFormat(**settings["prompt"])
         located = locate_model(
             settings["model"],
@@ -53,20 +68,43 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
         """Scores each row's four options.
 
         Raises:
-            ValueError: a row has neither a prompt nor all item fields.
+            ValueError: a row has neither a prompt nor all item fields, or a prompt does not fit
+                into the model's context.
+            MlflowException: the same, or a request above the limits, where the model is served;
+                the server answers with status 400.
         """
+        if not os.environ.get(SERVED):
+            return self._scores(model_input, None)
+        try:
+            with self._turn:
+                return self._scores(model_input, self._limits)
+        except ValueError as error:
+            # Else the server would answer with a traceback.
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+
+    def _scores(self, rows: pd.DataFrame, limits: Limits | None) -> pd.DataFrame:
+        """Scores of the rows; with limits, of no more than those allow."""
         from xling.scoring import InProcessEngine
 
+        if limits is not None:
+            check_request(rows, limits)
+        prompts = self._prompts(rows)
+        if limits is not None and prompts:
+            check_tokens(max(map(self._tokens, prompts)), limits)
         engine = InProcessEngine(
             self._opened.model,
             self._opened.tokenizer,
             add_special_tokens=not self._layout.chat,
         )
-        scores = engine.score(self._prompts(model_input))
+        scores = engine.score(prompts)
         answers = pd.DataFrame(scores.logprobs, columns=list(LOGPROB_COLUMNS))
         answers["prediction"] = scores.predictions.astype("int64")
         answers["answer_mass"] = scores.answer_mass
         return answers
+
+    def _tokens(self, prompt: str) -> int:
+        """Tokens of a prompt, nearly: special ones aside."""
+        return len(self._opened.tokenizer(prompt, add_special_tokens=False)["input_ids"])
 
     def _prompts(self, rows: pd.DataFrame) -> list[str]:
         from xling.data import Item

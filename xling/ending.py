@@ -3,7 +3,7 @@
 It imports nothing heavy: commands need it before they do anything.
 """
 
-import re
+from xling.masking import without_secrets
 
 
 class Terminated(SystemExit):
@@ -11,5 +11,5 @@ class Terminated(SystemExit):
 
 
 def without_password(text: str) -> str:
-    """Text with the user names and passwords of its addresses masked."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
+    """Text with passwords, keys and tokens masked; see `xling.masking.without_secrets`."""
+    return without_secrets(text)

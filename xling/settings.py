@@ -30,6 +30,8 @@ REASONING: tuple[Reasoning, ...] = get_args(Reasoning)
 SCORING: tuple[Scoring, ...] = get_args(Scoring)
 
 NAME = r"^[A-Za-z0-9._-]*$"
+# Of a study's and of a model's name: the registry's names hold both.
+MOST_LETTERS = 100
 DEFAULT_INSTRUCTION = (
     "Think step by step about the passage and the question in a few sentences, then answer."
 )
@@ -130,7 +132,7 @@ class ModelSettings(Strict):
     """
 
     id: str = Field(min_length=1)
-    name: str = Field(default="", pattern=NAME)
+    name: str = Field(default="", pattern=NAME, max_length=MOST_LETTERS)
     revision: str = ""
     chat: bool | None = None
     lora_modules: str = ""
@@ -148,10 +150,12 @@ class ModelSettings(Strict):
 
     @model_validator(mode="after")
     def _label_is_a_name(self) -> Self:
-        if not re.fullmatch(NAME, self.label):
+        named = re.fullmatch(NAME, self.label) and self.label.strip("._-")
+        if not named or len(self.label) > MOST_LETTERS:
             raise ValueError(
-                f"id {self.id!r} makes the name {self.label!r}, which runs and the registry do not "
-                "take; give the model a `name` of letters, digits, '.', '_' and '-'"
+                f"id {self.id!r:.200} makes the name {self.label!r:.200}, which runs and the "
+                "registry do not take; give the model a `name` of letters, digits, '.', '_' and "
+                f"'-', {MOST_LETTERS} at most"
             )
         return self
 

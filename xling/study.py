@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from xling.distributed.batches import per_process
 from xling.settings import (
     ARMS,
+    MOST_LETTERS,
     REASONING,
     SCORING,
     Arm,
@@ -71,7 +72,7 @@ class Study(Strict):
         scoring: how prompts are batched.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=MOST_LETTERS)
     origin: str = Field(default="", exclude=True)
     description: str = ""
     models: tuple[ModelSettings, ...] = Field(min_length=1)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
+from xling.ending import without_password
 from xling.settings import (
     LoraSettings,
     ModelSettings,
@@ -46,7 +47,7 @@ def load_study(study: str) -> Study:
     path = Path(study)
     if study in study_names():
         text = files("xling").joinpath("studies", f"{study}.yaml").read_text(encoding="utf-8")
-    elif path.suffix in (".yaml", ".yml") and path.is_file():
+    elif path.suffix in (".yaml", ".yml") and _is_file(path):
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -55,8 +56,8 @@ def load_study(study: str) -> Study:
         close = difflib.get_close_matches(study, study_names(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"unknown study {study!r}.{hint} Valid: {', '.join(study_names())}, "
-            "or the path of a .yaml file"
+            f"unknown study {without_password(study)!r:.200}.{hint} "
+            f"Valid: {', '.join(study_names())}, or the path of a .yaml file"
         )
     return parse_study(text, where=study)
 
@@ -74,13 +75,42 @@ def parse_study(text: str, *, where: str) -> Study:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not YAML: {error}") from error
+        raise ValueError(f"{where} is not YAML: {without_password(str(error))}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{where} holds no settings; see xling/studies/demo.yaml for the form")
     try:
-        return Study.model_validate(_tuples(content)).model_copy(update={"origin": where})
+        study = Study.model_validate(_tuples(content)).model_copy(update={"origin": where})
     except ValidationError as error:
-        raise ValueError(f"{where} is not a valid study:\n{_explain(error)}") from error
+        said = without_password(_explain(error))
+        raise ValueError(f"{where} is not a valid study:\n{said}") from error
+    _refuse_secrets(content, where)
+    return study
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; False as well for what no file can be called."""
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for the file system, for one
+        return False
+
+
+def _refuse_secrets(content: Any, where: str) -> None:
+    """Refuses a file with what looks like a password or a key: runs log the whole of it."""
+    waiting: list[tuple[str, Any]] = [("", content)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{inner}".lstrip("."), each) for inner, each in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{key}.{number}", each) for number, each in enumerate(value)]
+        elif isinstance(value, str) and without_password(value) != value:
+            # The value is not repeated.
+            raise ValueError(
+                f"{where}: {without_password(key)} holds what looks like a password or a key, and "
+                "runs log the study: take it out and put it into the environment (HF_TOKEN for the "
+                "hub; a server's key into the variable that `server.key_variable` names)"
+            )
 
 
 def _tuples(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -88,6 +90,7 @@ def write_report(
         baseline=baseline,
     )
     conditions = conditions_of(cells)
+    js = _own_text("report.js")
     text = (
         _environment()
         .get_template("report.html.j2")
@@ -116,7 +119,8 @@ def write_report(
             analysis_command=analysis_command,
             primary=", ".join(conditions[0] if conditions else PRIMARY),
             css=_own_text("report.css"),
-            js=_own_text("report.js"),
+            js=js,
+            policy=content_policy(js),
             safe_link=safe_link,
         )
     )
@@ -155,6 +159,19 @@ def _marked(picture: Picture) -> dict[str, Markup]:
 def _own_text(name: str) -> Markup:
     """A style sheet or script of this package, to be put into the page as it is."""
     return Markup((_FOLDER / name).read_text(encoding="utf-8"))
+
+
+def content_policy(script: str) -> str:
+    """What the page may load and run: its own styles, and its own script by hash.
+
+    Args:
+        script: The script's exact text.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        "default-src 'none'; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
 
 
 def safe_link(url: str) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xling.models.architectures import architecture_of
+from xling.models.native_files import read_header
+from xling.models.trusted import ADAPTER_CONFIG, check_adapter_config
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -19,6 +21,7 @@ logger = logging.getLogger(__name__)
 ROUTER = re.compile(r"(^|\.)(\w*router\w*)(\.|$)|(^|[._])gate$")
 _IN_A_BLOCK = re.compile(r"(^|\.)\d+\.")
 _PREFIX = "base_model.model."
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def lora_pattern(model_type: str, *, pattern: str = "") -> str:
@@ -191,13 +194,18 @@ def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     """Wraps a frozen base with a saved adapter, for scoring.
 
     Raises:
-        ValueError: the folder has no safetensors adapter, or one for another model.
+        ValueError: the folder has no whole safetensors adapter, one for another model, or one that
+            is more than LoRA weights.
     """
     from peft import PeftModel
 
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
-            raise ValueError(f"adapter folder {folder} lacks {name}")
+            pickled = (folder / "adapter_model.bin").exists()
+            remedy = "; pickled weights (*.bin) are not loaded: save them as safetensors"
+            raise ValueError(f"adapter folder {folder} lacks {name}{remedy if pickled else ''}")
+    check_adapter_config(folder)
+    read_header(folder / ADAPTER_WEIGHTS)
     _check_fits(model, folder)
     adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     adapted.eval()
@@ -215,7 +223,7 @@ def _check_fits(model: "PreTrainedModel", folder: Path) -> None:
         if isinstance(module, torch.nn.Linear)
     }
     wrong = []
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
         for key in tensors.keys():  # noqa: SIM118 (not a dict)
             name, _, which = key.removeprefix(_PREFIX).partition(".lora_")
             if which and name not in layers:
@@ -226,7 +234,7 @@ def _check_fits(model: "PreTrainedModel", folder: Path) -> None:
                 if width != has:
                     wrong.append(f"{name} of width {width}, where the model has {has}")
     if wrong:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         raise ValueError(
             f"the adapter in {folder} was made for another model: it adapts {wrong[0]} "
             f"({len(wrong)} such weights). It was trained on "

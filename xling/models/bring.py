@@ -14,7 +14,8 @@ import threading
 import time
 from pathlib import Path
 
-from xling.ending import Terminated
+from xling.ending import Terminated, without_password
+from xling.masking import MaskingFormatter
 from xling.models.catalog import Recipe
 from xling.models.gguf import converted_path
 from xling.models.native import SHARD_BYTES, native_precision
@@ -53,6 +54,8 @@ def main() -> int:
         Exit code: 0, or 1 after the reason was written to standard error.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    for each in logging.getLogger().handlers:
+        each.setFormatter(MaskingFormatter("%(message)s"))
     logging.getLogger("xling").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -60,7 +63,7 @@ def main() -> int:
     try:
         locate_model(**json.loads(sys.argv[1]))
     except (ValueError, OSError, RuntimeError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{without_password(str(error))}\n")
         return 1
     return 0
 

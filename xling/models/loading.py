@@ -17,6 +17,8 @@ from xling.models.four_bit import (
     four_bit_share,
     keep_layout,
 )
+from xling.models.native_files import read_config as read_json
+from xling.models.trusted import check_runs_no_code
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +46,10 @@ logger = logging.getLogger(__name__)
 DeviceMap = str | Mapping[str, str | int]
 # NF4 with double quantisation takes 0.52 bytes a weight, of two in the file; embeddings keep both.
 FOUR_BIT_BYTES = 0.3
+NO_FOREIGN_CODE = (
+    "Models that bring code of their own (trust_remote_code) are not run; use one whose "
+    "architecture transformers has"
+)
 # Of a GPU's memory, for weights; the rest is activations, adapter and optimiser.
 WEIGHTS_ROOM = 0.8
 
@@ -90,10 +96,24 @@ def default_device_map(folder: Path, *, four_bit: bool) -> DeviceMap:
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """Tokenizer that pads on the left, so that the answer position is each row's last."""
+    """Tokenizer that pads on the left, so that the answer position is each row's last.
+
+    Raises:
+        ValueError: its files are damaged, or need code of their own.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, padding_side="left", trust_remote_code=False
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # the library that reads tokenizer.json raises no other type
+        raise ValueError(
+            f"cannot read the tokenizer of {folder}: {_first_line(error)}\n{NO_FOREIGN_CODE}, or "
+            "fetch the tokenizer's files again"
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -127,6 +147,7 @@ def load_base(
         dtype=compute_dtype(),
         device_map=device_map or default_device_map(folder, four_bit=four_bit),
         use_safetensors=True,
+        trust_remote_code=False,
         output_loading_info=True,
         **settings,
     )
@@ -147,17 +168,23 @@ def read_config(folder: Path) -> "PreTrainedConfig":
     """A model's configuration.
 
     Raises:
-        ValueError: transformers does not know the model type.
+        ValueError: transformers does not know the model type, or the file asks for code that
+            transformers does not have.
     """
     from transformers import AutoConfig
 
+    check_runs_no_code(folder, read_json(folder))
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"cannot read the configuration of {folder}: {error}\nModels that bring code of their "
-            "own (trust_remote_code) are not run; use one whose architecture transformers has"
+            f"cannot read the configuration of {folder}: {_first_line(error)}\n{NO_FOREIGN_CODE}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without the library's advice to trust the code."""
+    return str(error).strip().partition("\n")[0]
 
 
 def causal_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":

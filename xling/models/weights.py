@@ -9,9 +9,10 @@ from pathlib import Path
 from xling.models.catalog import Recipe, catalog
 from xling.models.gguf import converted_folder
 from xling.models.native import NativePrecision, dequantised_folder, native_precision
-from xling.models.native_files import TOKENIZER_PATTERNS, stored_tensors
+from xling.models.native_files import TOKENIZER_PATTERNS, read_config, stored_tensors
 from xling.models.packaged import file_sha256, packaged_file
 from xling.models.room import check_room_to_fetch
+from xling.models.trusted import check_is_no_adapter, check_runs_no_code, check_size_of_config
 
 HUB_PATTERNS = ("*.safetensors", *TOKENIZER_PATTERNS)
 HUB_IGNORED = ("*/*",)  # copies of the weights in other formats
@@ -78,7 +79,8 @@ def check_model_folder(folder: Path) -> None:
 
     Raises:
         ValueError: config.json, safetensors weights or tokenizer files are missing, a shard is
-            missing or cut short, or the quantisation is an unknown one.
+            missing or cut short, the quantisation is an unknown one, or the files ask for code
+            or hold an adapter.
     """
     present = sorted(path.name for path in folder.iterdir())
     needed = {
@@ -98,8 +100,11 @@ def check_model_folder(folder: Path) -> None:
             f"model folder {folder} lacks {', '.join(missing)} "
             f"(it has {', '.join(present) or 'nothing'}){remedy}"
         )
+    check_is_no_adapter(folder)
     native_precision(folder)
-    stored_tensors(folder)
+    config = read_config(folder)
+    check_runs_no_code(folder, config)
+    check_size_of_config(folder, config, tensors=len(stored_tensors(folder)))
 
 
 def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:

@@ -11,6 +11,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from xling.masking import MASK, hide, without_secrets
+
 if TYPE_CHECKING:
     import openai
 
@@ -67,6 +69,7 @@ class Transport:
         self.url = settings.url
         self._settings = settings
         self._key = os.environ.get(settings.key_variable, "").strip()
+        hide(self._key)
         self._thread = threading.local()  # of `map`: whether its work is still wanted
         self._client: OpenAI = OpenAI(
             base_url=settings.url,
@@ -241,7 +244,7 @@ class Transport:
         return ServerError(message, status)
 
     def _masked(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+        return without_secrets(text.replace(self._key, MASK) if self._key else text)
 
 
 class _PassingError(Exception):
