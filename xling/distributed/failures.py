@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from xling.distributed.running import OtherProcessFailed
+from xling.ending import without_password
 
 # What gloo and NCCL say when the other side is gone.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process")
@@ -19,7 +20,7 @@ def record_failure(folder: Path, rank: int, error: BaseException) -> None:
     """Leaves the reason in a file; a failure that only follows another's is marked so."""
     import torch.distributed as dist
 
-    text = str(error).strip() or "no message"
+    text = without_password(str(error).strip()) or "no message"
     lost = isinstance(error, (OtherProcessFailed, dist.DistError)) or any(
         sign in text for sign in LOST
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from xling.distributed.failures import record_failure
 from xling.distributed.running import run_job
 from xling.distributed.team import connected, environment_rank
+from xling.ending import without_password
 
 # How long one process waits for another: a checkpoint or a slow load is no failure.
 PATIENCE = timedelta(hours=2)
@@ -37,7 +38,8 @@ def main() -> int:
             run_job(path)
     except Exception as error:
         record_failure(path.parent, rank, error)
-        (path.parent / f"traceback-{rank}.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        text = without_password(traceback.format_exc())
+        (path.parent / f"traceback-{rank}.txt").write_text(text, encoding="utf-8")
         return 1
     return 0
 

