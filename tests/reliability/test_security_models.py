@@ -222,9 +222,7 @@ def base(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def adapter(tmp_path: Path, base) -> Path:
-    adapted = attach_lora(
-        base, modules=chosen_modules(base), r=2, alpha=4, dropout=0.0, seed=0
-    )
+    adapted = attach_lora(base, modules=chosen_modules(base), r=2, alpha=4, dropout=0.0, seed=0)
     adapted.save_pretrained(tmp_path / "adapter")
     adapted.unload()
     return tmp_path / "adapter"
@@ -267,7 +265,9 @@ def header_of(content: object, *, data: int = 8, length: int | None = None) -> b
     return struct.pack("<Q", len(text) if length is None else length) + text + b"\0" * data
 
 
-def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8)) -> dict[str, object]:
+def entry(
+    dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8)
+) -> dict[str, object]:
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
@@ -284,7 +284,9 @@ HEADERS = {
     "negative": header_of({"a": entry(offsets=(-8, 0))}),
     "backwards": header_of({"a": entry(offsets=(8, 0))}),
     "overlap": header_of({"a": entry(), "b": entry()}),
-    "hole": header_of({"a": entry(shape=(1,), offsets=(0, 4)), "b": entry(offsets=(8, 16))}, data=16),
+    "hole": header_of(
+        {"a": entry(shape=(1,), offsets=(0, 4)), "b": entry(offsets=(8, 16))}, data=16
+    ),
     "shape too large": header_of({"a": entry(shape=(10**18, 10**18))}),
     "negative shape": header_of({"a": entry(shape=(-1, -2))}),
     "float shape": header_of({"a": entry(shape=(2.0,))}),
@@ -296,7 +298,9 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_a_hostile_safetensors_header_is_named(name: str, folder: Path, adapter: Path, base) -> None:
+def test_a_hostile_safetensors_header_is_named(
+    name: str, folder: Path, adapter: Path, base
+) -> None:
     for path, read in (
         (folder / "model.safetensors", lambda: check_model_folder(folder)),
         (adapter / "adapter_model.safetensors", lambda: load_adapter(base, adapter)),
