@@ -1,9 +1,22 @@
 """Picks the best adapter of each model, registers it and gives it an alias."""
 
+import re
+
 import click
 
 from entrypoints.common import data_option, entry_point, limit_option, study_option
 from xling.study import Study
+
+
+def _alias_of_the_registry(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """An alias that the registry takes; it would refuse another after versions were made."""
+    reserved = value.lower() == "latest" or re.fullmatch(r"[vV]\d+", value)
+    if reserved or not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", value):
+        raise click.BadParameter(
+            f"{value!r:.80} must be made of letters, digits, '_' and '-', and be neither 'latest' "
+            "nor a version such as 'v1'"
+        )
+    return value
 
 
 @click.command()
@@ -11,7 +24,7 @@ from xling.study import Study
 @data_option
 @limit_option
 @click.option("--model", default="", help="Model of the study; empty: each of them.")
-@click.option("--alias", default="champion", show_default=True)
+@click.option("--alias", default="champion", show_default=True, callback=_alias_of_the_registry)
 @click.option("--metric", default="accuracy_family/related", show_default=True)
 @entry_point
 def main(study: Study, data: str, limit: int, model: str, alias: str, metric: str) -> None:

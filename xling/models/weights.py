@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from xling.models.packaged import file_sha256, packaged_file
 from xling.models.room import check_room_to_fetch
 from xling.models.trusted import check_is_no_adapter, check_runs_no_code, check_size_of_config
 
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 HUB_PATTERNS = ("*.safetensors", *TOKENIZER_PATTERNS)
 HUB_IGNORED = ("*/*",)  # copies of the weights in other formats
 
@@ -55,7 +57,7 @@ def find_recipe(model: str, *, revision: str = "") -> Recipe:
     if Path(model).is_dir():
         check_model_folder(Path(model))
         return Recipe(name=Path(model).name, repository=model)
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+    if HUB_ID.fullmatch(model):
         return Recipe(name=model.split("/")[1].lower(), repository=model, revision=revision)
     close = difflib.get_close_matches(model, recipes, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
