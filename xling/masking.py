@@ -6,8 +6,10 @@ It imports nothing heavy: commands need it before they do anything.
 import logging
 import os
 import re
+import sys
 import traceback
 from collections.abc import Iterator
+from types import TracebackType
 from urllib.parse import quote, unquote
 
 MASK = "***"
@@ -76,17 +78,37 @@ def hide(secret: str) -> None:
         _hidden.add(secret)
 
 
-def without_secrets_traceback(error: BaseException) -> str:
-    """The traceback of an error and of what it came from, masked."""
-    return without_secrets("".join(traceback.format_exception(error)))
+def mask_output() -> None:
+    """Masks secrets in what this process's log writes, and in the traceback that ends it.
+
+    Called after the log is set up.
+    """
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler.formatter, MaskingFormatter):
+            handler.setFormatter(MaskingFormatter(handler.formatter))
+    sys.excepthook = _show_masked
+
+
+def _show_masked(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
 
 
 class MaskingFormatter(logging.Formatter):
-    """Masks secrets in messages of the log and in their tracebacks."""
+    """Masks secrets in messages of the log and in their tracebacks.
+
+    Args:
+        inner: what makes the text; None: the message alone, with its traceback.
+    """
+
+    def __init__(self, inner: logging.Formatter | None = None) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter("%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's text, masked."""
-        return without_secrets(super().format(record))
+        return without_secrets(self._inner.format(record))
 
 
 def _secrets() -> Iterator[str]:

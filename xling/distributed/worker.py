@@ -13,6 +13,7 @@ from xling.distributed.failures import record_failure
 from xling.distributed.running import run_job
 from xling.distributed.team import connected, environment_rank
 from xling.ending import without_password
+from xling.masking import mask_output
 
 # How long one process waits for another: a checkpoint or a slow load is no failure.
 PATIENCE = timedelta(hours=2)
@@ -28,6 +29,7 @@ def main() -> int:
     path = Path(sys.argv[1])
     rank = environment_rank()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    mask_output()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
     if rank > 0:
         write_to_log(path.parent / f"process-{rank}.log")

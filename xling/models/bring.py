@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from xling.ending import Terminated, without_password
-from xling.masking import MaskingFormatter
+from xling.masking import mask_output
 from xling.models.catalog import Recipe
 from xling.models.gguf import converted_path
 from xling.models.native import SHARD_BYTES, native_precision
@@ -54,8 +54,7 @@ def main() -> int:
         Exit code: 0, or 1 after the reason was written to standard error.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    for each in logging.getLogger().handlers:
-        each.setFormatter(MaskingFormatter("%(message)s"))
+    mask_output()
     logging.getLogger("xling").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
     threading.Thread(target=_end_with_parent, daemon=True).start()
