@@ -122,6 +122,39 @@ def test_a_store_that_fails_tells_no_password(uri: str, place: Place) -> None:
     assert planted_in(place.folder) == []
 
 
+@pytest.mark.slow
+def test_the_token_of_a_clone_s_address_is_in_no_tag(tmp_path: Path) -> None:
+    """MLflow tags a project's run with the address that its clone came from."""
+    clone = tmp_path / "clone"
+    for name in ("xling", "analysis", "entrypoints"):
+        shutil.copytree(ROOT / name, clone / name)
+    for name in ("MLproject", "conda.yaml"):
+        shutil.copy(ROOT / name, clone / name)
+    who = ["-c", "user.name=n", "-c", "user.email=e"]
+    for command in (
+        ["init", "-q"],
+        ["remote", "add", "origin", f"https://user:{CANARY}-git@host/xling.git"],
+        ["add", "MLproject"],
+        [*who, "commit", "-q", "-m", "x"],
+    ):
+        subprocess.run(["git", *command], cwd=clone, check=True, capture_output=True)
+    place = Place(tmp_path, {})
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "mlflow", "run", str(clone), "-e", "simulate",
+            "--env-manager", "local", "--experiment-name", "tiny", "-P", "models=2",
+            "-P", "items=4",
+        ],
+        env=place.environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (run,) = place.runs("study")
+    assert "host/xling.git" in run.data.tags["mlflow.source.git.repoURL"]
+    check_clean(done)
+    assert planted_in(tmp_path / "mlruns") == [] and CANARY not in str(run.to_dictionary())
+    assert CANARY.encode() not in (tmp_path / "mlflow.db").read_bytes()
+
+
 @pytest.fixture(scope="module")
 def server(tiny_model):
     with TinyServer(tiny_model("llama")).running() as running:
