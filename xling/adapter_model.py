@@ -75,8 +75,8 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
         """Scores each row's four options.
 
         Raises:
-            ValueError: a row has neither a prompt nor all item fields, or a prompt does not fit
-                into the model's context.
+            ValueError: a row has neither a prompt nor all item fields, a field is no text, or a
+                prompt does not fit into the model's context.
             MlflowException: the same, or a request above the limits, where the model is served;
                 the server answers with status 400.
         """
@@ -116,6 +116,9 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
     def _prompts(self, rows: pd.DataFrame) -> list[str]:
         from xling.data import Item
 
+        for name in ("prompt", *ITEM_FIELDS):
+            if name in rows and rows[name].map(lambda value: isinstance(value, dict | list)).any():
+                raise ValueError(f"`{name}` must be text in every row")
         if "prompt" in rows and rows["prompt"].notna().all():
             return [str(text) for text in rows["prompt"]]
         missing = [name for name in ITEM_FIELDS if name not in rows or not rows[name].notna().all()]

