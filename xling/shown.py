@@ -1,0 +1,45 @@
+"""Values as messages show them: one line, short, with signs that cannot be seen written out."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+
+# Signs of one value in a message: enough to find it by.
+MOST = 80
+
+
+class _Short(reprlib.Repr):
+    """repr of the beginning of a value, however long or deep it is."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = most
+        self.maxlevel = 2
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 4
+
+    def repr_int(self, x: int, level: int) -> str:
+        """The number, or its size: Python refuses to write out thousands of digits."""
+        bits = x.bit_length()
+        return repr(x) if bits <= self.maxlong * 3 else f"a whole number of {bits} bits"
+
+    def repr_str(self, x: str, level: int) -> str:
+        """The text's beginning, which says most of where it is from."""
+        return repr(x if len(x) <= self.maxstring else f"{x[: self.maxstring]}…")
+
+
+def shown(value: object, most: int = MOST) -> str:
+    """A value as Python writes it, cut to about `most` signs a text, and four values a list."""
+    return _Short(most).repr(value)
+
+
+def named(text: str, most: int = MOST) -> str:
+    """A name without quotes: itself, if it is short and all of it can be seen."""
+    return text if len(text) <= most and text.isprintable() else shown(text, most)
+
+
+def listed(names: Iterable[object], most: int = 10) -> str:
+    """Names separated by commas; of more than `most`, how many more there are."""
+    every = [named(str(name), MOST // 2) for name in names]
+    more = [f"… ({len(every) - most} more)"] if len(every) > most else []
+    return ", ".join(every[:most] + more)
