@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from xling.distributed.batches import per_process
 from xling.settings import (
     ARMS,
+    LONGEST_NAME,
     REASONING,
     SCORING,
     Arm,
@@ -25,6 +26,7 @@ from xling.settings import (
     TrainingSettings,
 )
 from xling.settings_data import DataSettings, LanguageSettings
+from xling.shown import shown
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Study(Strict):
         scoring: how prompts are batched.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=LONGEST_NAME)
     origin: str = Field(default="", exclude=True)
     description: str = ""
     models: tuple[ModelSettings, ...] = Field(min_length=1)
@@ -162,7 +164,7 @@ class Study(Strict):
             if name in (model.label, model.id):
                 return model
         raise ValueError(
-            f"study {self.name!r} has no model {name!r}; "
+            f"study {self.name!r} has no model {shown(name)}; "
             f"valid: {', '.join(model.label for model in self.models)}"
         )
 
