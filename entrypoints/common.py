@@ -2,23 +2,34 @@
 
 import functools
 import logging
+import math
 import os
+import re
 import signal
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
 from xling.ending import Terminated, without_password
 from xling.folders import DISK_ERRORS
-from xling.settings import ARMS, REASONING, SCORING
+from xling.settings import ARMS, LARGEST, REASONING, SCORING
+from xling.shown import MOST, shown
 from xling.study import Study
 from xling.study_files import load_study, parse_study
 
 Command = Callable[..., Any]
 DEBUG = "XLING_DEBUG"
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("xling", "analysis", "entrypoints")
+# A message that is longer is no message.
+MOST_SIGNS = 6000
+STUDY_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class StudyFile(click.ParamType[Study]):
@@ -39,20 +50,63 @@ class StudyFile(click.ParamType[Study]):
         """Reads the study; a wrong one is a usage error."""
         if isinstance(value, Study):
             return value
-        try:
-            return load_study(value)
-        except ValueError as error:
-            text = _logged_study(value) if self.logged else None
-            if text is None:
+        with errors_told():
+            try:
+                return load_study(value)
+            except ValueError as error:
+                text = _logged_study(value) if self.logged else None
+                if text is None:
+                    self.fail(str(error), param, ctx)
+            try:
+                return parse_study(text, where=f"{value} (study.yaml of its run)").model_copy(
+                    update={"origin": value}
+                )
+            except ValueError as error:
                 self.fail(str(error), param, ctx)
-            return parse_study(text, where=value)
 
 
 def _logged_study(name: str) -> str | None:
     """Text of a study file that a run has; None if none has it."""
+    if not STUDY_NAME.fullmatch(name):
+        return None  # the path of a file, whose own error is to be told
     from xling.tracking import find_study_file
 
     return find_study_file(name)
+
+
+class Whole(click.IntRange):
+    """A whole number in a range, and none that is too large for anything it could count.
+
+    `most` is no part of the range: what is possible up to there is not worth reading in the help.
+    """
+
+    def __init__(self, min: int | None = None, max: int | None = None, most: int = LARGEST) -> None:
+        super().__init__(min, max)
+        self.most = most if max is None else max
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Reads the number; a wrong one is a usage error."""
+        if isinstance(value, str) and len(value) > MOST:
+            self.fail(f"{shown(value)} is not a valid integer up to {self.most}", param, ctx)
+        number = int(super().convert(value, param, ctx))
+        if number > self.most:
+            self.fail(f"{number} is more than {self.most}", param, ctx)
+        return number
+
+
+class Finite(click.FloatRange):
+    """A number in a range; not NaN, which is in every one."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Reads the number; a wrong one is a usage error."""
+        if isinstance(value, str) and len(value) > MOST:
+            self.fail(f"{shown(value)} is not a valid float", param, ctx)
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
 
 
 def study_option(default: str = "demo", *, logged: bool = False) -> Callable[[Command], Command]:
@@ -74,12 +128,10 @@ data_option = click.option(
     help="Folder of <code>.jsonl files to use instead of the study's data.",
 )
 model_option = click.option("--model", default="", help="Model of the study; empty: its first.")
-seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True
-)
+seed_option = click.option("--seed", type=Whole(0, 2**32 - 1), default=0, show_default=True)
 limit_option = click.option(
     "--limit",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     default=0,
     show_default=True,
     help="Training and held-out questions at most, each (cross-fitted: questions in all); 0: all.",
@@ -103,7 +155,7 @@ def split_names(context: click.Context, parameter: click.Parameter, value: str) 
     """Names separated by commas, as a tuple; empty: none asked for."""
     names = tuple(name.strip() for name in value.split(",") if name.strip())
     if value and not names:
-        raise click.BadParameter(f"{value!r} names no model; leave it empty for all")
+        raise click.BadParameter(f"{shown(value)} names no model; leave it empty for all")
     return names
 
 
@@ -113,11 +165,12 @@ def arm_option(default: str, arms: Sequence[str] = ARMS) -> Callable[[Command], 
 
 
 def entry_point(command: Command) -> Command:
-    """Sets up the log and the end of a process around a command.
+    """Sets up the log and the end of a process around a command, and its option ``--debug``.
 
-    Wrong input, missing files and a store that does not answer end with one message and exit
-    code 1 (click's own usage errors: 2); SIGTERM and Ctrl-C end the run as KILLED. Any other
-    error keeps its traceback, and XLING_DEBUG=1 brings back those of the former.
+    Every error ends with one message and exit code 1 (click's own usage errors: 2): wrong input,
+    missing files and a store that does not answer with theirs, any other as a defect of this
+    package, with its place. SIGTERM and Ctrl-C end the run as KILLED. With ``--debug``, or
+    XLING_DEBUG=1, errors have their tracebacks.
     """
 
     @functools.wraps(command)
@@ -125,25 +178,92 @@ def entry_point(command: Command) -> Command:
         from xling.distributed.following import check_started_alone
 
         _prepare_process()
-        try:
+        with errors_told():
             check_started_alone(command)
             return command(*arguments, **options)
-        except Exception as error:
-            if os.environ.get(DEBUG) or not _is_plain(error):
-                raise
-            message = without_password(str(error)) + _disk_remedy(error)
-            raise click.ClickException(message) from error
 
-    return wrapped
+    return click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_note_debug,
+        help="Show tracebacks and a detailed log. It is no parameter of `mlflow run`: there, and "
+        f"in processes that a command starts, {DEBUG}=1 does the same.",
+    )(wrapped)
+
+
+def _note_debug(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not os.environ.get(DEBUG):
+        os.environ[DEBUG] = "1"  # where the processes that the command starts look for it
+        context.call_on_close(lambda: os.environ.pop(DEBUG, None))
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Makes one message of any error; with ``--debug`` it keeps its traceback.
+
+    Raises:
+        click.ClickException: instead of the error.
+    """
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        raise click.ClickException(_message_of(error)) from error
+
+
+def _message_of(error: Exception) -> str:
+    """What a user is told of an error: its message, and where it is from if that is not ours."""
+    text, kind, place = str(error).strip(), type(error).__name__, _place_of(error)
+    if isinstance(error, MemoryError):
+        message = f"memory ran out at {place} ({text or kind}); --debug shows the traceback"
+    elif not text or not _is_plain(error):
+        message = (
+            f"this is a defect of this package: {kind} at {place}{': ' if text else ''}{text}\n"
+            "Please report it with what --debug shows (under `mlflow run`: XLING_DEBUG=1)"
+        )
+    else:
+        message = text + _disk_remedy(error)
+        if isinstance(error, (ValueError, RuntimeError)) and not _is_ours(error):
+            # A library's words need not say what they are about.
+            message += f" ({kind} at {place}; --debug shows the traceback)"
+    message = without_password(message)
+    return message if len(message) <= MOST_SIGNS else f"{message[:MOST_SIGNS]}… (--debug shows all)"
 
 
 def _is_plain(error: Exception) -> bool:
     """Whether an error's message is all that a user needs."""
+    if isinstance(error, (RecursionError, NotImplementedError)):
+        return False
     if isinstance(error, (ValueError, OSError, RuntimeError)):
         return True
-    from xling.tracking import MlflowException
+    tracking = sys.modules.get("xling.tracking")
+    return tracking is not None and isinstance(error, tracking.MlflowException)
 
-    return isinstance(error, MlflowException)
+
+def _place_of(error: Exception) -> str:
+    """File and line of the innermost frame in this package's own code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{name}:{frame.lineno}" for frame in frames if (name := _own_file(frame))]
+    return places[-1] if places else "an unknown place"
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether this package's own code raised the error, or Python itself for it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return not frames or bool(_own_file(frames[-1]))
+
+
+def _own_file(frame: traceback.FrameSummary) -> str:
+    """Path of a frame's file in the project; empty if it is not the package's."""
+    path = Path(frame.filename)
+    if not path.is_relative_to(ROOT) or path.relative_to(ROOT).parts[0] not in ROOMS:
+        return ""
+    return path.relative_to(ROOT).as_posix()
 
 
 def _disk_remedy(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import click
 
 from entrypoints.common import (
+    Whole,
     arm_option,
     data_option,
     entry_point,
@@ -25,7 +26,7 @@ from xling.study import Cell, Study
 @seed_option
 @click.option(
     "--fold",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     default=0,
     show_default=True,
     help="Fold that is held out, of a cross-fitted study.",

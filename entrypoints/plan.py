@@ -2,7 +2,7 @@
 
 import click
 
-from entrypoints.common import entry_point, study_option
+from entrypoints.common import Whole, entry_point, study_option
 from xling.planning.gpus import gpus as known_gpus
 from xling.study import Study
 
@@ -16,9 +16,7 @@ from xling.study import Study
     show_default=True,
     help="Kind of GPU.",
 )
-@click.option(
-    "--gpus", type=click.IntRange(min=1), default=8, show_default=True, help="GPUs of a node."
-)
+@click.option("--gpus", type=Whole(min=1), default=8, show_default=True, help="GPUs of a node.")
 @entry_point
 def main(study: Study, gpu: str, gpus: int) -> None:
     """Parameters, memory, hours and commands of each model of a study."""

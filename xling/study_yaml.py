@@ -54,7 +54,7 @@ def read_settings(text: str) -> Any:
             _Checks(loader).size(node, depth=0)
             return loader.construct_document(node)
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     except RecursionError as error:
         raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep") from error
     except yaml.YAMLError as error:
@@ -100,7 +100,10 @@ class _Checks:
             self._check_keys(node)
         if isinstance(node, yaml.ScalarNode):
             _check_text(node.value, where)
-            meant = self._loader.resolve(yaml.ScalarNode, node.value, (True, False))
+            plain = (True, False)  # as if it stood there without quotes and tag
+            meant = self._loader.resolve(  # type: ignore[no-untyped-call]
+                yaml.ScalarNode, node.value, plain
+            )
             if node.tag not in (f"{_TAG}str", meant):
                 kind = node.tag.removeprefix(_TAG)
                 raise ValueError(f"{where}: {shown(node.value)} is no {kind}")
