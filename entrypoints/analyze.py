@@ -2,11 +2,18 @@
 
 import click
 
-from entrypoints.common import Finite, data_option, entry_point, limit_option, study_option
+from entrypoints.common import (
+    Finite,
+    OneMessage,
+    data_option,
+    entry_point,
+    limit_option,
+    study_option,
+)
 from xling.study import Study
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @study_option(logged=True)
 @data_option
 @limit_option

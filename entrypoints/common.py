@@ -19,7 +19,7 @@ import click
 from xling.ending import Terminated, without_password
 from xling.folders import DISK_ERRORS
 from xling.settings import ARMS, LARGEST, REASONING, SCORING
-from xling.shown import MOST, shown
+from xling.shown import MOST, named, shown
 from xling.study import Study
 from xling.study_files import load_study, parse_study
 
@@ -29,7 +29,33 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("xling", "analysis", "entrypoints")
 # A message that is longer is no message.
 MOST_SIGNS = 6000
+MOST_OF_USAGE = 400
 STUDY_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class OneMessage(click.Command):
+    """A command whose options, too, end with one short message where they are wrong."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Reads the options.
+
+        Raises:
+            click.ClickException: instead of any error.
+        """
+        with errors_told():
+            try:
+                return super().make_context(*arguments, **options)
+            except click.UsageError as error:
+                # A study's problems have a line each; click's own words hold what was typed.
+                words = error.format_message()
+                lines = words.split("\n") if _is_of_a_study(error) else [words]
+                told = "\n".join(named(line, MOST_OF_USAGE) for line in lines)
+                raise click.UsageError(told, ctx=error.ctx) from error
+
+
+def _is_of_a_study(error: click.UsageError) -> bool:
+    parameter = error.param if isinstance(error, click.BadParameter) else None
+    return parameter is not None and parameter.type.name == StudyFile.name
 
 
 class StudyFile(click.ParamType[Study]):
@@ -50,19 +76,17 @@ class StudyFile(click.ParamType[Study]):
         """Reads the study; a wrong one is a usage error."""
         if isinstance(value, Study):
             return value
-        with errors_told():
-            try:
-                return load_study(value)
-            except ValueError as error:
-                text = _logged_study(value) if self.logged else None
-                if text is None:
-                    self.fail(str(error), param, ctx)
-            try:
-                return parse_study(text, where=f"{value} (study.yaml of its run)").model_copy(
-                    update={"origin": value}
-                )
-            except ValueError as error:
+        try:
+            return load_study(value)
+        except ValueError as error:
+            text = _logged_study(value) if self.logged else None
+            if text is None:
                 self.fail(str(error), param, ctx)
+        try:
+            study = parse_study(text, where=f"{value} (study.yaml of its run)")
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return study.model_copy(update={"origin": value})
 
 
 def _logged_study(name: str) -> str | None:
@@ -253,9 +277,9 @@ def _place_of(error: Exception) -> str:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether this package's own code raised the error, or Python itself for it."""
+    """Whether a `raise` of this package made the error; a library's C code has no frame."""
     frames = traceback.extract_tb(error.__traceback__)
-    return not frames or bool(_own_file(frames[-1]))
+    return bool(frames and _own_file(frames[-1]) and (frames[-1].line or "").startswith("raise"))
 
 
 def _own_file(frame: traceback.FrameSummary) -> str:

@@ -2,12 +2,12 @@
 
 import click
 
-from entrypoints.common import Whole, entry_point, study_option
+from entrypoints.common import OneMessage, Whole, entry_point, study_option
 from xling.planning.gpus import gpus as known_gpus
 from xling.study import Study
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @study_option("paper")
 @click.option(
     "--gpu",

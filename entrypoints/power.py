@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from entrypoints.common import Command, StudyFile, Whole, entry_point
+from entrypoints.common import Command, OneMessage, StudyFile, Whole, entry_point
 from xling.study import Study
 
 
@@ -36,7 +36,7 @@ def _size(name: str, least: int, default: int, words: str) -> Callable[[Command]
     )
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @click.option(
     "--study",
     type=OptionalStudyFile(),

@@ -10,6 +10,7 @@ from entrypoints.common import (
     STUDY_NAME,
     Command,
     Finite,
+    OneMessage,
     Whole,
     entry_point,
     force_option,
@@ -48,7 +49,7 @@ def _free_name(context: click.Context, parameter: click.Parameter, value: str) -
     return value
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @_size("models", "Models; the first half, rounded up, is weak.")
 @_size("related", "Languages related to the source, Arabic.")
 @_size("control", "Languages that are not.")
