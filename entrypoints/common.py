@@ -7,17 +7,15 @@ import os
 import re
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
 
-from xling.ending import Terminated, without_password
-from xling.folders import DISK_ERRORS
+from xling.ending import Terminated
+from xling.messages import message_of
 from xling.settings import ARMS, LARGEST, REASONING, SCORING
 from xling.shown import MOST, named, shown
 from xling.study import Study
@@ -25,10 +23,7 @@ from xling.study_files import load_study, parse_study
 
 Command = Callable[..., Any]
 DEBUG = "XLING_DEBUG"
-ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("xling", "analysis", "entrypoints")
-# A message that is longer is no message.
-MOST_SIGNS = 6000
+# Signs of a line of a usage error.
 MOST_OF_USAGE = 400
 STUDY_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -237,66 +232,7 @@ def errors_told() -> Iterator[None]:
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
-        raise click.ClickException(_message_of(error)) from error
-
-
-def _message_of(error: Exception) -> str:
-    """What a user is told of an error: its message, and where it is from if that is not ours."""
-    text, kind, place = str(error).strip(), type(error).__name__, _place_of(error)
-    if isinstance(error, MemoryError):
-        message = f"memory ran out at {place} ({text or kind}); --debug shows the traceback"
-    elif not text or not _is_plain(error):
-        message = (
-            f"this is a defect of this package: {kind} at {place}{': ' if text else ''}{text}\n"
-            "Please report it with what --debug shows (under `mlflow run`: XLING_DEBUG=1)"
-        )
-    else:
-        message = text + _disk_remedy(error)
-        if isinstance(error, (ValueError, RuntimeError)) and not _is_ours(error):
-            # A library's words need not say what they are about.
-            message += f" ({kind} at {place}; --debug shows the traceback)"
-    message = without_password(message)
-    return message if len(message) <= MOST_SIGNS else f"{message[:MOST_SIGNS]}… (--debug shows all)"
-
-
-def _is_plain(error: Exception) -> bool:
-    """Whether an error's message is all that a user needs."""
-    if isinstance(error, (RecursionError, NotImplementedError)):
-        return False
-    if isinstance(error, (ValueError, OSError, RuntimeError)):
-        return True
-    tracking = sys.modules.get("xling.tracking")
-    return tracking is not None and isinstance(error, tracking.MlflowException)
-
-
-def _place_of(error: Exception) -> str:
-    """File and line of the innermost frame in this package's own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [f"{name}:{frame.lineno}" for frame in frames if (name := _own_file(frame))]
-    return places[-1] if places else "an unknown place"
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether a `raise` of this package made the error; a library's C code has no frame."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames and _own_file(frames[-1]) and (frames[-1].line or "").startswith("raise"))
-
-
-def _own_file(frame: traceback.FrameSummary) -> str:
-    """Path of a frame's file in the project; empty if it is not the package's."""
-    path = Path(frame.filename)
-    if not path.is_relative_to(ROOT) or path.relative_to(ROOT).parts[0] not in ROOMS:
-        return ""
-    return path.relative_to(ROOT).as_posix()
-
-
-def _disk_remedy(error: Exception) -> str:
-    if getattr(error, "errno", None) not in DISK_ERRORS:
-        return ""
-    return (
-        "\nFree the disk, or point XDG_STATE_HOME, XDG_CACHE_HOME, TMPDIR and "
-        "MLFLOW_TRACKING_URI at places that can be written; what was computed before is kept"
-    )
+        raise click.ClickException(message_of(error)) from error
 
 
 def _prepare_process() -> None:
