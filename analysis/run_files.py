@@ -92,7 +92,7 @@ def read_format_file(path: Path) -> pd.DataFrame:
         raise ValueError(f"format: there is no row, or one without a language; {remedy}")
     twice = table.loc[table["language"].duplicated(), "language"]
     if len(twice):
-        raise ValueError(f"format: language {twice.iloc[0]} is there twice; {remedy}")
+        raise ValueError(f"format: language {twice.iloc[0]:.80} is there twice; {remedy}")
     names = [name for name in _MEASURES if name in table.columns]
     for name in names:
         values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
@@ -102,7 +102,8 @@ def read_format_file(path: Path) -> pd.DataFrame:
         if wrong.any():
             row = table.iloc[int(np.argmax(wrong))]
             raise ValueError(
-                f"format: {name} of language {row['language']} is {row[name]!r}, but must be "
+                f"format: {name} of language {row['language']!r:.80} is {row[name]!r:.80}, but "
+                "must be "
                 f"{'a number of items' if name == 'n_items' else 'a number from 0 to 1'}; {remedy}"
             )
     return table[["language", *names]].astype(dict.fromkeys(names, np.float64))

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xling.folders import written_file
+from xling.parquet import read_parquet
 from xling.record_metrics import (
     LABELS,
     clustered_stderr,
@@ -50,6 +51,7 @@ __all__ = [
     "SCORINGS",
     "check_records",
     "describe_format",
+    "read_parquet",
     "read_records",
     "records_sha256",
     "summarize_records",
@@ -90,13 +92,10 @@ def read_records(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such records file")
     try:
-        # ParquetFile and not read_table: the latter makes columns of folder names like `a=b`.
-        with pq.ParquetFile(path, page_checksum_verification=True) as source:
-            frame = source.read().to_pandas()
-    except (pa.ArrowException, ValueError, OSError) as error:
+        frame = read_parquet(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path}: the parquet file is truncated or corrupt ({error}); fetch it "
-            "again, or repeat the run that wrote it"
+            f"{path}: {error}; fetch it again, or repeat the run that wrote it"
         ) from error
     try:
         return check_records(frame)

@@ -24,13 +24,16 @@ class _Short(reprlib.Repr):
         return repr(x) if bits <= self.maxlong * 3 else f"a whole number of {bits} bits"
 
     def repr_str(self, x: str, level: int) -> str:
-        """The text's beginning, which says most of where it is from."""
-        return repr(x if len(x) <= self.maxstring else f"{x[: self.maxstring]}…")
+        """The text's beginning; less of it where signs have to be written out."""
+        kept = self.maxstring
+        while kept > 8 and len(repr(x[:kept])) > self.maxstring + 20:
+            kept //= 2
+        return repr(x if len(x) <= kept else f"{x[:kept]}…")
 
 
 def shown(value: object, most: int = MOST) -> str:
     """A value as Python writes it, cut to about `most` signs a text, and four values a list."""
-    return _Short(most).repr(value)
+    return " ".join(_Short(most).repr(value).split("\n"))
 
 
 def named(text: str, most: int = MOST) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xling.strict_json import parse_json
+
 
 def answer_key(mode: str, tokens: Sequence[int]) -> str:
     """Name of an answer: hexadecimal sha256 of what is asked and of the prompt's tokens.
@@ -55,13 +57,21 @@ class KeptAnswers:
         finished = whole.rfind(b"\n") + 1
         for number, line in enumerate(whole[:finished].splitlines(), start=1):
             try:
-                answer = json.loads(line)
-                self._answers[answer.pop("key")] = answer
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                key, answer = _from_line(line)
+            except ValueError as error:
                 raise ValueError(
                     f"{path}, line {number}, is not a kept answer ({error}); delete the line, and "
                     "its item is asked again"
                 ) from error
+            self._answers[key] = answer
         if finished < len(whole):
             with path.open("r+b") as file:
                 file.truncate(finished)
+
+
+def _from_line(line: bytes) -> tuple[str, dict[str, Any]]:
+    """Key and answer of a line; ValueError if it is not one."""
+    answer = parse_json(line)
+    if not isinstance(answer, dict) or not isinstance(answer.get("key"), str):
+        raise ValueError("it is no object with a key")
+    return answer.pop("key"), answer
