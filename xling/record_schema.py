@@ -156,7 +156,13 @@ def _texts(frame: pd.DataFrame, name: str, values: pd.Series) -> pd.Series:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and not any("\ud800" <= sign <= "\udfff" for sign in value)
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
 
 
 def _is_number(value: object) -> bool:

@@ -5,13 +5,7 @@ import string
 from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from xling.prompts import (
     DEFAULT_ANSWER_PREFIX,
@@ -162,8 +156,8 @@ class ModelSettings(Strict):
         if not re.fullmatch(NAME, label) or not label.strip(".") or len(label) > LONGEST_NAME:
             raise ValueError(
                 f"id {shown(self.id)} makes the name {shown(label)}, which runs and the registry "
-                f"do not take; give the model a `name` of letters, digits, '.', '_' and '-', "
-                f"{LONGEST_NAME} at most and not dots alone"
+                "do not take; give the model a `name` of letters, digits, '.', '_' and '-', at most "
+                f"{LONGEST_NAME} and not dots alone"
             )
         return self
 

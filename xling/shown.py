@@ -41,6 +41,13 @@ def named(text: str, most: int = MOST) -> str:
     return text if len(text) <= most and text.isprintable() else shown(text, most)
 
 
+def both_ends(text: str, most: int = 120) -> str:
+    """An id, whose end tells it from others as its beginning does; cut in the middle if long."""
+    if len(text) > most:
+        text = f"{text[: most * 2 // 3]}…{text[-(most // 3) :]}"
+    return text if text.isprintable() else shown(text, most)
+
+
 def listed(names: Iterable[object], most: int = 10) -> str:
     """Names separated by commas; of more than `most`, how many more there are."""
     every = [named(str(name), MOST // 2) for name in names]

@@ -9,7 +9,7 @@ import yaml
 from xling.shown import named, shown
 
 # A study file is some pages; what is longer, deeper or swells by aliases is none.
-MOST_SIGNS = 500_000
+MOST_SIGNS = 100_000
 MOST_VALUES = 20_000
 MOST_DEPTH = 40
 

@@ -145,7 +145,7 @@ def test_a_changed_value_is_loaded_as_it_stands_or_refused(tmp_path: Path) -> No
         check_loaded(data, tmp_path)
         return "accepted"
 
-    found = sweep("data-value", 1500, check)
+    found = sweep("data-value", 1000, check)
     assert found["accepted"] and found["refused"]
 
 
@@ -163,7 +163,7 @@ def test_damaged_files_are_loaded_as_they_stand_or_refused(tmp_path: Path) -> No
         check_loaded(data, tmp_path)
         return "accepted"
 
-    found = sweep("data-bytes", 1500, check)
+    found = sweep("data-bytes", 1000, check)
     assert found["accepted"] and found["refused"]
 
 

@@ -91,7 +91,7 @@ def test_tables_are_read_as_they_stand_or_refused(tmp_path: Path) -> None:
                 assert {k: v for run in results.runs for k, v in run.accuracy.items()} == stored
         return "accepted"
 
-    found = sweep("import-table", 1000, check)
+    found = sweep("import-table", 800, check)
     assert found["accepted"] and found["refused"]
 
 

@@ -105,7 +105,7 @@ def test_a_changed_value_is_taken_as_it_stands_or_refused() -> None:
                 inner[last] = any_value(rng)
         return tried(json.dumps(content))
 
-    found = sweep("study-value", 1500, check)
+    found = sweep("study-value", 1000, check)
     assert found["accepted"] and found["refused"]
 
 

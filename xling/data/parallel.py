@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from xling.data.schema import DataSet, Item
 from xling.data.text import look_of
-from xling.shown import listed, named
+from xling.shown import both_ends, listed
 
 # Items that one warning names.
 _MOST_NAMED = 10
@@ -69,16 +69,16 @@ def check_parallel(items: Mapping[str, Sequence[Item]], *, source: str) -> None:
             if extra:
                 raise ValueError(
                     f"{source}: {has} and {lacks} are not parallel: {len(extra)} items of {has} "
-                    f"are not in {lacks}, first {listed(extra[:3])}. Each language needs the "
-                    "same links and question numbers."
+                    f"are not in {lacks}, first {', '.join(map(both_ends, extra[:3]))}. Each "
+                    "language needs the same links and question numbers."
                 )
         unlike = [item_id for item_id in reference if reference[item_id] != facts[item_id]]
         if unlike:
             item_id = unlike[0]
             raise ValueError(
                 f"{source}: {first} and {code} are not parallel: {len(unlike)} items differ in "
-                f"the gold answer or the split, first {listed(unlike[:3])} ({named(item_id)} has "
-                f"{_say(reference[item_id])} in {first}, {_say(facts[item_id])} in {code})."
+                f"the gold answer or the split, first {', '.join(map(both_ends, unlike[:3]))} "
+                f"({both_ends(item_id)} has {_say(reference[item_id])} in {first}, {_say(facts[item_id])} in {code})."
             )
 
 
@@ -88,7 +88,7 @@ def _facts(rows: Sequence[Item], code: str, source: str) -> dict[str, tuple[int,
     for item in rows:
         if item.item_id in facts:
             raise ValueError(
-                f"{source}: item {named(item.item_id)} stands twice in {code}. Link and "
+                f"{source}: item {both_ends(item.item_id)} stands twice in {code}. Link and "
                 "question_number together must name one item; remove or renumber one of the two."
             )
         facts[item.item_id] = (item.correct_answer_num, item.part)
@@ -109,7 +109,7 @@ def _warn_of_equal_options(items: Mapping[str, Sequence[Item]], *, source: str) 
                 found.setdefault(item.item_id, []).append(code)
     if found:
         first = [
-            f"{named(item_id)} ({listed(codes, 3)})"
+            f"{both_ends(item_id)} ({listed(codes, 3)})"
             for item_id, codes in itertools.islice(found.items(), _MOST_NAMED)
         ]
         more = f"; … ({len(found) - len(first)} more)" if len(found) > len(first) else ""
