@@ -156,8 +156,8 @@ class ModelSettings(Strict):
         if not re.fullmatch(NAME, label) or not label.strip(".") or len(label) > LONGEST_NAME:
             raise ValueError(
                 f"id {shown(self.id)} makes the name {shown(label)}, which runs and the registry "
-                "do not take; give the model a `name` of letters, digits, '.', '_' and '-', at most "
-                f"{LONGEST_NAME} and not dots alone"
+                "do not take; give the model a `name` of letters, digits, '.', '_' and '-', at "
+                f"most {LONGEST_NAME} and not dots alone"
             )
         return self
 

@@ -140,7 +140,7 @@ def test_samples_are_read_as_they_stand_or_refused(tmp_path: Path) -> None:
         check_results(results)
         return "accepted"
 
-    found = sweep("import-samples", 800, check)
+    found = sweep("import-samples", 500, check)
     assert found["accepted"] and found["refused"]
 
 

@@ -159,7 +159,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         check_frame(again)
         return "accepted"
 
-    sweep("records-good", 100, check)
+    sweep("records-good", 60, check)
 
 
 def test_damaged_records_files_are_read_as_written_or_refused(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_foreign_parquet_files_are_read_as_what_they_hold(tmp_path: Path) -> Non
         assert records_sha256(found) == records_sha256(frame), (kind, position)
         return "accepted"
 
-    counts = sweep("records-foreign", 500, check)
+    counts = sweep("records-foreign", 400, check)
     assert counts["accepted"] and counts["refused"]
 
 

@@ -91,7 +91,8 @@ def _unreachable(repository: str, revision: str, error: Exception) -> Connection
         f"the data set {repository} at revision {revision} could not be loaded from the hub "
         f"({type(error).__name__}: {named(reason[0], 200)}). Check the name, the revision and the "
         "network; set HF_TOKEN if the repository asks for a login; set HF_HUB_OFFLINE=1 to use "
-        "what an earlier run has cached; or give a folder of <code>.jsonl files with -P data=FOLDER."
+        "what an earlier run has cached; or give a folder of <code>.jsonl files with "
+        "-P data=FOLDER."
     )
 
 

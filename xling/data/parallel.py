@@ -78,7 +78,8 @@ def check_parallel(items: Mapping[str, Sequence[Item]], *, source: str) -> None:
             raise ValueError(
                 f"{source}: {first} and {code} are not parallel: {len(unlike)} items differ in "
                 f"the gold answer or the split, first {', '.join(map(both_ends, unlike[:3]))} "
-                f"({both_ends(item_id)} has {_say(reference[item_id])} in {first}, {_say(facts[item_id])} in {code})."
+                f"({both_ends(item_id)} has {_say(reference[item_id])} in {first}, "
+                f"{_say(facts[item_id])} in {code})."
             )
 
 
