@@ -28,6 +28,8 @@ from xling.settings import (
 from xling.settings_data import DataSettings, LanguageSettings
 from xling.shown import shown
 
+NEXT_LINE = "\x85"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -204,4 +206,9 @@ class Study(Strict):
 
     def to_yaml(self) -> str:
         """The resolved study, every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        content = self.model_dump(mode="json")
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        if NEXT_LINE not in text:
+            return text
+        # PyYAML writes this sign so that it is read as a space; escaped, it stays what it is.
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from tests.reliability.fuzzing import BLANKS, SOAK
@@ -84,6 +84,8 @@ def _rejoined(text: str, place: int) -> tuple[str, ...]:
 
 
 @many
+@example("a", "\x85")  # PyYAML reads what it writes of this sign as a space
+@example("one\u2028two\x85 three\n\n", "\ufeff\n\x85")
 @given(TEXT, TEXT)
 def test_a_study_with_any_text_is_written_and_read(words: str, prefix: str) -> None:
     study = load_study("demo")
