@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from analysis.made_with import differing_conditions
 from analysis.records_cache import RECORDS_FILE
 from analysis.run_files import fetch_files, files_by_run
+from analysis.told import told
 from xling.records import (
     ARMS,
     REASONINGS,
@@ -30,6 +32,7 @@ ACCURACY_COLUMNS = (*RUN_COLUMNS, "language", "accuracy", "has_records", "run_id
 _ALLOWED = {"arm": ARMS, "reasoning": REASONINGS, "scoring": SCORINGS}
 # Of a model's name; MLflow keeps no more of a parameter in some stores.
 MOST_LETTERS = 500
+_SEED = re.compile(r"-?[0-9]{1,18}")
 # Metrics pass through stores that keep fewer digits than a float64 has.
 _ACCURACY_SLACK = 1e-6
 
@@ -190,7 +193,9 @@ def newest_runs(runs: Sequence[LoggedRun]) -> tuple[list[LoggedRun], list[str]]:
 def _cell(run: LoggedRun) -> tuple[str | int, ...]:
     """A run's values of RUN_COLUMNS, checked."""
     values: list[str | int] = []
-    where = f"run {run.name} ({run.run_id}), model {run.params.get('cfg.model', 'unknown')}"
+    where = (
+        f"run {told(run.name)} ({run.run_id}), model {told(run.params.get('cfg.model', 'unknown'))}"
+    )
     remedy = "log the run again in the contract's form, or delete it"
     for name in RUN_COLUMNS:
         value = run.params.get(f"cfg.{name}", "")
@@ -203,12 +208,13 @@ def _cell(run: LoggedRun) -> tuple[str | int, ...]:
             )
         if value not in _ALLOWED.get(name, (value,)):
             raise ValueError(
-                f"{where}: parameter cfg.{name} is {value!r}, but must be one of "
+                f"{where}: parameter cfg.{name} is {value!r:.80}, but must be one of "
                 f"{', '.join(_ALLOWED[name])}; {remedy}"
             )
-        if name == "seed" and not value.removeprefix("-").isdecimal():
+        if name == "seed" and not _SEED.fullmatch(value):
             raise ValueError(
-                f"{where}: parameter cfg.seed is {value!r}, but must be a whole number; {remedy}"
+                f"{where}: parameter cfg.seed is {value!r:.80}, but must be a whole number of "
+                f"18 digits at most; {remedy}"
             )
         values.append(int(value) if name == "seed" else value)
     return tuple(values)
@@ -221,11 +227,11 @@ def _accuracies(run: LoggedRun, records: pd.DataFrame | None) -> tuple[pd.DataFr
         for key, value in run.metrics.items()
         if key.startswith("accuracy/")
     }
-    where = f"run {run.name} ({run.run_id}), model {run.params['cfg.model']}"
+    where = f"run {told(run.name)} ({run.run_id}), model {told(run.params['cfg.model'])}"
     for language, value in logged.items():
         if not 0 <= value <= 1:  # NaN fails this too
             raise ValueError(
-                f"{where}, language {language}: accuracy {value} lies outside 0 to "
+                f"{where}, language {told(language)}: accuracy {value} lies outside 0 to "
                 "1; log proportions, not per cent"
             )
     notes = []

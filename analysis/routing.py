@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.figures.style import FAMILY_ORDER
-from xling.records import RUN_COLUMNS
+from xling.records import RUN_COLUMNS, read_parquet
 
 ROUTING_FILE = "routing.parquet"
 """Artifact of an evaluate run of a mixture of experts."""
@@ -38,8 +38,8 @@ def read_routing_file(path: Path) -> pd.DataFrame:
             names the file.
     """
     try:
-        return check_routing_frame(pd.read_parquet(path, partitioning=None))
-    except (ValueError, OSError) as error:  # pyarrow's errors are among them
+        return check_routing_frame(read_parquet(path))
+    except ValueError as error:
         raise ValueError(f"{path}: {error}; repeat the run that wrote it") from error
 
 
@@ -62,6 +62,14 @@ def check_routing_frame(frame: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"routing: column {missing[0]!r} is missing of {', '.join(_COLUMNS)}")
     if frame.empty:
         raise ValueError("routing: the table has no rows")
+    if frame.columns.has_duplicates:
+        raise ValueError("routing: a column is there twice")
+    if not all(isinstance(code, str) and code for code in frame["language"]):
+        raise ValueError("routing: a language is no text")
+    for name in _COLUMNS[1:]:
+        kind = frame[name].dtype
+        if not pd.api.types.is_numeric_dtype(kind) or frame[name].isna().any():
+            raise ValueError(f"routing: column {name!r} holds something that is no number")
     rows = frame[list(_COLUMNS)].sort_values(list(_COLUMNS[:3]), ignore_index=True)
     share = rows["share"].to_numpy(np.float64)
     if not (np.isfinite(share) & (share >= 0)).all():

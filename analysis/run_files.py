@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.format_measures import MEASURE_COLUMNS
 from analysis.records_cache import FORMAT_FILE, ArtifactStore, optional_file, records_file
 from analysis.routing import ROUTING_FILE, read_routing_file
+from analysis.told import told
 from xling.records import RUN_COLUMNS, read_records
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def read_format_file(path: Path) -> pd.DataFrame:
         raise ValueError(f"format: there is no row, or one without a language; {remedy}")
     twice = table.loc[table["language"].duplicated(), "language"]
     if len(twice):
-        raise ValueError(f"format: language {twice.iloc[0]} is there twice; {remedy}")
+        raise ValueError(f"format: language {told(twice.iloc[0])} is there twice; {remedy}")
     names = [name for name in _MEASURES if name in table.columns]
     for name in names:
         values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
@@ -102,7 +103,8 @@ def read_format_file(path: Path) -> pd.DataFrame:
         if wrong.any():
             row = table.iloc[int(np.argmax(wrong))]
             raise ValueError(
-                f"format: {name} of language {row['language']} is {row[name]!r}, but must be "
+                f"format: {name} of language {told(row['language'])} is {row[name]!r:.80}, but "
+                "must be "
                 f"{'a number of items' if name == 'n_items' else 'a number from 0 to 1'}; {remedy}"
             )
     return table[["language", *names]].astype(dict.fromkeys(names, np.float64))
@@ -153,4 +155,4 @@ def _read(path: Path, run: LoggedRun, read: Callable[[Path], pd.DataFrame]) -> p
 
 
 def _where(run: LoggedRun) -> str:
-    return f"run {run.name} ({run.run_id}), model {run.params['cfg.model']}"
+    return f"run {told(run.name)} ({run.run_id}), model {told(run.params['cfg.model'])}"

@@ -2,18 +2,25 @@
 
 import click
 
-from entrypoints.common import data_option, entry_point, limit_option, study_option
+from entrypoints.common import (
+    Finite,
+    OneMessage,
+    data_option,
+    entry_point,
+    limit_option,
+    study_option,
+)
 from xling.study import Study
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @study_option(logged=True)
 @data_option
 @limit_option
 @click.option("--experiment", default="", help="Experiment of the runs; empty: the run's own.")
 @click.option(
     "--bound",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Finite(0, 1, min_open=True, max_open=True),
     default=0.05,
     show_default=True,
     help="Equivalence bound of D, as a proportion.",

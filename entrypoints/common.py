@@ -2,23 +2,55 @@
 
 import functools
 import logging
+import math
 import os
+import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from xling.ending import Terminated, without_password
-from xling.folders import DISK_ERRORS
-from xling.settings import ARMS, REASONING, SCORING
+from xling.ending import Terminated
+from xling.messages import message_of
+from xling.settings import ARMS, LARGEST, REASONING, SCORING
+from xling.shown import MOST, named, shown
 from xling.study import Study
 from xling.study_files import load_study, parse_study
 
 Command = Callable[..., Any]
 DEBUG = "XLING_DEBUG"
+# Signs of a line of a usage error.
+MOST_OF_USAGE = 400
+STUDY_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class OneMessage(click.Command):
+    """A command whose options, too, end with one short message where they are wrong."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Reads the options.
+
+        Raises:
+            click.ClickException: instead of any error.
+        """
+        with errors_told():
+            try:
+                return super().make_context(*arguments, **options)
+            except click.UsageError as error:
+                # A study's problems have a line each; click's own words hold what was typed.
+                words = error.format_message()
+                lines = words.split("\n") if _is_of_a_study(error) else [words]
+                told = "\n".join(named(line, MOST_OF_USAGE) for line in lines)
+                raise click.UsageError(told, ctx=error.ctx) from error
+
+
+def _is_of_a_study(error: click.UsageError) -> bool:
+    parameter = error.param if isinstance(error, click.BadParameter) else None
+    return parameter is not None and parameter.type.name == StudyFile.name
 
 
 class StudyFile(click.ParamType[Study]):
@@ -45,17 +77,58 @@ class StudyFile(click.ParamType[Study]):
             text = _logged_study(value) if self.logged else None
             if text is None:
                 self.fail(str(error), param, ctx)
-            return parse_study(text, where=value)
+        try:
+            study = parse_study(text, where=f"{value} (study.yaml of its run)")
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return study.model_copy(update={"origin": value})
 
 
 def _logged_study(name: str) -> str | None:
     """Text of a study file that a run has; None if none has it."""
+    if not STUDY_NAME.fullmatch(name):
+        return None  # the path of a file, whose own error is to be told
     from xling.tracking import StoreUnavailable, find_study_file
 
     try:
         return find_study_file(name)
     except StoreUnavailable as error:  # options are read before `entry_point` is at work
         raise click.ClickException(str(error)) from error
+
+
+class Whole(click.IntRange):
+    """A whole number in a range, and none that is too large for anything it could count.
+
+    `most` is no part of the range: what is possible up to there is not worth reading in the help.
+    """
+
+    def __init__(self, min: int | None = None, max: int | None = None, most: int = LARGEST) -> None:
+        super().__init__(min, max)
+        self.most = most if max is None else max
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Reads the number; a wrong one is a usage error."""
+        if isinstance(value, str) and len(value) > MOST:
+            self.fail(f"{shown(value)} is not a valid integer up to {self.most}", param, ctx)
+        number = int(super().convert(value, param, ctx))
+        if number > self.most:
+            self.fail(f"{number} is more than {self.most}", param, ctx)
+        return number
+
+
+class Finite(click.FloatRange):
+    """A number in a range; not NaN, which is in every one."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Reads the number; a wrong one is a usage error."""
+        if isinstance(value, str) and len(value) > MOST:
+            self.fail(f"{shown(value)} is not a valid float", param, ctx)
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
 
 
 def study_option(default: str = "demo", *, logged: bool = False) -> Callable[[Command], Command]:
@@ -77,12 +150,10 @@ data_option = click.option(
     help="Folder of <code>.jsonl files to use instead of the study's data.",
 )
 model_option = click.option("--model", default="", help="Model of the study; empty: its first.")
-seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True
-)
+seed_option = click.option("--seed", type=Whole(0, 2**32 - 1), default=0, show_default=True)
 limit_option = click.option(
     "--limit",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     default=0,
     show_default=True,
     help="Training and held-out questions at most, each (cross-fitted: questions in all); 0: all.",
@@ -106,7 +177,7 @@ def split_names(context: click.Context, parameter: click.Parameter, value: str) 
     """Names separated by commas, as a tuple; empty: none asked for."""
     names = tuple(name.strip() for name in value.split(",") if name.strip())
     if value and not names:
-        raise click.BadParameter(f"{value!r} names no model; leave it empty for all")
+        raise click.BadParameter(f"{shown(value)} names no model; leave it empty for all")
     return names
 
 
@@ -116,11 +187,12 @@ def arm_option(default: str, arms: Sequence[str] = ARMS) -> Callable[[Command], 
 
 
 def entry_point(command: Command) -> Command:
-    """Sets up the log and the end of a process around a command.
+    """Sets up the log and the end of a process around a command, and its option ``--debug``.
 
-    Wrong input, missing files and a store that does not answer end with one message and exit
-    code 1 (click's own usage errors: 2); SIGTERM and Ctrl-C end the run as KILLED. Any other
-    error keeps its traceback, and XLING_DEBUG=1 brings back those of the former.
+    Every error ends with one message and exit code 1 (click's own usage errors: 2): wrong input,
+    missing files and a store that does not answer with theirs, any other as a defect of this
+    package, with its place. SIGTERM and Ctrl-C end the run as KILLED. With ``--debug``, or
+    XLING_DEBUG=1, errors have their tracebacks.
     """
 
     @functools.wraps(command)
@@ -128,20 +200,22 @@ def entry_point(command: Command) -> Command:
         from xling.distributed.following import check_started_alone
 
         _prepare_process()
-        try:
+        with errors_told():
             check_started_alone(command)
             value = command(*arguments, **options)
-        except Exception as error:
-            if os.environ.get(DEBUG) or not _is_plain(error):
-                raise
-            _say_what_waits()
-            message = without_password(str(error)) + _disk_remedy(error)
-            raise click.ClickException(message) from error
         if _say_what_waits():
             raise click.ClickException("not all results reached the tracking store: see above")
         return value
 
-    return wrapped
+    return click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_note_debug,
+        help="Show tracebacks and a detailed log. It is no parameter of `mlflow run`: there, and "
+        f"in processes that a command starts, {DEBUG}=1 does the same.",
+    )(wrapped)
 
 
 def _say_what_waits() -> bool:
@@ -156,22 +230,27 @@ def _say_what_waits() -> bool:
     return left.own
 
 
-def _is_plain(error: Exception) -> bool:
-    """Whether an error's message is all that a user needs."""
-    if isinstance(error, (ValueError, OSError, RuntimeError)):
-        return True
-    from xling.tracking import MlflowException
-
-    return isinstance(error, MlflowException)
+def _note_debug(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not os.environ.get(DEBUG):
+        os.environ[DEBUG] = "1"  # where the processes that the command starts look for it
+        context.call_on_close(lambda: os.environ.pop(DEBUG, None))
 
 
-def _disk_remedy(error: Exception) -> str:
-    if getattr(error, "errno", None) not in DISK_ERRORS:
-        return ""
-    return (
-        "\nFree the disk, or point XDG_STATE_HOME, XDG_CACHE_HOME, TMPDIR and "
-        "MLFLOW_TRACKING_URI at places that can be written; what was computed before is kept"
-    )
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Makes one message of any error; with ``--debug`` it keeps its traceback.
+
+    Raises:
+        click.ClickException: instead of the error.
+    """
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        raise click.ClickException(message_of(error)) from error
 
 
 def _prepare_process() -> None:

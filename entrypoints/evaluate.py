@@ -3,6 +3,7 @@
 import click
 
 from entrypoints.common import (
+    OneMessage,
     arm_option,
     data_option,
     entry_point,
@@ -18,7 +19,7 @@ from xling.settings import Arm, Reasoning, Scoring
 from xling.study import Cell, Study
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @study_option()
 @data_option
 @model_option

@@ -3,6 +3,8 @@
 import click
 
 from entrypoints.common import (
+    OneMessage,
+    Whole,
     arm_option,
     data_option,
     entry_point,
@@ -17,7 +19,7 @@ from xling.settings import ARMS, Arm
 from xling.study import Cell, Study
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @study_option()
 @data_option
 @model_option
@@ -25,7 +27,7 @@ from xling.study import Cell, Study
 @seed_option
 @click.option(
     "--fold",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     default=0,
     show_default=True,
     help="Fold that is held out, of a cross-fitted study.",

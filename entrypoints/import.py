@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from entrypoints.common import arm_option, entry_point, seed_option, study_option
+from entrypoints.common import OneMessage, arm_option, entry_point, seed_option, study_option
 from xling.choices import IMPORT_FORMATS
 from xling.settings import REASONING
 from xling.study import Study
@@ -19,7 +19,7 @@ WHAT_TO_GIVE = (
 )
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @click.option(
     "--file",
     type=click.Path(),

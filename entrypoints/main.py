@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from entrypoints.common import (
+    OneMessage,
     data_option,
     entry_point,
     force_option,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 BOUND = 0.05
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @study_option()
 @data_option
 @click.option(

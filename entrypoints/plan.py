@@ -2,12 +2,12 @@
 
 import click
 
-from entrypoints.common import entry_point, study_option
+from entrypoints.common import OneMessage, Whole, entry_point, study_option
 from xling.planning.gpus import gpus as known_gpus
 from xling.study import Study
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @study_option("paper")
 @click.option(
     "--gpu",
@@ -16,9 +16,7 @@ from xling.study import Study
     show_default=True,
     help="Kind of GPU.",
 )
-@click.option(
-    "--gpus", type=click.IntRange(min=1), default=8, show_default=True, help="GPUs of a node."
-)
+@click.option("--gpus", type=Whole(min=1), default=8, show_default=True, help="GPUs of a node.")
 @entry_point
 def main(study: Study, gpu: str, gpus: int) -> None:
     """Parameters, memory, hours and commands of each model of a study."""

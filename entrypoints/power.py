@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from entrypoints.common import Command, StudyFile, entry_point
+from entrypoints.common import Command, OneMessage, StudyFile, Whole, entry_point
 from xling.study import Study
 
 
@@ -21,13 +21,22 @@ class OptionalStudyFile(click.ParamType[Study | None]):
         return None if value in ("", None) else StudyFile(logged=True).convert(value, param, ctx)
 
 
+# Far more than any study has; the formulas hold for some thousands of languages.
+_MOST = {"items": 1_000_000}
+_MOST_OTHERS = 1000
+
+
 def _size(name: str, least: int, default: int, words: str) -> Callable[[Command], Command]:
     return click.option(
-        f"--{name}", type=click.IntRange(min=least), default=default, show_default=True, help=words
+        f"--{name}",
+        type=Whole(min=least, most=_MOST.get(name, _MOST_OTHERS)),
+        default=default,
+        show_default=True,
+        help=words,
     )
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @click.option(
     "--study",
     type=OptionalStudyFile(),

@@ -2,11 +2,18 @@
 
 import click
 
-from entrypoints.common import data_option, entry_point, force_option, limit_option, study_option
+from entrypoints.common import (
+    OneMessage,
+    data_option,
+    entry_point,
+    force_option,
+    limit_option,
+    study_option,
+)
 from xling.study import Study
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @study_option()
 @data_option
 @limit_option

@@ -4,7 +4,7 @@ import re
 
 import click
 
-from entrypoints.common import data_option, entry_point, limit_option, study_option
+from entrypoints.common import OneMessage, data_option, entry_point, limit_option, study_option
 from xling.study import Study
 
 
@@ -19,7 +19,7 @@ def _alias_of_the_registry(context: click.Context, parameter: click.Parameter, v
     return value
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @study_option()
 @data_option
 @limit_option

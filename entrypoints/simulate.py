@@ -1,13 +1,23 @@
 """Logs a simulated study of known truth, to try the analysis on and to check it with."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from analysis.simulation.design import SCALES, Design, Scale
-from entrypoints.common import Command, entry_point, force_option, seed_option
+from entrypoints.common import (
+    STUDY_NAME,
+    Command,
+    Finite,
+    OneMessage,
+    Whole,
+    entry_point,
+    force_option,
+    seed_option,
+)
+from xling.settings import LONGEST_NAME
+from xling.shown import shown
 from xling.study_files import study_names
 
 
@@ -15,7 +25,7 @@ def _size(name: str, words: str) -> Callable[[Command], Command]:
     """An option for one of the design's counts, with the design's default."""
     default = getattr(Design(), name)
     return click.option(
-        f"--{name}", type=click.IntRange(min=1), default=default, show_default=True, help=words
+        f"--{name}", type=Whole(min=1), default=default, show_default=True, help=words
     )
 
 
@@ -25,19 +35,21 @@ def _switch(name: str, words: str) -> Callable[[Command], Command]:
 
 def _shift(name: str, words: str) -> Callable[[Command], Command]:
     words += ": a proportion (0.1 is ten points), or logits on the latent scale."
-    return click.option(f"--{name}", type=float, default=0, show_default=True, help=words)
+    return click.option(f"--{name}", type=Finite(), default=0, show_default=True, help=words)
 
 
 def _free_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """A name for a study that no study file has."""
-    if value and not re.fullmatch(r"[A-Za-z0-9_-]+", value):
-        raise click.BadParameter(f"{value!r} may hold letters, digits, _ and - only")
+    if value and (not STUDY_NAME.fullmatch(value) or len(value) > LONGEST_NAME):
+        raise click.BadParameter(
+            f"{shown(value)} may hold letters, digits, _ and - only, {LONGEST_NAME} at most"
+        )
     if value in study_names():
         raise click.BadParameter(f"{value!r} is the name of a study file; give another")
     return value
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @_size("models", "Models; the first half, rounded up, is weak.")
 @_size("related", "Languages related to the source, Arabic.")
 @_size("control", "Languages that are not.")
@@ -58,7 +70,7 @@ def _free_name(context: click.Context, parameter: click.Parameter, value: str) -
 @_size("folds", "Folds of cross-fitting; 1: one split.")
 @click.option(
     "--format",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=Design().format,
     show_default=True,
     help="Share of the gain that is alignment with the answer format.",

@@ -44,7 +44,9 @@ def command_of(name: str) -> click.Command:
 
 def options_of(name: str) -> dict[str, click.Option]:
     options = [option for option in command_of(name).params if isinstance(option, click.Option)]
-    return {name.removeprefix("--"): option for option in options for name in option.opts}
+    # How a command tells its errors is no parameter of a run.
+    named = {name.removeprefix("--"): option for option in options for name in option.opts}
+    return {name: option for name, option in named.items() if name != "debug"}
 
 
 def as_text(default: object) -> str:

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from xling.chat import answer_turn, check_chat_template
+from xling.shown import listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,7 +104,7 @@ def _check_placeholders(template: str, fields: Sequence[str], what: str) -> str:
     if sorted(found) != sorted(fields):
         raise ValueError(
             f"{what} must hold each of {', '.join(f'{{{name}}}' for name in fields)} "
-            f"once; it holds {', '.join(f'{{{name}}}' for name in found) or 'none'}"
+            f"once; it holds {listed(f'{{{name}}}' for name in found) or 'none'}"
         )
     return template
 

@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xling.chat import answer_opening, check_chat_template, generation_opening, generation_turn
 from xling.prompts import PromptFormat, Question, fill_template
 from xling.scoring.generation import Generation
+from xling.shown import shown
+from xling.strict_json import parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -207,7 +209,7 @@ class ReasoningFile:
         for number, line in enumerate(lines, start=1):
             try:
                 key, generation = _from_line(line)
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError as error:
                 raise ValueError(
                     f"{self._path}, line {number}, is not a finished reasoning ({error}); delete "
                     "the line, and its item is reasoned about again"
@@ -235,11 +237,18 @@ def _to_line(key: str, generation: Generation) -> bytes:
     return json.dumps({"key": key, **asdict(generation)}, ensure_ascii=False).encode() + b"\n"
 
 
+_KINDS = {"key": str, "text": str, "n_tokens": int, "truncated": bool}
+
+
 def _from_line(line: bytes) -> tuple[str, Generation]:
-    content: dict[str, Any] = json.loads(line)
-    key, text = content.pop("key"), content.pop("text")
-    n_tokens, truncated = content.pop("n_tokens"), content.pop("truncated")
-    kinds = [type(value) for value in (key, text, n_tokens, truncated)]
-    if kinds != [str, str, int, bool] or content:
-        raise ValueError("it has other fields than key, text, n_tokens and truncated")
-    return key, Generation(text, n_tokens, truncated)
+    content = parse_json(line)
+    if not isinstance(content, dict) or set(content) != set(_KINDS):
+        raise ValueError(f"it has other fields than {', '.join(_KINDS)}")
+    for name, kind in _KINDS.items():
+        if type(content[name]) is not kind:
+            raise ValueError(f"{name} is {shown(content[name])}")
+    if content["n_tokens"] < 0:
+        raise ValueError(f"n_tokens is {shown(content['n_tokens'])}")
+    if any("\ud800" <= sign <= "\udfff" for sign in content["text"]):
+        raise ValueError("text holds half a surrogate pair")
+    return content["key"], Generation(content["text"], content["n_tokens"], content["truncated"])

@@ -5,10 +5,15 @@ Import these from xling.records; this module keeps the contract apart from the f
 
 from __future__ import annotations
 
+from decimal import Decimal
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+
+from xling.shown import named, shown
 
 ARMS = ("base", "finetuned", "control-source", "shuffled-labels")
 REASONINGS = ("direct", "cot")
@@ -89,7 +94,7 @@ def check_records(frame: pd.DataFrame) -> pd.DataFrame:
     unknown = [str(name) for name in frame.columns if name not in RECORD_SCHEMA.names]
     if unknown:
         raise ValueError(
-            f"records: column {unknown[0]!r} is not part of a record; drop it (the "
+            f"records: column {shown(unknown[0])} is not part of a record; drop it (the "
             f"columns are {', '.join(RECORD_SCHEMA.names)})"
         )
     if frame.columns.has_duplicates:
@@ -114,49 +119,79 @@ def _checked_column(frame: pd.DataFrame, field: pa.Field) -> pd.Series:
     """One column in its schema type, or ValueError at its first bad row."""
     name = str(field.name)
     values: pd.Series = frame[name]
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(object)
     if pa.types.is_string(field.type):
-        if not isinstance(values.dtype, pd.StringDtype):
-            bad = np.fromiter((not isinstance(v, str) for v in values), np.bool_, len(values))
-            _refuse(frame, name, bad, "must be text")
-            values = values.astype("str")
-        _refuse(
-            frame,
-            name,
-            (values.isna() | (values == "")).to_numpy(np.bool_),
-            "must be text that is not empty",
-        )
-        return values.astype("str")
+        return _texts(frame, name, values)
     if pa.types.is_boolean(field.type):
-        bad = (
-            np.fromiter(
-                (not isinstance(v, (bool, np.bool_)) for v in values), np.bool_, len(values)
-            )
+        bad = np.fromiter(
+            (not isinstance(v, (bool, np.bool_)) for v in values)
             if values.dtype != np.bool_
-            else np.zeros(len(values), bool)
+            else (),
+            np.bool_,
         )
         _refuse(frame, name, bad, "must be true or false")
         return values.astype("bool")
-    is_bool = pd.api.types.is_bool_dtype(values.dtype)
+    if values.dtype == object:
+        bad = np.fromiter((not _is_number(v) for v in values), np.bool_, len(values))
+    else:
+        kind = values.dtype
+        bad = np.full(len(values), pd.api.types.is_bool_dtype(kind) or not _is_real(kind))
+    _refuse(frame, name, bad, "must be a number")
     numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-    not_number = (numbers.isna() & values.notna()).to_numpy() | is_bool
-    _refuse(frame, name, not_number, "must be a number")
+    _refuse(frame, name, (numbers.isna() & values.notna()).to_numpy(), "must be a number")
     if not field.nullable:
         _refuse(frame, name, numbers.isna().to_numpy(), "must not be empty or NaN")
-    if name not in _INTEGERS:
-        return numbers
-    if pd.api.types.is_integer_dtype(values.dtype):
-        exact = values.to_numpy(np.int64)
-    else:
-        _refuse(frame, name, (numbers != np.floor(numbers)).to_numpy(), "must be a whole number")
-        exact = numbers.to_numpy(np.int64)
+    return _whole_numbers(frame, name, values, numbers) if name in _INTEGERS else numbers
+
+
+def _texts(frame: pd.DataFrame, name: str, values: pd.Series) -> pd.Series:
+    if getattr(values.dtype, "storage", "") != "pyarrow":  # which holds UTF-8 and nothing else
+        bad = np.fromiter((not _is_text(v) for v in values), np.bool_, len(values))
+        _refuse(frame, name, bad, "must be text")
+        values = values.astype("str")
+    empty = (values.isna() | (values == "")).to_numpy(np.bool_)
+    _refuse(frame, name, empty, "must be text that is not empty")
+    return values.astype("str")
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value may stand among numbers; NaN and None are told apart later."""
+    if value is None or value is pd.NA:
+        return True
+    return isinstance(value, (int, float, Decimal, np.number)) and not isinstance(value, bool)
+
+
+def _is_real(kind: Any) -> bool:
+    types = pd.api.types
+    return bool(types.is_numeric_dtype(kind) and not types.is_complex_dtype(kind))
+
+
+def _whole_numbers(
+    frame: pd.DataFrame, name: str, values: pd.Series, numbers: pd.Series
+) -> pd.Series:
+    """A column as the integers that it holds, not as those that a float comes nearest to."""
     limits = np.iinfo(_INTEGERS[name])
-    _refuse(
-        frame,
-        name,
-        (exact < limits.min) | (exact > limits.max),
-        f"must lie in {limits.min} to {limits.max}",
-    )
-    return pd.Series(exact.astype(limits.dtype))
+    rule = f"must lie in {limits.min} to {limits.max}"
+    if not pd.api.types.is_integer_dtype(values.dtype):
+        floats = numbers.to_numpy(np.float64)
+        whole = np.isfinite(floats)
+        whole[whole] = floats[whole] == np.floor(floats[whole])
+        _refuse(frame, name, ~whole, "must be a whole number")
+        values = pd.Series([int(value) for value in values], dtype=object)
+    outside = ((values < limits.min) | (values > limits.max)).to_numpy(np.bool_)
+    _refuse(frame, name, outside, rule)
+    return pd.Series(values.to_numpy(dtype=limits.dtype))
 
 
 def _check_ranges(frame: pd.DataFrame) -> None:
@@ -201,8 +236,9 @@ def _refuse(frame: pd.DataFrame, column: str, bad: Mask, rule: str) -> None:
         return
     row = int(np.argmax(bad))
     where = ", ".join(
-        f"{name} {frame[name].iloc[row]}" for name in ("model", "arm", "language", "item_id")
+        f"{name} {named(str(frame[name].iloc[row]), 40)}"
+        for name in ("model", "arm", "language", "item_id")
     )
-    raise ValueError(
-        f"records: column {column!r}, row {row} ({where}): value {frame[column].iloc[row]!r} {rule}"
-    )
+    value = frame[column].iloc[row]
+    told = shown(value.item() if isinstance(value, np.generic) else value)
+    raise ValueError(f"records: column {column!r}, row {row} ({where}): value {told} {rule}")

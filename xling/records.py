@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xling.folders import written_file
-from xling.parquet_files import read_parquet
+from xling.parquet import read_parquet
 from xling.record_metrics import (
     LABELS,
     clustered_stderr,
@@ -70,6 +70,7 @@ __all__ = [
     "UNCHANGED",
     "check_records",
     "describe_format",
+    "read_parquet",
     "read_records",
     "records_sha256",
     "summarize_records",

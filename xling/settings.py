@@ -5,13 +5,7 @@ import string
 from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from xling.prompts import (
     DEFAULT_ANSWER_PREFIX,
@@ -21,6 +15,7 @@ from xling.prompts import (
     check_cloze_template,
     check_template,
 )
+from xling.shown import named, shown
 
 Arm = Literal["base", "finetuned", "control-source", "shuffled-labels"]
 Reasoning = Literal["direct", "cot"]
@@ -30,13 +25,16 @@ REASONING: tuple[Reasoning, ...] = get_args(Reasoning)
 SCORING: tuple[Scoring, ...] = get_args(Scoring)
 
 NAME = r"^[A-Za-z0-9._-]*$"
-# Of a study's and of a model's name: the registry's names hold both.
-MOST_LETTERS = 100
+# Names are parts of paths, runs and registered models, which take no more.
+LONGEST_NAME = 100
 DEFAULT_INSTRUCTION = (
     "Think step by step about the passage and the question in a few sentences, then answer."
 )
 
-Count = Annotated[int, Field(ge=1)]
+# No setting is larger; what is, would fail where it is used.
+LARGEST = 10**9
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -72,7 +70,7 @@ class ServerSettings(Strict):
     key_variable: str = Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     concurrency: Count = 16
     timeout: float = Field(default=600.0, gt=0)
-    retries: int = Field(default=6, ge=0)
+    retries: Whole = 6
     top_logprobs: Count = 20
 
     @field_validator("url")
@@ -86,13 +84,15 @@ class ServerSettings(Strict):
                 "the key into the environment variable that `key_variable` names"
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"must begin with http:// or https:// and a host (got {url!r})")
+            raise ValueError(f"must begin with http:// or https:// and a host (got {shown(url)})")
         try:
             _ = parts.port
         except ValueError:
             raise ValueError("must have a port from 0 to 65535, or none, after its host") from None
         if not parts.path.rstrip("/").endswith("/v1"):
-            raise ValueError(f"must end in /v1, such as http://localhost:8000/v1 (got {url!r})")
+            raise ValueError(
+                f"must end in /v1, such as http://localhost:8000/v1 (got {shown(url)})"
+            )
         return url.rstrip("/")
 
     @field_validator("adapter")
@@ -105,7 +105,9 @@ class ServerSettings(Strict):
             raise ValueError(f"is not a format string: {error}; placeholders: {valid}") from error
         for _, name, form, how in parts:
             if name is not None and (name not in ADAPTER_FIELDS or form or how):
-                raise ValueError(f"{adapter!r} has the placeholder {{{name}}}; valid: {valid}")
+                raise ValueError(
+                    f"{shown(adapter)} has the placeholder {{{named(name)}}}; valid: {valid}"
+                )
         if not adapter.strip():
             raise ValueError(f"must name the adapter on the server; placeholders: {valid}")
         return adapter
@@ -132,16 +134,16 @@ class ModelSettings(Strict):
     """
 
     id: str = Field(min_length=1)
-    name: str = Field(default="", pattern=NAME, max_length=MOST_LETTERS)
+    name: str = Field(default="", pattern=NAME, max_length=LONGEST_NAME)
     revision: str = ""
     chat: bool | None = None
     lora_modules: str = ""
     quantise: Literal["nf4", "none"] = "nf4"
     engine: Literal["in-process", "server"] = "in-process"
     server: ServerSettings | None = None
-    processes: int = Field(default=0, ge=0)
+    processes: Whole = 0
     parallel: Literal["fsdp", "ddp"] = "fsdp"
-    training_items: int = Field(default=0, ge=0)
+    training_items: Whole = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -150,14 +152,23 @@ class ModelSettings(Strict):
 
     @model_validator(mode="after")
     def _label_is_a_name(self) -> Self:
-        named = re.fullmatch(NAME, self.label) and self.label.strip("._-")
-        if not named or len(self.label) > MOST_LETTERS:
+        label = self.label
+        if not re.fullmatch(NAME, label) or not label.strip("._-") or len(label) > LONGEST_NAME:
             raise ValueError(
-                f"id {self.id!r:.200} makes the name {self.label!r:.200}, which runs and the "
-                "registry do not take; give the model a `name` of letters, digits, '.', '_' and "
-                f"'-', {MOST_LETTERS} at most"
+                f"id {shown(self.id)} makes the name {shown(label)}, which runs and the registry "
+                "do not take; give the model a `name` of letters, digits, '.', '_' and '-', at "
+                f"most {LONGEST_NAME} and not signs alone"
             )
         return self
+
+    @field_validator("lora_modules")
+    @classmethod
+    def _is_a_regular_expression(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"is no regular expression ({error}): {shown(pattern)}") from error
+        return pattern
 
     @model_validator(mode="after")
     def _server_where_it_is_used(self) -> Self:
@@ -199,9 +210,9 @@ class TrainingSettings(Strict):
 
     epochs: Count = 1
     batch_size: Count = 16
-    micro_batch_size: int = Field(default=0, ge=0)
+    micro_batch_size: Whole = 0
     learning_rate: float = Field(default=2e-4, gt=0)
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: Whole = 0
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     gradient_checkpointing: bool | Literal["auto"] = "auto"
@@ -236,7 +247,7 @@ class PromptSettings(Strict):
         if not prefix.strip() or prefix.endswith(" "):
             raise ValueError(
                 f"must hold text, such as 'Answer:', and not end in a space, which is put before "
-                f"each answer (got {prefix!r})"
+                f"each answer (got {shown(prefix)})"
             )
         return prefix
 

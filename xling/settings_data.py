@@ -6,7 +6,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from xling.data import BELEBELE
 from xling.languages import belebele_codes, family_of, get_language
-from xling.settings import Count, Seed, Strict
+from xling.settings import LARGEST, Count, Seed, Strict, Whole
+from xling.shown import shown
 
 
 class DataSettings(Strict):
@@ -36,9 +37,9 @@ class DataSettings(Strict):
     )
     split: Literal["question", "passage", "given", "cross-fit"] = "question"
     held_out: Count = 100
-    folds: int = Field(default=5, ge=2)
+    folds: int = Field(default=5, ge=2, le=LARGEST)
     seed: Seed = 0
-    baseline_items: int = Field(default=0, ge=0)
+    baseline_items: Whole = 0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -78,7 +79,7 @@ class LanguageSettings(Strict):
             isinstance(value, tuple) and all(isinstance(code, str) for code in value)
         ):
             return value
-        raise ValueError(f"must be 'all' or a list of language codes (got {value!r:.80})")
+        raise ValueError(f"must be 'all' or a list of language codes (got {shown(value)})")
 
     @field_validator("source", "target", "control_source")
     @classmethod

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from xling.distributed.batches import per_process
 from xling.settings import (
     ARMS,
-    MOST_LETTERS,
+    LONGEST_NAME,
     REASONING,
     SCORING,
     Arm,
@@ -26,6 +26,9 @@ from xling.settings import (
     TrainingSettings,
 )
 from xling.settings_data import DataSettings, LanguageSettings
+from xling.shown import shown
+
+NEXT_LINE = "\x85"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Study(Strict):
         scoring: how prompts are batched.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=MOST_LETTERS)
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=LONGEST_NAME)
     origin: str = Field(default="", exclude=True)
     description: str = ""
     models: tuple[ModelSettings, ...] = Field(min_length=1)
@@ -163,7 +166,7 @@ class Study(Strict):
             if name in (model.label, model.id):
                 return model
         raise ValueError(
-            f"study {self.name!r} has no model {name!r}; "
+            f"study {self.name!r} has no model {shown(name)}; "
             f"valid: {', '.join(model.label for model in self.models)}"
         )
 
@@ -203,4 +206,9 @@ class Study(Strict):
 
     def to_yaml(self) -> str:
         """The resolved study, every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        content = self.model_dump(mode="json")
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        if NEXT_LINE not in text:
+            return text
+        # PyYAML writes this sign so that it is read as a space; escaped, it stays what it is.
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=False)

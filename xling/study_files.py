@@ -5,7 +5,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import ValidationError
 
 from xling.ending import without_password
@@ -20,8 +19,13 @@ from xling.settings import (
     TrainingSettings,
 )
 from xling.settings_data import DataSettings, LanguageSettings
+from xling.shown import named, shown
 from xling.study import Study
+from xling.study_yaml import MOST_SIGNS, read_settings
 
+# Problems of one file that a message tells, and signs of each: more are not read.
+MOST_PROBLEMS = 10
+MOST_OF_ONE = 400
 SERVER = "server"  # key of a model whose values are not repeated
 
 
@@ -42,21 +46,18 @@ def load_study(study: str) -> Study:
 
     Raises:
         ValueError: no such study, not YAML, or not valid; one line for each wrong key with its
-            valid values.
+            valid values, for the first `MOST_PROBLEMS` of them.
     """
     path = Path(study)
     if study in study_names():
         text = files("xling").joinpath("studies", f"{study}.yaml").read_text(encoding="utf-8")
     elif path.suffix in (".yaml", ".yml") and _is_file(path):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{study} is not UTF-8 text ({error}); save it as UTF-8") from error
+        text = _read(path)
     else:
         close = difflib.get_close_matches(study, study_names(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"unknown study {without_password(study)!r:.200}.{hint} "
+            f"unknown study {shown(without_password(study))}.{hint} "
             f"Valid: {', '.join(study_names())}, or the path of a .yaml file"
         )
     return parse_study(text, where=study)
@@ -73,9 +74,10 @@ def parse_study(text: str, *, where: str) -> Study:
         ValueError: as `load_study`.
     """
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not YAML: {without_password(str(error))}") from None
+        content = read_settings(text)
+    except ValueError as error:
+        said = without_password(str(error))
+        raise ValueError(f"{where} is not YAML that holds settings: {said}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{where} holds no settings; see xling/studies/demo.yaml for the form")
     try:
@@ -113,6 +115,20 @@ def _refuse_secrets(content: Any, where: str) -> None:
             )
 
 
+def _read(path: Path) -> str:
+    """The text of a file; ValueError if it is none."""
+    try:
+        if path.stat().st_size > 4 * MOST_SIGNS:
+            raise ValueError(f"{path} is too long for a study file: {path.stat().st_size} bytes")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text (byte {error.start + 1}); save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+
+
 def _tuples(value: Any) -> Any:
     """YAML's lists as the tuples that strict validation asks for."""
     if isinstance(value, dict):
@@ -124,7 +140,7 @@ def _explain(error: ValidationError) -> str:
     """One line for each problem: the key, what is wrong and what is valid."""
     lines = []
     for problem in error.errors(include_url=False):
-        location, got = problem["loc"], f" (got {problem['input']!r:.80})"
+        location, got = problem["loc"], f" (got {shown(problem['input'])})"
         if SERVER in location:
             got = ""  # an address may hold a password
         match problem["type"]:
@@ -149,8 +165,17 @@ def _explain(error: ValidationError) -> str:
                 message = problem["msg"].removeprefix("Value error, ")
             case _:
                 message = problem["msg"] + got
-        lines.append(f"  {'.'.join(map(str, location)) or 'study'}: {message}")
+        key = ".".join(named(str(part), 40) for part in location) or "study"
+        lines.append(_cut(f"  {key}: {message}"))
+    if len(lines) > MOST_PROBLEMS:
+        lines[MOST_PROBLEMS:] = [f"  and {len(lines) - MOST_PROBLEMS} more problems"]
     return "\n".join(lines)
+
+
+def _cut(line: str) -> str:
+    """One line, of `MOST_OF_ONE` signs at most."""
+    line = line.replace("\n", " ")
+    return line if len(line) <= MOST_OF_ONE else f"{line[:MOST_OF_ONE]}…"
 
 
 def _section(location: tuple[int | str, ...]) -> type[Strict]:

@@ -20,6 +20,7 @@ _FIRST = {
     "related": ("heb_Hebr", "amh_Ethi", "mlt_Latn", "tir_Ethi"),
     "control": ("jpn_Jpan", "kor_Hang", "fra_Latn", "eng_Latn"),
 }
+MOST_ANSWERS = 50_000_000
 _COUNTS = ("models", "related", "control", "items", "items_per_passage", "seeds", "folds")
 _LEVELS = ("base_weak", "base_strong")
 _SPREADS = (
@@ -110,6 +111,13 @@ class Design:
     permuted: bool = False
     folds: int = 1
 
+    @property
+    def answers(self) -> int:
+        """How many answers the simulated models give, at most."""
+        per_model = 1 + self.seeds * len(self.arms) * (1 + self.cloze + self.permuted) + self.cot
+        languages = self.related + self.control + 1
+        return self.models * languages * (self.items + self.training_items) * per_model
+
     def __post_init__(self) -> None:
         """Checks every field.
 
@@ -142,6 +150,11 @@ class Design:
             there = len(_candidates(name))
             asked = getattr(self, name)
             _check(self, name, asked <= there, f"is too many: Belebele has {there} such languages")
+        if self.answers > MOST_ANSWERS:
+            raise ValueError(
+                f"the design has {self.answers} answers, which is more than {MOST_ANSWERS}: more "
+                "than memory holds; take fewer models, items or seeds"
+            )
 
     @property
     def n_weak(self) -> int:

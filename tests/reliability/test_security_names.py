@@ -18,7 +18,7 @@ from entrypoints.register import main as register
 from tests.place import ROOT
 from xling import tracking
 from xling.models.weights import find_recipe
-from xling.settings import MOST_LETTERS, ModelSettings
+from xling.settings import LONGEST_NAME, ModelSettings
 from xling.study_files import load_study, parse_study
 from xling.tracking.evaluations import log_evaluation
 
@@ -42,7 +42,7 @@ HOSTILE = (
     "%s",
     "\u202eabc",
     "é",
-    "a" * (MOST_LETTERS + 1),
+    "a" * (LONGEST_NAME + 1),
 )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xling.data.parallel import make_data_set
 from xling.data.schema import DataSet, Item, parse_row
+from xling.shown import listed
+from xling.strict_json import parse_json
 
 
 def load_folder(path: str | Path, *, languages: Sequence[str]) -> DataSet:
@@ -44,8 +45,8 @@ def _check_files(folder: Path, languages: Sequence[str]) -> None:
     if missing:
         there = sorted(file.name for file in folder.glob("*.jsonl"))
         raise ValueError(
-            f"data folder {folder} lacks {', '.join(f'{code}.jsonl' for code in missing)}. It has "
-            f"{', '.join(there) or 'no .jsonl file'}. Add the files, or leave these languages out."
+            f"data folder {folder} lacks {listed(f'{code}.jsonl' for code in missing)}. It has "
+            f"{listed(there) or 'no .jsonl file'}. Add the files, or leave these languages out."
         )
 
 
@@ -82,14 +83,10 @@ def _refuse_cut_off(raw: bytes, file: Path) -> None:
 
 def _row(line: bytes, where: str) -> dict[str, object]:
     try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise ValueError(
-            f"{where}: not UTF-8 (byte {error.start + 1} of the line). Convert the file to UTF-8."
-        ) from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
-            f"{where}: not JSON ({error}). Each line must be one whole JSON object."
+            f"{where}: {error}. Each line must be one whole JSON object in UTF-8."
         ) from error
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a {type(row).__name__}; each line must be a JSON object.")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 
 from xling.data.schema import DataSet, Item
+from xling.data.text import look_of
+from xling.shown import both_ends, listed
+
+# Items that one warning names.
+_MOST_NAMED = 10
 
 
 def make_data_set(
@@ -23,7 +29,8 @@ def make_data_set(
         ValueError: No languages, no items, an item twice, or languages that are not parallel.
 
     Warns:
-        UserWarning: Items whose options are not all different (Belebele has two).
+        UserWarning: Items whose options are not all different (Belebele has two), or that a reader
+            cannot tell apart.
     """
     check_parallel(items, source=source)
     order = [item.item_id for item in next(iter(items.values()))]
@@ -64,8 +71,8 @@ def check_parallel(items: Mapping[str, Sequence[Item]], *, source: str) -> None:
                 cut = extra == list(left)[-len(extra) :] and not any(r not in left for r in right)
                 raise ValueError(
                     f"{source}: {has} and {lacks} are not parallel: {len(extra)} items of {has} "
-                    f"are not in {lacks}, first {', '.join(extra[:3])}. Each language needs the "
-                    "same links and question numbers."
+                    f"are not in {lacks}, first {', '.join(map(both_ends, extra[:3]))}. Each "
+                    "language needs the same links and question numbers."
                     + (f" They are the last ones: is {lacks} cut off?" if cut else "")
                 )
         unlike = [item_id for item_id in reference if reference[item_id] != facts[item_id]]
@@ -73,8 +80,9 @@ def check_parallel(items: Mapping[str, Sequence[Item]], *, source: str) -> None:
             item_id = unlike[0]
             raise ValueError(
                 f"{source}: {first} and {code} are not parallel: {len(unlike)} items differ in "
-                f"the gold answer or the split, first {', '.join(unlike[:3])} ({item_id} has "
-                f"{_say(reference[item_id])} in {first}, {_say(facts[item_id])} in {code})."
+                f"the gold answer or the split, first {', '.join(map(both_ends, unlike[:3]))} "
+                f"({both_ends(item_id)} has {_say(reference[item_id])} in {first}, "
+                f"{_say(facts[item_id])} in {code})."
             )
 
 
@@ -84,8 +92,8 @@ def _facts(rows: Sequence[Item], code: str, source: str) -> dict[str, tuple[int,
     for item in rows:
         if item.item_id in facts:
             raise ValueError(
-                f"{source}: item {item.item_id} stands twice in {code}. Link and question_number "
-                "together must name one item; remove or renumber one of the two."
+                f"{source}: item {both_ends(item.item_id)} stands twice in {code}. Link and "
+                "question_number together must name one item; remove or renumber one of the two."
             )
         facts[item.item_id] = (item.correct_answer_num, item.part)
     return facts
@@ -101,13 +109,17 @@ def _warn_of_equal_options(items: Mapping[str, Sequence[Item]], *, source: str) 
     found: dict[str, list[str]] = {}
     for code, rows in items.items():
         for item in rows:
-            if len(set(item.answers)) < 4:
+            if len(set(map(look_of, item.answers))) < 4:
                 found.setdefault(item.item_id, []).append(code)
     if found:
-        named = "; ".join(f"{item_id} ({', '.join(codes)})" for item_id, codes in found.items())
+        first = [
+            f"{both_ends(item_id)} ({listed(codes, 3)})"
+            for item_id, codes in itertools.islice(found.items(), _MOST_NAMED)
+        ]
+        more = f"; … ({len(found) - len(first)} more)" if len(found) > len(first) else ""
         warnings.warn(
-            f"{source}: {len(found)} items have options that are not all different: {named}. "
-            "They are kept.",
+            f"{source}: {len(found)} items have options that are not all different: "
+            f"{'; '.join(first)}{more}. They are kept.",
             UserWarning,
             stacklevel=3,
         )

@@ -10,12 +10,18 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from xling.data.text import is_blank, is_one_line
+from xling.shown import listed, shown
+
 TRAINING = "training"
 HELDOUT = "heldout"
 ANSWERS = ("mc_answer1", "mc_answer2", "mc_answer3", "mc_answer4")
 
 _TEXTS = ("link", "flores_passage", "question", *ANSWERS)
 _REQUIRED = (*_TEXTS, "question_number", "correct_answer_num", "dialect")
+# A link names a passage in tables, records and messages: a line of them, not a text.
+_LONGEST_LINK = 1000
+_MOST_NUMBER = 10**9
 _PARTS = {"train": TRAINING, "dev": TRAINING, "validation": TRAINING, "test": HELDOUT}
 
 
@@ -133,25 +139,27 @@ def parse_row(row: Mapping[str, object], *, where: str, language: str = "") -> I
         language: Code that ``dialect`` must equal; empty to accept any.
 
     Raises:
-        ValueError: A field is missing, empty, of the wrong kind or out of range.
+        ValueError: A field is missing, of the wrong kind or out of range, or a text holds nothing
+            that can be seen, or characters that no file takes.
     """
     missing = [field for field in _REQUIRED if field not in row]
     if missing:
         raise ValueError(
             f"{where}: missing field {', '.join(missing)}. Each row needs {', '.join(_REQUIRED)}; "
-            f"this one has {', '.join(map(str, row)) or 'none'}."
+            f"this one has {listed(row) or 'none'}."
         )
     texts = {field: _text(row[field], field, where) for field in (*_TEXTS, "dialect")}
     if language and texts["dialect"] != language:
         raise ValueError(
-            f"{where}: dialect is {texts['dialect']!r}, but the data of {language!r} was asked "
-            "for. Put each language's rows under its own code."
+            f"{where}: dialect is {shown(texts['dialect'])}, but the data of {language!r} was "
+            "asked for. Put each language's rows under its own code."
         )
+    _check_link(texts["link"], where)
     gold = _whole(row["correct_answer_num"], "correct_answer_num", where)
     if gold not in (1, 2, 3, 4):
         raise ValueError(
-            f"{where}: correct_answer_num is {gold}; it must be 1, 2, 3 or 4 (the first option "
-            "is 1, not 0)."
+            f"{where}: correct_answer_num is {shown(gold)}; it must be 1, 2, 3 or 4 (the first "
+            "option is 1, not 0)."
         )
     return Item(
         link=texts["link"],
@@ -170,23 +178,35 @@ def parse_row(row: Mapping[str, object], *, where: str, language: str = "") -> I
 
 def _text(value: object, field: str, where: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{where}: {field} is {value!r}; it must be text.")
+        raise ValueError(f"{where}: {field} is {shown(value)}; it must be text.")
     if "\0" in value:
         raise ValueError(f"{where}: {field} holds a null character; remove it.")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{where}: {field} holds half a surrogate pair; write whole characters.")
-    if not value.strip():
+    if is_blank(value):
         raise ValueError(f"{where}: {field} is empty; fill it in or remove the row everywhere.")
     return value
 
 
 def _whole(value: object, field: str, where: str) -> int:
     """Return a whole number that is stored as one or as text, as Belebele does."""
+    number = -1
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.isascii() and value.strip().isdigit():
-        return int(value)
-    raise ValueError(f"{where}: {field} is {value!r}; it must be a whole number.")
+        number = value
+    elif isinstance(value, str) and value.isascii() and value.strip().isdigit():
+        # Python reads no more than some thousand digits of a number.
+        number = int(value) if len(value.strip().lstrip("0")) < 20 else _MOST_NUMBER + 1
+    if 0 <= number <= _MOST_NUMBER:
+        return number
+    raise ValueError(f"{where}: {field} is {shown(value)}; it must be a whole number from 0 up.")
+
+
+def _check_link(link: str, where: str) -> None:
+    if len(link) > _LONGEST_LINK or not is_one_line(link):
+        raise ValueError(
+            f"{where}: link is {shown(link)}; it must be one line of {_LONGEST_LINK} characters "
+            "at most, without control characters."
+        )
 
 
 def _part(value: object, where: str) -> str:
@@ -194,4 +214,6 @@ def _part(value: object, where: str) -> str:
         return ""
     if isinstance(value, str) and value in _PARTS:
         return _PARTS[value]
-    raise ValueError(f"{where}: split is {value!r}; it must be {', '.join(_PARTS)}, or left out.")
+    raise ValueError(
+        f"{where}: split is {shown(value)}; it must be {', '.join(_PARTS)}, or left out."
+    )

@@ -12,7 +12,7 @@ from xling.execution.cells import trained_languages
 from xling.execution.instruments import instrument_metrics
 from xling.execution.prepared import Prepared
 from xling.folders import written_file
-from xling.parquet_files import read_parquet
+from xling.parquet import read_parquet
 from xling.records import (
     describe_format,
     read_records,

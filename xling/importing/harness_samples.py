@@ -8,7 +8,6 @@ answers' texts, records would ask for the mean per token, which a sum does not g
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ import pandas as pd
 from xling.data import Item, parse_row
 from xling.prompts import prompt_sha256
 from xling.records import LOGPROB_COLUMNS
+from xling.shown import shown
+from xling.strict_json import parse_json
 
 SCORING = "answer-token"
 LABELS = (("A", "B", "C", "D"), ("1", "2", "3", "4"))
@@ -115,7 +116,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = parse_json(line)
             except ValueError as error:
                 raise ValueError(
                     f"{path}, line {number}: not JSON, or cut off ({error}); copy the file again"
@@ -133,7 +134,7 @@ def _read_sample(row: Mapping[str, Any], where: str, language: str) -> Sample:
             "with the metric acc"
         )
     if not isinstance(row["doc"], dict):
-        raise ValueError(f"{where}: doc is {row['doc']!r:.80}; it must hold Belebele's fields")
+        raise ValueError(f"{where}: doc is {shown(row['doc'])}; it must hold Belebele's fields")
     item = parse_row(row["doc"], where=f"{where}, doc", language=language)
     pairs = _arguments(row["arguments"], where)
     _check_labels([choice for _, choice in pairs], where)
@@ -145,9 +146,9 @@ def _read_sample(row: Mapping[str, Any], where: str, language: str) -> Sample:
     sample = Sample(item, _logprobs(row["filtered_resps"], where), contexts.pop())
     if row["acc"] not in (0, 1) or bool(row["acc"]) != sample.correct:
         raise ValueError(
-            f"{where}: acc is {row['acc']!r}, but the likeliest option is {sample.prediction} and "
-            f"the gold one {item.correct_answer_num}; the task's gold answers are not Belebele's, "
-            "or the line was changed"
+            f"{where}: acc is {shown(row['acc'])}, but the likeliest option is {sample.prediction} "
+            f"and the gold one {item.correct_answer_num}; the task's gold answers are not "
+            "Belebele's, or the line was changed"
         )
     return sample
 
@@ -167,6 +168,10 @@ def _arguments(value: object, where: str) -> list[tuple[str, str]]:
             or not all(isinstance(text, str) for text in pair)
         ):
             raise ValueError(f"{where}: arguments hold no pairs of context and choice")
+        if any("\ud800" <= sign <= "\udfff" for sign in "".join(pair)):
+            raise ValueError(
+                f"{where}: arguments hold half a surrogate pair; write whole characters"
+            )
     if len(pairs) != 4:
         raise ValueError(
             f"{where}: {len(pairs)} scored choices; it must be 4 (a multiple-choice task without "
@@ -177,14 +182,14 @@ def _arguments(value: object, where: str) -> list[tuple[str, str]]:
 
 def _place(key: str) -> int:
     number = key.rpartition("_")[2]
-    return int(number) if number.isdecimal() else -1
+    return int(number) if number.isascii() and number.isdecimal() and len(number) < 9 else -1
 
 
 def _check_labels(choices: Sequence[str], where: str) -> None:
     if tuple(choice.strip() for choice in choices) not in LABELS:
-        shown = ", ".join(repr(choice[:30]) for choice in choices)
+        told = ", ".join(shown(choice, 16) for choice in choices)
         raise ValueError(
-            f"{where}: the scored choices are {shown}, not the answer labels A to D or 1 to 4. "
+            f"{where}: the scored choices are {told}, not the answer labels A to D or 1 to 4. "
             "Scores of whole answers are sums over tokens, and records of scoring cloze need means "
             "per token: use a task with doc_to_choice of labels, such as the harness's own "
             "belebele tasks, or import the accuracies as a CSV table with scoring cloze"
@@ -193,14 +198,22 @@ def _check_labels(choices: Sequence[str], where: str) -> None:
 
 def _logprobs(value: object, where: str) -> tuple[float, ...]:
     """Four log-probabilities out of [logprob, is_greedy] pairs; the harness writes them as text."""
-    try:
-        numbers = tuple(float(pair[0]) for pair in value)  # type: ignore[attr-defined]
-    except (TypeError, ValueError, IndexError, KeyError):
-        numbers = ()
+    pairs = value if isinstance(value, list) else []
+    numbers = tuple(_number(pair[0]) for pair in pairs if isinstance(pair, list) and len(pair) == 2)
     # Rounding may leave a logarithm a little above 0, which records allow; NaN fails this too.
     if len(numbers) != 4 or not all(-math.inf < number <= 1e-6 for number in numbers):
         raise ValueError(
-            f"{where}: filtered_resps is {value!r:.120}; it must hold four pairs of a "
+            f"{where}: filtered_resps is {shown(value)}; it must hold four pairs of a "
             "finite log-probability, at most 0, and whether it is the greedy one"
         )
     return numbers
+
+
+def _number(value: object) -> float:
+    """The number, or the number that a text is; NaN if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+# Signs of a model's name.
+MAX_NAME = 500
+
 
 @dataclass(frozen=True)
 class ImportedRun:

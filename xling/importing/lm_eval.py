@@ -6,7 +6,6 @@ The harness (https://github.com/EleutherAI/lm-evaluation-harness; read as 0.4.13
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,11 @@ import pandas as pd
 
 from xling.data import Item, check_parallel
 from xling.importing.harness_samples import SCORING, Sample, read_samples, sample_records
-from xling.importing.imported import ImportedResults, ImportedRun, files_sha256
+from xling.importing.imported import MAX_NAME, ImportedResults, ImportedRun, files_sha256
 from xling.languages import belebele_codes
 from xling.records import RUN_COLUMNS, check_records
+from xling.shown import listed, named, shown
+from xling.strict_json import parse_json
 
 SAMPLES = "samples_*.jsonl"
 RESULTS = "results_*.json"
@@ -80,7 +81,7 @@ def read_lm_eval(
     if model and len(folders) > 1:
         raise ValueError(
             f"{path} holds samples in {len(folders)} folders, so one model name does not do: leave "
-            f"`model` empty, or give one of {', '.join(map(str, folders))}"
+            f"`model` empty, or give one of {listed(folders)}"
         )
     results_files = {folder: _results_files(folder, members) for folder, members in folders.items()}
     runs = []
@@ -90,7 +91,7 @@ def read_lm_eval(
         if arm == "base" and results.adapters:
             raise ValueError(
                 f"{folder}: the results say that an adapter was loaded "
-                f"({', '.join(sorted(results.adapters))}), so the arm is not base; say which it is"
+                f"({listed(sorted(results.adapters))}), so the arm is not base; say which it is"
             )
         accuracy, records = _read_languages(members, results)
         run = ImportedRun(
@@ -206,13 +207,18 @@ def _read_results(files: Sequence[Path]) -> _Results:
         for task, values in _mapping(content.get("results")).items():
             value = _mapping(values).get("acc,none")
             if isinstance(value, (int, float)):
+                if not 0 <= value <= 1:  # NaN fails this too
+                    raise ValueError(
+                        f"{file}: acc,none of {named(task)} is {shown(value)}, but must lie in "
+                        "0 to 1; copy it again"
+                    )
                 accuracy[task, _results_time(file)] = float(value)
     return _Results(frozenset(models), frozenset(adapters), frozenset(versions), accuracy)
 
 
 def _read_json(file: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file}: not JSON, or cut off ({error}); copy it again") from error
     if not isinstance(content, dict):
@@ -240,7 +246,7 @@ def _model_name(
     found = sorted(results.models)
     if len(found) > 1 and not model:
         raise ValueError(
-            f"{folder}: the results files are of {len(found)} models ({', '.join(found)}); put "
+            f"{folder}: the results files are of {len(found)} models ({listed(found)}); put "
             "each model's files into a folder of its own, or give `model`"
         )
     source = found[0] if len(found) == 1 else ""
@@ -248,6 +254,11 @@ def _model_name(
     if not name:
         raise ValueError(
             f"{folder}: no {RESULTS} says which model this is; add it, or give `model`"
+        )
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(
+            f"{folder}: the model's name is {shown(name)}; a name is one line of {MAX_NAME} signs "
+            "at most: give `model`"
         )
     return source, name
 

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xling.folders import written_file
+from xling.parquet import read_parquet
+from xling.shown import listed, named
 
 ROUTING_SCHEMA = pa.schema(
     [
@@ -107,7 +109,7 @@ def check_routing(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if sorted(map(str, frame.columns)) != sorted(ROUTING_SCHEMA.names):
         raise ValueError(
-            f"routing: columns are {', '.join(map(str, frame.columns))}; needed are exactly "
+            f"routing: columns are {listed(frame.columns)}; needed are exactly "
             f"{', '.join(ROUTING_SCHEMA.names)}"
         )
     if frame.empty:
@@ -116,8 +118,10 @@ def check_routing(frame: pd.DataFrame) -> pd.DataFrame:
         ordered = frame[ROUTING_SCHEMA.names]
         table = pa.Table.from_pandas(ordered, schema=ROUTING_SCHEMA, preserve_index=False)
         table.validate(full=True)
-    except (pa.ArrowException, ValueError) as error:
-        raise ValueError(f"routing: a column has a wrong type or an empty value: {error}") from None
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"routing: a column has a wrong type or an empty value: {named(str(error), 200)}"
+        ) from None
     checked: pd.DataFrame = table.to_pandas().sort_values(_KEY, ignore_index=True)
     _refuse(checked, checked.duplicated(_KEY), "is there twice; keep one")
     _check_grid(checked)
@@ -155,12 +159,10 @@ def read_routing(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such routing file")
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as source:
-            frame = source.read().to_pandas()
-    except (pa.ArrowException, ValueError, OSError) as error:
+        frame = read_parquet(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path}: the parquet file is truncated or corrupt ({error}); fetch it again, or "
-            "repeat the run that wrote it"
+            f"{path}: {error}; fetch it again, or repeat the run that wrote it"
         ) from error
     try:
         return check_routing(frame)
@@ -225,7 +227,8 @@ def _check_grid(frame: pd.DataFrame) -> None:
     fewest = rows.idxmin()
     raise ValueError(
         f"routing: {sizes[0]} languages, {sizes[1]} layers and {sizes[2]} experts make "
-        f"{np.prod(sizes)} rows, not {len(frame)}; fewest has {fewest} ({rows.min()}); write all "
+        f"{np.prod(sizes)} rows, not {len(frame)}; fewest has {named(str(fewest))} "
+        f"({rows.min()}); write all "
         "languages of one model, and no other"
     )
 
@@ -234,5 +237,6 @@ def _refuse(frame: pd.DataFrame, bad: pd.Series, words: str) -> None:
     if bad.any():
         row = frame.iloc[int(np.argmax(bad))]
         raise ValueError(
-            f"routing: {row['language']}, layer {row['layer']}, expert {row['expert']} {words}"
+            f"routing: {named(row['language'])}, layer {row['layer']}, expert {row['expert']} "
+            f"{words}"
         )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xling.strict_json import parse_json
+
 
 def answer_key(mode: str, tokens: Sequence[int]) -> str:
     """Name of an answer: hexadecimal sha256 of what is asked and of the prompt's tokens.
@@ -57,11 +59,12 @@ class KeptAnswers:
             try:
                 key, answer = _from_line(line)
                 self._answers[key] = answer
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except ValueError as error:
                 raise ValueError(
                     f"{path}, line {number}, is not a kept answer ({error}); delete the line, and "
                     "its item is asked again"
                 ) from error
+            self._answers[key] = answer
         if finished < len(whole):
             with path.open("r+b") as file:
                 file.truncate(finished)
@@ -74,10 +77,15 @@ def _to_line(key: str, answer: dict[str, Any]) -> bytes:
 
 
 def _from_line(line: bytes) -> tuple[str, dict[str, Any]]:
-    kept = json.loads(line)
-    if _sha256(kept["content"]) != kept["sha256"]:
+    """Key and answer of a line; ValueError if it is not one."""
+    kept = parse_json(line)
+    if not isinstance(kept, dict) or not isinstance(kept.get("content"), str):
+        raise ValueError("it is no object with a content")
+    if _sha256(kept["content"]) != kept.get("sha256"):
         raise ValueError("its checksum is another one")
-    answer = json.loads(kept["content"])
+    answer = parse_json(kept["content"])
+    if not isinstance(answer, dict) or not isinstance(answer.get("key"), str):
+        raise ValueError("it is no object with a key")
     return answer.pop("key"), answer
 
 

@@ -1,41 +1,50 @@
-"""Parquet files that are whole, or said to be cut off."""
+"""Reads parquet files of any origin as far as their pages and text are whole."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xling.shown import named
+
 MAGIC = b"PAR1"
 # Of the footer, whose length and magic end a file.
 _ENDING = 4 + len(MAGIC)
+_INDEX = re.compile(r"__index_level_\d+__")
 
 
-def read_parquet(path: Path, *, remedy: str) -> pd.DataFrame:
-    """Read a whole parquet file, with the checksums of its pages where it has them.
+def read_parquet(path: Path, *, remedy: str = "") -> pd.DataFrame:
+    """The columns of a parquet file.
+
+    What pandas writes beside the data is not looked at: no checksum covers it. An index without a
+    name is left out.
 
     Args:
-        path: The file.
-        remedy: What to do about one that is damaged.
+        path: the file; pages that have checksums are checked.
+        remedy: what to do about one that is damaged.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is cut off, corrupt or no parquet file; names file and remedy.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, corrupt or no parquet file, or a text is not UTF-8; one
+            line, which names file and remedy if there is one.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     try:
         # ParquetFile and not read_table: the latter makes columns of folder names like `a=b`.
         with pq.ParquetFile(path, page_checksum_verification=True) as source:
-            frame: pd.DataFrame = source.read().to_pandas()
+            table = source.read()
+        table.validate(full=True)
+        frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas()
     except (pa.ArrowException, ValueError, OSError) as error:
-        what = cut_off(path) or str(error)
-        raise ValueError(
-            f"{path}: the parquet file is truncated or corrupt: {what}; {remedy}"
-        ) from error
-    return frame
+        reason = cut_off(path) or named(" ".join(str(error).split()), 200)
+        what = f"the parquet file is truncated or corrupt ({reason})"
+        raise ValueError(f"{path}: {what}; {remedy}" if remedy else what) from error
+    return frame.loc[:, [not _INDEX.fullmatch(str(name)) for name in frame.columns]]
 
 
 def cut_off(path: Path) -> str:

@@ -1,0 +1,83 @@
+"""What a user is told of an error, instead of its traceback.
+
+It imports nothing heavy: commands need it before they do anything.
+"""
+
+import sys
+import traceback
+from pathlib import Path
+
+from xling.ending import without_password
+from xling.folders import DISK_ERRORS
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("xling", "analysis", "entrypoints")
+# A message that is longer is no message.
+MOST_SIGNS = 6000
+
+
+def message_of(error: Exception) -> str:
+    """An error's own message, where this package wrote it for a user; else also its place.
+
+    Args:
+        error: what a command raised.
+
+    Returns:
+        The message without passwords. An error that no input should bring about is called a
+        defect; memory that ran out is said with the place.
+    """
+    text, kind, place = str(error).strip(), type(error).__name__, _place_of(error)
+    if isinstance(error, MemoryError):
+        message = f"memory ran out at {place} ({text or kind}); --debug shows the traceback"
+    elif not text or not _is_plain(error):
+        message = (
+            f"this is a defect of this package: {kind} at {place}{': ' if text else ''}{text}\n"
+            "Please report it with what --debug shows (under `mlflow run`: XLING_DEBUG=1)"
+        )
+    else:
+        message = text + _disk_remedy(error)
+        if isinstance(error, (ValueError, RuntimeError)) and not _is_ours(error):
+            # A library's words need not say what they are about.
+            message += f" ({kind} at {place}; --debug shows the traceback)"
+    message = without_password(message)
+    return message if len(message) <= MOST_SIGNS else f"{message[:MOST_SIGNS]}… (--debug shows all)"
+
+
+def _is_plain(error: Exception) -> bool:
+    """Whether an error's message is all that a user needs."""
+    if isinstance(error, (RecursionError, NotImplementedError)):
+        return False
+    if isinstance(error, (ValueError, OSError, RuntimeError)):
+        return True
+    tracking = sys.modules.get("xling.tracking")
+    return tracking is not None and isinstance(error, tracking.MlflowException)
+
+
+def _place_of(error: Exception) -> str:
+    """File and line of the innermost frame in this package's own code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{name}:{frame.lineno}" for frame in frames if (name := _own_file(frame))]
+    return places[-1] if places else "an unknown place"
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether a `raise` of this package made the error; a library's C code has no frame."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames and _own_file(frames[-1]) and (frames[-1].line or "").startswith("raise"))
+
+
+def _own_file(frame: traceback.FrameSummary) -> str:
+    """Path of a frame's file in the project; empty if it is not the package's."""
+    path = Path(frame.filename)
+    if not path.is_relative_to(ROOT) or path.relative_to(ROOT).parts[0] not in ROOMS:
+        return ""
+    return path.relative_to(ROOT).as_posix()
+
+
+def _disk_remedy(error: Exception) -> str:
+    if getattr(error, "errno", None) not in DISK_ERRORS:
+        return ""
+    return (
+        "\nFree the disk, or point XDG_STATE_HOME, XDG_CACHE_HOME, TMPDIR and "
+        "MLFLOW_TRACKING_URI at places that can be written; what was computed before is kept"
+    )

@@ -1,0 +1,55 @@
+"""Values as messages show them: one line, short, with signs that cannot be seen written out."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+
+# Signs of one value in a message: enough to find it by.
+MOST = 80
+
+
+class _Short(reprlib.Repr):
+    """repr of the beginning of a value, however long or deep it is."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = most
+        self.maxlevel = 2
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 4
+
+    def repr_int(self, x: int, level: int) -> str:
+        """The number, or its size: Python refuses to write out thousands of digits."""
+        bits = x.bit_length()
+        return repr(x) if bits <= self.maxlong * 3 else f"a whole number of {bits} bits"
+
+    def repr_str(self, x: str, level: int) -> str:
+        """The text's beginning; less of it where signs have to be written out."""
+        kept = self.maxstring
+        while kept > 8 and len(repr(x[:kept])) > self.maxstring + 20:
+            kept //= 2
+        return repr(x if len(x) <= kept else f"{x[:kept]}…")
+
+
+def shown(value: object, most: int = MOST) -> str:
+    """A value as Python writes it, cut to about `most` signs a text, and four values a list."""
+    return " ".join(_Short(most).repr(value).split("\n"))
+
+
+def named(text: str, most: int = MOST) -> str:
+    """A name without quotes: itself, if it is short and all of it can be seen."""
+    return text if len(text) <= most and text.isprintable() else shown(text, most)
+
+
+def both_ends(text: str, most: int = 120) -> str:
+    """An id, whose end tells it from others as its beginning does; cut in the middle if long."""
+    if len(text) > most:
+        text = f"{text[: most * 2 // 3]}…{text[-(most // 3) :]}"
+    return text if text.isprintable() else shown(text, most)
+
+
+def listed(names: Iterable[object], most: int = 10) -> str:
+    """Names separated by commas; of more than `most`, how many more there are."""
+    every = [named(str(name), MOST // 2) for name in names]
+    more = [f"… ({len(every) - most} more)"] if len(every) > most else []
+    return ", ".join(every[:most] + more)
