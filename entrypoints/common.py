@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from xling.ending import Terminated
+from xling.masking import mask_output
 from xling.messages import message_of
 from xling.settings import ARMS, LARGEST, REASONING, SCORING
 from xling.shown import MOST, named, shown
@@ -255,6 +256,7 @@ def errors_told() -> Iterator[None]:
 
 def _prepare_process() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    mask_output()
     for room in ("xling", "analysis"):
         logging.getLogger(room).setLevel(logging.DEBUG if os.environ.get(DEBUG) else logging.INFO)
     # Bars of a few small files, and one library's warnings about another, hide what matters.

@@ -2,10 +2,10 @@
 
 import click
 
-from entrypoints.common import entry_point
+from entrypoints.common import OneMessage, entry_point
 
 
-@click.command()
+@click.command(cls=OneMessage)
 @entry_point
 def main() -> None:
     """Send the runs that wait on this machine for the tracking store, each exactly once."""

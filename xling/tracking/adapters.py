@@ -22,6 +22,7 @@ from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS
 from xling.requirements import adapter_requirements
 from xling.sealed import files_sha256
+from xling.serving_limits import LIMITS, default_limits
 from xling.tracking.outbox.entry import ADAPTER
 from xling.tracking.outbox.post import outbox
 from xling.tracking.outbox.reading import adapter_id, find_waiting_adapter, latest_id
@@ -100,7 +101,7 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
             path=str(temporary),
             python_model=str(ROOT / "adapter_model.py"),
             artifacts={ADAPTER: str(folder)},
-            model_config={**settings, FILES_SHA256: digest},
+            model_config={LIMITS: default_limits(), **settings, FILES_SHA256: digest},
             signature=adapter_signature(),
             code_paths=[str(ROOT)],
             pip_requirements=adapter_requirements(),
@@ -260,6 +261,8 @@ def _new_version(client: MlflowClient, name: str, model_id: str) -> str:
 
 
 def _version_of(client: MlflowClient, name: str, model_id: str) -> str | None:
+    if "'" in name or "\\" in name:  # the name of a model that others logged
+        raise ValueError(f"{name!r} is no name for a registered model: it holds quotes")
     for version in client.search_model_versions(f"name = '{name}'"):
         if version.source == f"models:/{model_id}" or version.model_id == model_id:
             return str(version.version)

@@ -154,7 +154,8 @@ def store_errors() -> tuple[type[Exception], ...]:
     """What MLflow raises where a store fails; a database that it cannot open comes out as is."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, OSError, requests.RequestException, SQLAlchemyError)
+    # ImportError: the driver of a database is not installed.
+    return (MlflowException, OSError, requests.RequestException, SQLAlchemyError, ImportError)
 
 
 def check_server(*, timeout: float = 10.0) -> None:
