@@ -1,7 +1,6 @@
 """Opens the tracking store: sends what waits, and ends runs whose process is no more."""
 
 import logging
-import os
 import socket
 
 from mlflow import MlflowClient
@@ -16,9 +15,6 @@ from xling.tracking.store import (
     check_server,
     select_experiment,
 )
-
-# MLflow's own seven tries of a call take four minutes; what fails here is tried again later.
-DEFAULT_TRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +31,6 @@ def check_store(*, timeout: float = 10.0) -> None:
         StoreSilent: it does not answer, or does not know this account; the message says what to
             do.
     """
-    for name, value in DEFAULT_TRIES.items():
-        os.environ.setdefault(name, value)
     check_server(timeout=timeout)
     check_account()
 

@@ -17,6 +17,8 @@ from xling.ending import without_password
 from xling.folders import state_folder
 
 DEFAULT_EXPERIMENT = "xling"
+# MLflow's own seven tries of a call take four minutes; what fails here is tried again later.
+DEFAULT_TRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 # What MLflow makes of the HTTP codes 401 and 403.
 UNAUTHENTICATED, PERMISSION_DENIED = "UNAUTHENTICATED", "PERMISSION_DENIED"
 
@@ -161,12 +163,16 @@ def store_errors() -> tuple[type[Exception], ...]:
 def check_server(*, timeout: float = 10.0) -> None:
     """Checks that a tracking server answers; leaves no trace, and does nothing for a local store.
 
+    From then on MLflow tries its calls a few times only, unless the user says how often.
+
     Args:
         timeout: seconds to wait.
 
     Raises:
         StoreSilent: it does not answer.
     """
+    for name, value in DEFAULT_TRIES.items():
+        os.environ.setdefault(name, value)
     if _is_server():
         _check_server(str(mlflow.get_tracking_uri()), timeout)
 

@@ -190,7 +190,8 @@ def waiting() -> list[Waiting]:
     known = link(store_key())
     for pause in LAST_PAUSES:
         known.next_try = 0.0
-        deliver_waiting()
+        if _answers(known):
+            deliver_waiting()
         if all(each.head.id in known.refused for each in entries(outbox()) if each.ended):
             break
         time.sleep(pause)
