@@ -203,7 +203,11 @@ def entry_point(command: Command) -> Command:
         _prepare_process()
         with errors_told():
             check_started_alone(command)
-            value = command(*arguments, **options)
+            try:
+                value = command(*arguments, **options)
+            except Exception:
+                _say_what_waits()
+                raise
         if _say_what_waits():
             raise click.ClickException("not all results reached the tracking store: see above")
         return value
@@ -259,6 +263,9 @@ def _prepare_process() -> None:
     mask_output()
     for room in ("xling", "analysis"):
         logging.getLogger(room).setLevel(logging.DEBUG if os.environ.get(DEBUG) else logging.INFO)
+    # Of each try that fails; what comes of them is said in a line of our own.
+    tries = logging.DEBUG if os.environ.get(DEBUG) else logging.ERROR
+    logging.getLogger("urllib3.connectionpool").setLevel(tries)
     # Bars of a few small files, and one library's warnings about another, hide what matters.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")

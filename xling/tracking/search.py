@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from xling.ending import without_password
 from xling.folders import cache_folder
 from xling.tracking.logged import LoggedRun
-from xling.tracking.outbox.post import outbox
+from xling.tracking.outbox.post import is_silent, outbox
 from xling.tracking.outbox.reading import find_entry, finished_before, finished_here, logged
 from xling.tracking.runs import active_experiment, is_active
 from xling.tracking.store import (
@@ -47,15 +47,20 @@ def find_finished(fingerprint: str, *, kind: str, study: str) -> LoggedRun | Non
         f"tags.`xling.fingerprint` = '{fingerprint}' and tags.`xling.kind` = '{kind}' "
         f"and tags.`xling.study` = '{_quotable(study)}' and attributes.status = 'FINISHED'"
     )
-    try:
-        with asking_store():
-            runs = _search(query, [active_experiment().id], most=1)
-    except StoreUnavailable as error:
-        if not is_active():
-            raise
-        logger.warning("%s\nWhether it has a finished run of this cell is not known", error)
-        return finished_before(outbox(), fingerprint, kind=kind, study=study)
-    return runs[0] if runs else None
+    if not (is_active() and is_silent()):
+        try:
+            with asking_store():
+                runs = _search(query, [active_experiment().id], most=1)
+            return runs[0] if runs else None
+        except StoreUnavailable:
+            if not is_active():
+                raise
+    logger.warning(
+        "whether the tracking store has this %s already cannot be asked: what this machine knows "
+        "decides",
+        kind,
+    )
+    return finished_before(outbox(), fingerprint, kind=kind, study=study)
 
 
 def find_runs(*, kind: str, study: str, experiment: str = "") -> list[LoggedRun]:

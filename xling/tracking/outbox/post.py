@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from xling.tracking.store import StoreSilent, check_server, store_errors, store_
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
 # Seconds between the last tries of a process: a database may be locked for a moment.
 LAST_PAUSES = (1.0, 3.0, 0.0)
+MOST_SIGNS = 200
+_CAUSE = re.compile(r"\[Errno \d+\] [\w ]+|too many \d+ error responses|Read timed out")
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ class Link:
         if not self.silent:
             logger.warning(
                 "the tracking store %s does not answer (%s); work goes on, and results wait in %s",
-                tracking_uri(), _first_line(reason), outbox(),
+                tracking_uri(), _in_short(reason), outbox(),
             )  # fmt: skip
         self.silent = reason
         self.next_try = time.monotonic() + self.pause
@@ -149,6 +152,12 @@ def deliver_waiting() -> int:
     return sent
 
 
+def is_silent() -> bool:
+    """Whether the store did not answer just now, and is not to be asked again yet."""
+    known = link(store_key())
+    return bool(known.silent) and time.monotonic() < known.next_try
+
+
 def finish(entry: Entry) -> None:
     """Removes an ended entry that the store has all of."""
     note_finished(outbox(), entry)
@@ -189,12 +198,12 @@ def waiting() -> list[Waiting]:
     """
     known = link(store_key())
     for pause in LAST_PAUSES:
+        if all(each.head.id in known.refused for each in entries(outbox()) if each.ended):
+            break
         known.next_try = 0.0
         if _answers(known):
             deliver_waiting()
-        if all(each.head.id in known.refused for each in entries(outbox()) if each.ended):
-            break
-        time.sleep(pause)
+        time.sleep(pause if _ended_entries() else 0.0)
     process = str(os.getpid())
     return [
         Waiting(
@@ -216,7 +225,7 @@ def account() -> Account:
     size = sum(each.bytes for each in left) / 1e6
     number = "1 run waits" if len(left) == 1 else f"{len(left)} runs wait"
     lines = [f"{number} ({size:.1f} MB) in {outbox()} for {tracking_uri()}:"]
-    lines += [f"  {each.name}: {each.status}; {_first_line(each.reason)}" for each in left]
+    lines += [f"  {each.name}: {each.status}; {_in_short(each.reason)}" for each in left]
     lines += [
         "Nothing is lost. They are sent by: mlflow run . -e sync --env-manager local (or any other "
         "command, which sends them first)",
@@ -293,6 +302,8 @@ def _reason(error: Exception) -> str:
     return without_password(str(error)) or type(error).__name__
 
 
-def _first_line(text: str) -> str:
-    line = text.strip().splitlines()[0]
-    return line if len(line) <= 200 else f"{line[:200]}…"
+def _in_short(reason: str) -> str:
+    """What a store's failure comes down to: the innermost cause where it names one."""
+    cause = _CAUSE.search(reason)
+    line = cause[0] if cause else reason.strip().splitlines()[0]
+    return line if len(line) <= MOST_SIGNS else f"{line[:MOST_SIGNS]}…"
