@@ -203,7 +203,7 @@ def waiting() -> list[Waiting]:
         known.next_try = 0.0
         if _answers(known):
             deliver_waiting()
-        time.sleep(pause if _ended_entries() else 0.0)
+        time.sleep(pause if any(each.ended for each in entries(outbox())) else 0.0)
     process = str(os.getpid())
     return [
         Waiting(
