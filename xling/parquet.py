@@ -28,12 +28,9 @@ def read_parquet(path: Path, *, remedy: str = "") -> pd.DataFrame:
         remedy: what to do about one that is damaged.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, corrupt or no parquet file, or a text is not UTF-8; one
-            line, which names file and remedy if there is one.
+        ValueError: the file is not there, truncated, corrupt or no parquet file, or a text is not
+            UTF-8; one line, which names file and remedy if there is one.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
     try:
         # ParquetFile and not read_table: the latter makes columns of folder names like `a=b`.
         with pq.ParquetFile(path, page_checksum_verification=True) as source:
@@ -41,7 +38,7 @@ def read_parquet(path: Path, *, remedy: str = "") -> pd.DataFrame:
         table.validate(full=True)
         frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas()
     except (pa.ArrowException, ValueError, OSError) as error:
-        reason = cut_off(path) or named(" ".join(str(error).split()), 200)
+        reason = (path.is_file() and cut_off(path)) or named(" ".join(str(error).split()), 200)
         what = f"the parquet file is truncated or corrupt ({reason})"
         raise ValueError(f"{path}: {what}; {remedy}" if remedy else what) from error
     return frame.loc[:, [not _INDEX.fullmatch(str(name)) for name in frame.columns]]

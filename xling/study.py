@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from xling.distributed.batches import per_process
 from xling.settings import (
     ARMS,
-    LONGEST_NAME,
+    LONGEST_STUDY_NAME,
     REASONING,
     SCORING,
     Arm,
@@ -75,7 +75,7 @@ class Study(Strict):
         scoring: how prompts are batched.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=LONGEST_NAME)
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=LONGEST_STUDY_NAME)
     origin: str = Field(default="", exclude=True)
     description: str = ""
     models: tuple[ModelSettings, ...] = Field(min_length=1)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from analysis.simulation.answers import SimulatedAnswers, run_count, run_records, simulate_correct
 from analysis.simulation.design import BRANCH, SOURCE, Design
 from xling import tracking
+from xling.settings import LONGEST_STUDY_NAME
 from xling.study import Study
 from xling.tracking.evaluations import log_evaluation
 
@@ -26,12 +27,17 @@ _DECIDING_FILES = ("answers.py", "design.py", "probabilities.py", "sheets.py")
 def study_name(design: Design, seed: int, name: str = "") -> str:
     """The name given, or ``simulated`` and what differs from the default design.
 
-    Such as ``simulated-effect-0_1-seed-3``: letters, digits, _ and - only.
+    Such as ``simulated-effect-0_1-seed-3``: letters, digits, _ and - only. Where much differs, a
+    hash stands for the end of it.
     """
     if name:
         return name
     changed = design.changed() | ({"seed": seed} if seed else {})
-    return "-".join(["simulated", *(_in_a_name(key, value) for key, value in changed.items())])
+    whole = "-".join(["simulated", *(_in_a_name(key, value) for key, value in changed.items())])
+    if len(whole) <= LONGEST_STUDY_NAME:
+        return whole
+    ending = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return f"{whole[: LONGEST_STUDY_NAME - len(ending) - 1]}-{ending}"
 
 
 def log_simulation(

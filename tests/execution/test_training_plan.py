@@ -18,6 +18,7 @@ from xling.execution.training_plan import (
 )
 from xling.models import BaseShelf, locate_model
 from xling.planning import fits
+from xling.sealed import written_sealed
 from xling.study import Study
 
 MEMORY_USE = ("gradient_checkpointing", "plain_copy", "pass_rows", "pass_tokens")
@@ -56,9 +57,10 @@ def use_of(how: Training) -> dict[str, object]:
 
 def leave_a_checkpoint(work: Path) -> None:
     folder = work / CHECKPOINTS / "checkpoint-4"
-    folder.mkdir(parents=True)
-    (folder / STATE).touch()
-    (folder / PROGRESS).write_text('{"global_step": 4}', encoding="utf-8")
+    folder.parent.mkdir(parents=True)
+    with written_sealed(folder) as temporary:
+        (temporary / STATE).touch()
+        (temporary / PROGRESS).write_text('{"global_step": 4}', encoding="utf-8")
 
 
 def test_a_training_that_goes_on_computes_as_before(study, tmp_path, monkeypatch) -> None:

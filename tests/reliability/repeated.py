@@ -16,7 +16,7 @@ from xling.records import read_records
 # What a clock or the machine's memory decides, and no result.
 MEASURED = ("system/", "tokens_per_second", "train_seconds", "peak_memory_bytes")
 # Files that name runs, whose ids are drawn.
-NAMING_RUNS = ("report.html", "runs.json")
+NAMING_RUNS = ("report.html", "runs.json", "summary.txt")
 
 
 class Repetition:

@@ -185,7 +185,7 @@ def test_kept_answers_are_those_that_were_put_or_refused(tmp_path: Path) -> None
         for line in whole.split(b"\n"):
             if line.strip():
                 row = json.loads(line)
-                assert again[row.pop("key")] is not None
+                assert again[json.loads(row["content"])["key"]] is not None
         again.put("new", {"text": "y"})
         assert KeptAnswers(path)["new"] == {"text": "y"}
         return "accepted"

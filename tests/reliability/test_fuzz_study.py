@@ -13,6 +13,7 @@ import yaml
 from tests.reliability.fuzzing import TEXTS, any_value, damaged, refused, sweep, write
 from xling.languages import belebele_codes
 from xling.prompts import fill_template
+from xling.settings import LONGEST_NAME, LONGEST_STUDY_NAME
 from xling.study import Study
 from xling.study_files import MOST_PROBLEMS, load_study, parse_study, study_names
 
@@ -56,8 +57,12 @@ def check_study(study: Study) -> None:
     assert len({cell.name for cell in study.cells()}) == len(study.cells()) > 0
     assert set(study.languages.evaluated) <= set(belebele_codes())
     for model in study.models:
-        assert 0 < len(model.label) <= 100 and model.label.strip(".") and model.label.isprintable()
-    assert 0 < len(study.name) <= 100
+        assert (
+            0 < len(model.label) <= LONGEST_NAME
+            and model.label.strip(".")
+            and model.label.isprintable()
+        )
+    assert 0 < len(study.name) <= LONGEST_STUDY_NAME
     assert study.training.learning_rate < float("inf")
     for section in study.model_dump(mode="json").values():
         for value in section.values() if isinstance(section, dict) else ():
@@ -221,7 +226,7 @@ def test_aliases_and_merges_say_what_they_repeat() -> None:
         ("models.0.lora_modules", "(", "models.0.lora_modules: is no regular expression"),
         ("models.0.name", "..", "models.0"),
         ("models.0.name", "a" * 101, "models.0: id 'gemma3-270m' makes the name 'aaa"),
-        ("name", "a" * 101, "name"),
+        ("name", "a" * 151, "name"),
         ("lora.r", 10**12, "lora.r"),
         ("training.learning_rate", 10**400, "training.learning_rate"),
         ("data.held_out", 2**63, "data.held_out"),

@@ -18,7 +18,7 @@ from entrypoints.register import main as register
 from tests.place import ROOT
 from xling import tracking
 from xling.models.weights import find_recipe
-from xling.settings import LONGEST_NAME, ModelSettings
+from xling.settings import LONGEST_STUDY_NAME, ModelSettings
 from xling.study_files import load_study, parse_study
 from xling.tracking.evaluations import log_evaluation
 
@@ -42,7 +42,7 @@ HOSTILE = (
     "%s",
     "\u202eabc",
     "é",
-    "a" * (LONGEST_NAME + 1),
+    "a" * (LONGEST_STUDY_NAME + 1),
 )
 
 
@@ -80,6 +80,10 @@ def selected(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
 
 
+# A null character is refused while the file is read.
+NULL = "not YAML that holds settings: line "
+
+
 def yaml_of(**changes: object) -> str:
     import yaml
 
@@ -89,7 +93,9 @@ def yaml_of(**changes: object) -> str:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_study_of_a_hostile_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"mine\.yaml is not a valid study:\n  name: ") as refused:
+    with pytest.raises(
+        ValueError, match=rf"mine\.yaml is (not a valid study:\n  name: |{NULL})"
+    ) as refused:
         parse_study(yaml_of(name=name), where="mine.yaml")
     assert len(str(refused.value)) < 500
 
@@ -111,7 +117,7 @@ def test_a_language_of_a_hostile_code_is_refused(name: str) -> None:
     import yaml
 
     languages = yaml.safe_load(load_study("demo").to_yaml())["languages"]
-    with pytest.raises(ValueError, match="is not a valid study:\n  languages.target: "):
+    with pytest.raises(ValueError, match=f"is (not a valid study:\n  languages.target: |{NULL})"):
         parse_study(yaml_of(languages=languages | {"target": [name]}), where="mine.yaml")
 
 
@@ -192,8 +198,8 @@ def foreign(store: Path, tmp_path: Path) -> Path:
 def test_a_foreign_model_is_fetched_and_not_run(foreign: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a model, but no adapter that this package logged"):
         tracking.fetch_adapter("models:/plain@x", tmp_path / "plain")
-    fetched = tracking.fetch_adapter("models:/posing@x", tmp_path / "posing")
-    assert fetched.settings["weights"] == "sha256:0"
+    with pytest.raises(ValueError, match="has no checksums of its files"):
+        tracking.fetch_adapter("models:/posing@x", tmp_path / "posing")
     assert not foreign.exists()
 
 

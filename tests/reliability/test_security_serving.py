@@ -46,7 +46,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Iterator[tup
         "quantise": "none",
         "prompt": asdict(PromptFormat()),
     }
-    with mlflow.start_run():
+    with tracking.tracked_run("finetune", name="n", study="s", params={}, tags={}):
         model_id = tracking.log_adapter(folder / "adapter", settings=settings)
     yield f"models:/{model_id}", folder
     mlflow.set_tracking_uri(None)

@@ -157,6 +157,8 @@ def check_unchanged(recipe: Recipe, weights: Weights) -> None:
     """
     if recipe.weights is not None or not Path(recipe.repository).is_dir():
         return
+    if not weights.identity:
+        return  # of a model that was not located by its name
     found = f"sha256:{folder_sha256(Path(recipe.repository))}"
     if found != weights.identity:
         raise ValueError(

@@ -83,7 +83,7 @@ def _from_line(line: bytes) -> tuple[str, dict[str, Any]]:
         raise ValueError("it is no object with a content")
     if _sha256(kept["content"]) != kept.get("sha256"):
         raise ValueError("its checksum is another one")
-    answer = parse_json(kept["content"])
+    answer = parse_json(kept["content"].encode())
     if not isinstance(answer, dict) or not isinstance(answer.get("key"), str):
         raise ValueError("it is no object with a key")
     return answer.pop("key"), answer
