@@ -27,8 +27,6 @@ SCORING: tuple[Scoring, ...] = get_args(Scoring)
 NAME = r"^[A-Za-z0-9._-]*$"
 # Names are parts of paths, runs and registered models, which take no more.
 LONGEST_NAME = 100
-# A study's name stands before a model's in the registry, which takes 256 letters.
-LONGEST_STUDY_NAME = 150
 DEFAULT_INSTRUCTION = (
     "Think step by step about the passage and the question in a few sentences, then answer."
 )

@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from xling.distributed.batches import per_process
 from xling.settings import (
     ARMS,
-    LONGEST_STUDY_NAME,
     REASONING,
     SCORING,
     Arm,
@@ -29,6 +28,9 @@ from xling.settings_data import DataSettings, LanguageSettings
 from xling.shown import shown
 
 NEXT_LINE = "\x85"
+
+# It stands before a model's name in the registry, which takes 256 letters.
+LONGEST_STUDY_NAME = 150
 
 
 @dataclass(frozen=True)

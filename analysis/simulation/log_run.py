@@ -16,8 +16,7 @@ from tqdm import tqdm
 from analysis.simulation.answers import SimulatedAnswers, run_count, run_records, simulate_correct
 from analysis.simulation.design import BRANCH, SOURCE, Design
 from xling import tracking
-from xling.settings import LONGEST_STUDY_NAME
-from xling.study import Study
+from xling.study import LONGEST_STUDY_NAME, Study
 from xling.tracking.evaluations import log_evaluation
 
 ENTRY_POINT = "simulate"

@@ -35,7 +35,7 @@ from analysis.simulation.sheets import PRIOR_SHARES
 from entrypoints.simulate import main
 from xling import tracking
 from xling.records import LOGPROB_COLUMNS, check_records, read_records
-from xling.settings import LONGEST_STUDY_NAME
+from xling.study import LONGEST_STUDY_NAME
 from xling.tracking.evaluations import log_evaluation
 
 WHOLE = Design(

@@ -13,8 +13,8 @@ import yaml
 from tests.reliability.fuzzing import TEXTS, any_value, damaged, refused, sweep, write
 from xling.languages import belebele_codes
 from xling.prompts import fill_template
-from xling.settings import LONGEST_NAME, LONGEST_STUDY_NAME
-from xling.study import Study
+from xling.settings import LONGEST_NAME
+from xling.study import LONGEST_STUDY_NAME, Study
 from xling.study_files import MOST_PROBLEMS, load_study, parse_study, study_names
 
 TEXT = {name: load_study(name).to_yaml() for name in study_names()}

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tests.reliability.stores import describe_store
 from tests.tracking_servers import Proxy, Server, running_server
 from xling import tracking
-from xling.tracking.outbox import post
+from xling.tracking.outbox import link as links
 from xling.tracking.outbox.entry import entries
 
 pytestmark = pytest.mark.slow
@@ -43,13 +43,13 @@ def proxy(server: Server, monkeypatch: pytest.MonkeyPatch, request) -> Iterator[
         "MLFLOW_EXPERIMENT_NAME": f"{EXPERIMENT}-{request.node.name}",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(post, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(links, "FIRST_PAUSE", 0.05)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
     mlflow.set_tracking_uri(made.uri)
     yield made
     made.close()
     mlflow.set_tracking_uri(None)
-    post.link.cache_clear()
+    links.link.cache_clear()
 
 
 def log_a_study(folder: Path) -> None:
@@ -112,7 +112,7 @@ def test_faults_at_seeded_requests_lose_nothing_and_double_nothing(
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"{name}-{seed}")
         monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / f"state-{seed}"))
-        post.link.cache_clear()
+        links.link.cache_clear()
         proxy.fault = lambda *request: ""
         tracking.open_store()
         begun = False
@@ -196,7 +196,7 @@ def test_nothing_begins_where_the_outermost_run_cannot(server, proxy, tmp_path):
         tracking.tracked_run("study", name="outer", study="s", params={}, tags={}),
     ):
         pytest.fail("the block must not begin")
-    assert entries(post.outbox()) == []
+    assert entries(links.outbox()) == []
 
 
 def test_a_finished_run_that_another_machine_made_meanwhile_is_not_doubled(

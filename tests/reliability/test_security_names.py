@@ -18,7 +18,8 @@ from entrypoints.register import main as register
 from tests.place import ROOT
 from xling import tracking
 from xling.models.weights import find_recipe
-from xling.settings import LONGEST_STUDY_NAME, ModelSettings
+from xling.settings import ModelSettings
+from xling.study import LONGEST_STUDY_NAME
 from xling.study_files import load_study, parse_study
 from xling.tracking.evaluations import log_evaluation
 

@@ -14,19 +14,18 @@ from xling.tracking.adapters import (
 from xling.tracking.commands import run_command
 from xling.tracking.evaluations import log_evaluation, log_records_file
 from xling.tracking.logged import LoggedRun
-from xling.tracking.opening import check_store, open_store, sync_store
-from xling.tracking.outbox.post import account, delivered
-from xling.tracking.runs import (
+from xling.tracking.logs import (
     log_curve,
     log_data_set,
     log_file,
     log_json,
     log_metrics,
     log_text,
-    note_reuse,
     set_tags,
-    tracked_run,
 )
+from xling.tracking.opening import check_store, open_store, sync_store
+from xling.tracking.outbox.post import account, delivered
+from xling.tracking.runs import note_reuse, tracked_run
 from xling.tracking.search import (
     download_artifact,
     find_finished,

@@ -24,7 +24,7 @@ from xling.requirements import adapter_requirements
 from xling.sealed import files_sha256
 from xling.serving_limits import LIMITS, default_limits
 from xling.tracking.outbox.entry import ADAPTER
-from xling.tracking.outbox.post import outbox
+from xling.tracking.outbox.link import outbox
 from xling.tracking.outbox.reading import adapter_id, find_waiting_adapter, latest_id
 from xling.tracking.outbox.sending import is_final, one_try
 from xling.tracking.runs import active_entry, log_operation

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from xling.records import summarize_records, write_records
-from xling.tracking.runs import log_data_set, log_file, log_metrics, set_tags, tracked_run
+from xling.tracking.logs import log_data_set, log_file, log_metrics, set_tags
+from xling.tracking.runs import tracked_run
 
 RECORDS_FILE = "records.parquet"
 

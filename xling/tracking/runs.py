@@ -1,25 +1,23 @@
-"""Starts runs and logs what they did: to the outbox, and from there to the store."""
+"""Starts and ends runs: in the outbox, and from there in the store."""
 
 import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 import requests
-from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
 from xling.ending import Terminated, without_password
 from xling.folders import state_folder
 from xling.tracking.outbox.entry import Entry, Head
-from xling.tracking.outbox.post import deliver, finish, link, outbox
+from xling.tracking.outbox.link import link, outbox
+from xling.tracking.outbox.post import deliver, finish
 from xling.tracking.processes import process_tags
 from xling.tracking.store import (
     Experiment,
@@ -31,7 +29,6 @@ from xling.tracking.store import (
 )
 from xling.tracking.system_metrics import system_metrics
 
-BATCH = 1000
 MAX_PARAM_LENGTH = 500
 MAX_REASON_LENGTH = 5000
 # How a process that works for another one's run knows of it.
@@ -78,7 +75,7 @@ def tracked_run(
     token = _active.set((*above, run))
     try:
         _begin(run, above)
-        _log({"do": "batch", "params": _as_params(params)})
+        log_operation({"do": "batch", "params": _as_params(params)})
         with _watching(run, _active.get()[:-1]) if kind == "finetune" else nullcontext():
             yield run.run_id
         _end(run, "FINISHED")
@@ -134,88 +131,21 @@ def is_active() -> bool:
 
 def active_run_id() -> str:
     """Id of the active run, or what stands for it."""
-    return _current().run_id
+    return active_entry().run_id
 
 
 def active_entry() -> Entry:
     """The active run's entry in the outbox."""
-    return _current()
-
-
-def set_tags(tags: Mapping[str, str]) -> None:
-    """Sets tags of the active run under ``xling.``."""
-    _log({"do": "batch", "tags": {f"xling.{key}": value for key, value in tags.items()}})
-
-
-def log_metrics(metrics: Mapping[str, float], *, model_id: str = "") -> None:
-    """Logs metrics of the active run in one call.
-
-    Args:
-        metrics: values by name.
-        model_id: logged model that they belong to; empty: none.
-    """
-    if metrics:
-        rows = [[key, float(value), _now(), 0] for key, value in metrics.items()]
-        _log({"do": "batch", "metrics": rows, "model": model_id})
-
-
-def log_curve(rows: Sequence[Mapping[str, float]]) -> None:
-    """Logs a learning curve of the active run: each row has ``step`` and metrics."""
-    now = _now()
-    entries = [
-        [f"train/{key}", float(value), now, int(row["step"])]
-        for row in rows
-        for key, value in row.items()
-        if key != "step"
-    ]
-    for start in range(0, len(entries), BATCH):
-        _log({"do": "batch", "metrics": entries[start : start + BATCH]})
-
-
-def log_file(path: Path, folder: str = "") -> None:
-    """Logs a file or a folder's content as artifacts of the active run."""
-    _log({"do": "file", "path": _current().keep(path), "target": folder})
-
-
-def log_text(text: str, name: str) -> None:
-    """Logs text as an artifact of the active run."""
-    folder, _, file = name.rpartition("/")
-    _log({"do": "file", "path": _current().keep_text(text, file), "target": folder})
-
-
-def log_json(content: Any, name: str) -> None:
-    """Logs a JSON document as an artifact of the active run."""
-    log_text(json.dumps(content, indent=2, ensure_ascii=False), name)
-
-
-def log_data_set(
-    *, name: str, sha256: str, source: Mapping[str, str], context: str, languages: str = ""
-) -> None:
-    """Logs what data the active run used, by digest; no rows are sent.
-
-    Args:
-        name: of the data set.
-        sha256: of its content.
-        source: where it came from.
-        context: ``training``, ``heldout`` or ``all``.
-        languages: codes, separated by spaces.
-    """
-    origin = CodeDatasetSource({**source, "sha256": sha256})
-    data_set = MetaDataset(origin, name=name, digest=sha256[:36]).to_dict()
-    keys = ("name", "digest", "source_type", "source", "schema", "profile")
-    tags = {"mlflow.data.context": context, "sha256": sha256}
-    _log(
-        {
-            "do": "input",
-            "dataset": {key: data_set.get(key) for key in keys},
-            "tags": tags | ({"languages": languages[:5000]} if languages else {}),
-        }
-    )
+    if not _active.get():
+        raise RuntimeError("no run is active")
+    return _active.get()[-1]
 
 
 def log_operation(operation: Mapping[str, Any]) -> bool:
-    """Logs what another module of this room made; returns whether the store has it."""
-    return _log(operation)
+    """Keeps an operation of the active run, and sends it; returns whether the store has it."""
+    run = active_entry()
+    run.append(operation)
+    return deliver(run, _active.get()[:-1])
 
 
 def _head(kind: str, name: str, study: str, tags: Mapping[str, str], again: bool) -> Head:
@@ -239,7 +169,7 @@ def _head(kind: str, name: str, study: str, tags: Mapping[str, str], again: bool
         kind=kind,
         name=name,
         study=study,
-        started=_now(),
+        started=now(),
         parent=parent,
         adopted=adopted,
         again=again,
@@ -274,7 +204,7 @@ def _end(run: Entry, status: str, reason: str = "") -> None:
     if reason:
         tags = {"xling.error": reason[:MAX_REASON_LENGTH]}
         run.append({"do": "batch", "tags": tags})
-    run.append({"do": "end", "status": status, "time": _now()})
+    run.append({"do": "end", "status": status, "time": now()})
     deliver(run, _active.get()[:-1])
 
 
@@ -288,24 +218,11 @@ def _close(run: Entry) -> None:
         run.release()
 
 
-def _current() -> Entry:
-    if not _active.get():
-        raise RuntimeError("no run is active")
-    return _active.get()[-1]
-
-
-def _log(operation: Mapping[str, Any]) -> bool:
-    """Keeps an operation of the active run, and sends it if the store answers."""
-    run = _current()
-    run.append(operation)
-    return deliver(run, _active.get()[:-1])
-
-
 def _watching(run: Entry, above: tuple[Entry, ...]) -> AbstractContextManager[None]:
     """Logs the machine's use; from a thread, which sees no active run."""
 
     def log(metrics: Mapping[str, float], step: int) -> None:
-        rows = [[key, float(value), _now(), step] for key, value in metrics.items()]
+        rows = [[key, float(value), now(), step] for key, value in metrics.items()]
         run.append({"do": "batch", "metrics": rows})
         deliver(run, above)
 
@@ -325,5 +242,6 @@ def _flat(params: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _now() -> int:
+def now() -> int:
+    """Milliseconds since 1970."""
     return time.time_ns() // 1_000_000

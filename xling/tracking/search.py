@@ -13,7 +13,8 @@ from mlflow.exceptions import MlflowException
 from xling.ending import without_password
 from xling.folders import cache_folder
 from xling.tracking.logged import LoggedRun
-from xling.tracking.outbox.post import is_silent, outbox
+from xling.tracking.outbox.link import outbox
+from xling.tracking.outbox.post import is_silent
 from xling.tracking.outbox.reading import find_entry, finished_before, finished_here, logged
 from xling.tracking.runs import active_experiment, is_active
 from xling.tracking.store import (

@@ -6,5 +6,7 @@ next command or as soon as the store answers again:
 
 - `entry`: a run's folder: what it is, what it logged in order, and how much of it was sent.
 - `sending`: puts one operation after another into the store; safe to repeat.
-- `post`: decides when to send; remembers a silent store, and says what waits.
+- `link`: whether a store answers, and what it refused.
+- `post`: decides when to send, and says what waits.
+- `reading`: finished runs and adapters that the store has not got yet.
 """

@@ -2,65 +2,25 @@
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from mlflow import MlflowClient
 
 from xling.ending import without_password
-from xling.folders import state_folder
 from xling.tracking.outbox.entry import REFERENCE, Entry, entries, taken
+from xling.tracking.outbox.link import Link, in_short, link, outbox
 from xling.tracking.outbox.reading import known_ids, latest_id, note_finished, resolved
 from xling.tracking.outbox.sending import is_final, send
 from xling.tracking.processes import PROCESS
 from xling.tracking.store import StoreSilent, check_server, store_errors, store_key, tracking_uri
 
-FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
 # Seconds between the last tries of a process: a database may be locked for a moment.
 LAST_PAUSES = (1.0, 3.0, 0.0)
-MOST_SIGNS = 200
-_CAUSE = re.compile(r"\[Errno \d+\] [\w ]+|too many \d+ error responses|Read timed out")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Link:
-    """What this process knows of a store.
-
-    Attributes:
-        silent: why it does not answer; empty: it does.
-        refused: why it will not have a run, by entry.
-        pause: seconds until the next try.
-        next_try: of the monotonic clock.
-    """
-
-    silent: str = ""
-    refused: dict[str, str] = field(default_factory=dict)
-    pause: float = FIRST_PAUSE
-    next_try: float = 0.0
-
-    def fail(self, reason: str) -> None:
-        """Notes that the store did not answer."""
-        if not self.silent:
-            logger.warning(
-                "the tracking store %s does not answer (%s); work goes on, and results wait in %s",
-                tracking_uri(), _in_short(reason), outbox(),
-            )  # fmt: skip
-        self.silent = reason
-        self.next_try = time.monotonic() + self.pause
-        self.pause = min(2 * self.pause, LONGEST_PAUSE)
-
-    def work(self) -> None:
-        """Notes that the store answered."""
-        if self.silent:
-            logger.warning("the tracking store %s answers again", tracking_uri())
-        self.silent, self.pause = "", FIRST_PAUSE
 
 
 @dataclass(frozen=True)
@@ -93,17 +53,6 @@ class Account:
 
     lines: tuple[str, ...]
     own: bool
-
-
-def outbox() -> Path:
-    """Folder of what waits for the selected store."""
-    return state_folder() / "outbox" / store_key()
-
-
-@cache
-def link(store: str) -> Link:
-    """What this process knows of a store, by `store_key`."""
-    return Link()
 
 
 def deliver(entry: Entry, above: Sequence[Entry] = (), *, at_once: bool = False) -> bool:
@@ -166,9 +115,7 @@ def finish(entry: Entry) -> None:
 
 def retry_now() -> None:
     """Forgets what the store refused, and that it was silent: it is asked anew."""
-    known = link(store_key())
-    known.refused.clear()
-    known.next_try, known.pause = 0.0, FIRST_PAUSE
+    link(store_key()).forget()
 
 
 def delivered(run_ids: Iterable[str]) -> dict[str, str]:
@@ -225,7 +172,7 @@ def account() -> Account:
     size = sum(each.bytes for each in left) / 1e6
     number = "1 run waits" if len(left) == 1 else f"{len(left)} runs wait"
     lines = [f"{number} ({size:.1f} MB) in {outbox()} for {tracking_uri()}:"]
-    lines += [f"  {each.name}: {each.status}; {_in_short(each.reason)}" for each in left]
+    lines += [f"  {each.name}: {each.status}; {in_short(each.reason)}" for each in left]
     lines += [
         "Nothing is lost. They are sent by: mlflow run . -e sync --env-manager local (or any other "
         "command, which sends them first)",
@@ -300,10 +247,3 @@ def _end_if_dead(entry: Entry) -> None:
 
 def _reason(error: Exception) -> str:
     return without_password(str(error)) or type(error).__name__
-
-
-def _in_short(reason: str) -> str:
-    """What a store's failure comes down to: the innermost cause where it names one."""
-    cause = _CAUSE.search(reason)
-    line = cause[0] if cause else reason.strip().splitlines()[0]
-    return line if len(line) <= MOST_SIGNS else f"{line[:MOST_SIGNS]}…"
