@@ -222,7 +222,8 @@ def kill_when_training(place: Place, killed: list[int]) -> None:
 @pytest.mark.slow
 def test_a_terminated_study_leaves_no_run_running(cluster, models, tmp_path):
     place = make_place(tmp_path / "ended", {"good": models["good"]})
-    place.write(epochs=400, checkpoints=200)
+    # Longer than a worker has until it is ended by force: Python can lose an interrupt.
+    place.write(epochs=4000, checkpoints=200)
     environment = {
         **place.environment,
         "RAY_ADDRESS": cluster,

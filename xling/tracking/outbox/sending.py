@@ -8,7 +8,7 @@ entry's id in a tag, and are looked for before they are asked for again.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import (
@@ -41,6 +41,7 @@ FINAL_CODES = frozenset(
     }
 )
 Resolve = Callable[[Any], Any]
+Made = TypeVar("Made")
 
 
 def is_final(error: Exception) -> bool:
@@ -79,11 +80,28 @@ def _send_run(entry: Entry, client: MlflowClient, resolve: Resolve, *, at_once: 
         model_id = twin.data.tags.get("xling.logged_model", "")
         sent.models = {ADAPTER: model_id} if model_id else {}
     else:
-        made = _runs_of(entry, client) if sent.tries else []
-        sent.tries += 1
-        entry.record_sent()
-        sent.run_id = made[0] if made else _create_run(entry, client, resolve)
+        sent.run_id = _again_once(lambda: _find_or_create_run(entry, client, resolve))
     entry.record_sent()
+
+
+def _find_or_create_run(entry: Entry, client: MlflowClient, resolve: Resolve) -> str:
+    made = _runs_of(entry, client) if entry.sent.tries else []
+    entry.sent.tries += 1
+    entry.record_sent()
+    return made[0] if made else _create_run(entry, client, resolve)
+
+
+def _again_once(attempt: Callable[[], Made]) -> Made:
+    """Makes a second attempt, which looks first: a server may just have closed an idle connection.
+
+    MLflow's own second try, which `one_try` forbids, would do without looking.
+    """
+    try:
+        return attempt()
+    except MlflowException as error:
+        if is_final(error):
+            raise
+    return attempt()
 
 
 def _create_run(entry: Entry, client: MlflowClient, resolve: Resolve) -> str:
@@ -176,33 +194,39 @@ def _send_adapter(entry: Entry, client: MlflowClient, operation: Operation) -> N
     As `mlflow.pyfunc.log_model` does it, but from files that are there already.
     """
     run_id, sent = entry.sent.run_id, entry.sent
-    tags = {ENTRY_TAG: entry.head.id}
-    made = _models_of(entry, client) if sent.model_tries else []
-    sent.model_tries += 1
-    entry.record_sent()
-    if made:
-        model = made[0]
-    else:
-        with one_try():
-            model = client.create_logged_model(
-                entry.head.experiment_id,
-                name=ADAPTER,
-                source_run_id=run_id,
-                tags=tags,
-                params=operation["params"],
-            )
+    model = _again_once(lambda: _find_or_create_model(entry, client, operation))
     folder = entry.folder / MODELS / ADAPTER
     described = Model.load(str(folder / "MLmodel"))
     described.model_id = described.model_uuid = model.model_id
     described.run_id, described.artifact_path = run_id, model.artifact_location
     with written_file(folder / "MLmodel") as temporary:
         described.save(str(temporary))
-    if not made or model.model_id not in _outputs(client, run_id):
-        with one_try():
-            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    _again_once(lambda: _name_as_output(client, run_id, str(model.model_id)))
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     sent.models[ADAPTER] = str(model.model_id)
+
+
+def _find_or_create_model(entry: Entry, client: MlflowClient, operation: Operation) -> Any:
+    made = _models_of(entry, client) if entry.sent.model_tries else []
+    entry.sent.model_tries += 1
+    entry.record_sent()
+    if made:
+        return made[0]
+    with one_try():
+        return client.create_logged_model(
+            entry.head.experiment_id,
+            name=ADAPTER,
+            source_run_id=entry.sent.run_id,
+            tags={ENTRY_TAG: entry.head.id},
+            params=operation["params"],
+        )
+
+
+def _name_as_output(client: MlflowClient, run_id: str, model_id: str) -> None:
+    if model_id not in _outputs(client, run_id):
+        with one_try():
+            client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
 
 
 def _outputs(client: MlflowClient, run_id: str) -> set[str]:
