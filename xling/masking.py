@@ -120,6 +120,8 @@ def _secrets() -> Iterator[str]:
 
 def _of_environment() -> Iterator[str]:
     for name, value in os.environ.items():
+        if name in ("PWD", "OLDPWD"):
+            continue  # the shell's working folder
         if _SECRET_VARIABLE.search(name):
             yield value.strip()
         elif "@" in value and (found := _ADDRESS.search(value)):
