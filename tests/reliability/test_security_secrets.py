@@ -260,6 +260,15 @@ def test_what_is_no_secret_is_shown(text: str) -> None:
     assert without_password(text) == text
 
 
+def test_the_working_folder_is_no_secret(monkeypatch) -> None:
+    """Shells call it PWD, which is also short for a password."""
+    for name in ("PWD", "OLDPWD"):
+        monkeypatch.setenv(name, "/home/someone/work")
+    assert without_password("sqlite:////home/someone/work/mlflow.db").count("someone") == 1
+    monkeypatch.setenv("DATABASE_PWD", "canary-of-a-database")
+    assert "canary" not in without_password("it is canary-of-a-database")
+
+
 def test_values_of_the_environment_are_masked_in_every_form(monkeypatch) -> None:
     monkeypatch.setenv("X_TOKEN", "a b/c+d=é")
     monkeypatch.setenv("X_URI", "postgresql://u:q%40r-s-t@h/db")
