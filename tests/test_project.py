@@ -231,8 +231,14 @@ def test_imports_go_one_way() -> None:
     assert not importers(("analysis",), "torch", "transformers", "mlflow")
 
 
-def test_analysis_uses_four_rooms_of_xling() -> None:
-    allowed = ("xling.records", "xling.tracking", "xling.languages", "xling.study")
+def test_analysis_uses_four_rooms_of_xling_and_versions() -> None:
+    allowed = (
+        "xling.files.result_versions",
+        "xling.languages",
+        "xling.records",
+        "xling.study",
+        "xling.tracking",
+    )
     used = {
         name
         for path in sources("analysis")

@@ -1,59 +1,38 @@
 """A hash of all that decides a result, so that a finished run is reused and not repeated."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from xling.files.result_versions import result_versions
 from xling.requirements import DECIDING_PACKAGES
 
-# The code that decides a run's result; tracking and command lines do not.
-DECIDING_CODE = (
-    "arms.py",
-    "chat.py",
-    "data",
-    "distributed",
-    "execution",
-    "models",
-    "planning/fits.py",
-    "prompts.py",
-    "reasoning.py",
-    "records.py",
-    "record_metrics.py",
-    "record_schema.py",
-    "routing",
-    "scoring",
-    "training.py",
-    "training_steps.py",
-)
 
-
-def fingerprint(content: Mapping[str, Any]) -> str:
-    """Hexadecimal sha256 of settings, of the deciding code and of the deciding packages.
+def fingerprint(content: Mapping[str, Any], *, stages: Collection[str]) -> str:
+    """Hash settings, the versions of the deciding stages and those of the deciding packages.
 
     Args:
         content: whatever else decides the result: data, weights, settings, seed; JSON types.
+        stages: whose code makes the result, as in `xling.files.result_versions`.
+
+    Returns:
+        Hexadecimal sha256. Where the code lies, and how it is written, is no part of it.
+
+    Raises:
+        ValueError: there is no such stage.
     """
-    whole = {"content": content, "code": code_sha256(), "packages": package_versions()}
+    whole = {
+        "content": content,
+        "versions": result_versions(stages),
+        "packages": package_versions(),
+    }
     text = json.dumps(whole, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@cache
-def code_sha256() -> str:
-    """Hexadecimal sha256 of the source files under `DECIDING_CODE`."""
-    root = Path(__file__).resolve().parent
-    digest = hashlib.sha256()
-    for name in DECIDING_CODE:
-        path = root / name
-        for file in [path] if path.is_file() else sorted(path.rglob("*")):
-            if file.suffix in (".py", ".yaml"):
-                digest.update(f"{file.relative_to(root)}\n".encode())
-                digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 @cache

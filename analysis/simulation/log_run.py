@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,11 @@ from tqdm import tqdm
 from analysis.simulation.answers import SimulatedAnswers, run_count, run_records, simulate_correct
 from analysis.simulation.design import BRANCH, SOURCE, Design
 from xling import tracking
+from xling.files.result_versions import result_versions
 from xling.study import LONGEST_STUDY_NAME, Study
 from xling.tracking.evaluations import log_evaluation
 
 ENTRY_POINT = "simulate"
-_DECIDING_FILES = ("answers.py", "design.py", "probabilities.py", "sheets.py")
 
 
 def study_name(design: Design, seed: int, name: str = "") -> str:
@@ -61,8 +60,8 @@ def log_simulation(
     """
     called = study_name(design, seed, name)
     study = simulated_study(design, seed, called)
-    described = _sha256({"design": dataclasses.asdict(design), "seed": seed})
-    digest = _sha256({"design": described, "code": _code(), "numpy": np.__version__})
+    described = _described(design, seed)
+    digest = simulation_fingerprint(design, seed)
     found = None if force else tracking.find_finished(digest, kind="study", study=called)
     if found is not None:
         tracking.note_reuse(found.run_id)
@@ -81,6 +80,17 @@ def log_simulation(
         tracking.log_json(truth_of(answers, design, seed), "truth.json")
         _log_cells(answers, design, called, tags, digest)
     return run_id
+
+
+def simulation_fingerprint(design: Design, seed: int) -> str:
+    """Hash all that decides the simulated answers."""
+    return _sha256(
+        {
+            "design": _described(design, seed),
+            "versions": result_versions([ENTRY_POINT]),
+            "numpy": np.__version__,
+        }
+    )
 
 
 def simulated_study(design: Design, seed: int, name: str) -> Study:
@@ -192,11 +202,9 @@ def _in_a_name(key: str, value: object) -> str:
     return f"{key}-{re.sub(r'[^A-Za-z0-9_-]', '_', text)}"
 
 
+def _described(design: Design, seed: int) -> str:
+    return _sha256({"design": dataclasses.asdict(design), "seed": seed})
+
+
 def _sha256(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _code() -> str:
-    """Digest of the code that decides the answers."""
-    folder = Path(__file__).resolve().parent
-    return hashlib.sha256(b"".join((folder / n).read_bytes() for n in _DECIDING_FILES)).hexdigest()

@@ -29,11 +29,12 @@ from analysis.simulation.answers import (
     training_accuracy,
 )
 from analysis.simulation.design import Design
-from analysis.simulation.log_run import simulated_study, study_name
+from analysis.simulation.log_run import simulated_study, simulation_fingerprint, study_name
 from analysis.simulation.probabilities import contrasts_of, draw_probabilities
 from analysis.simulation.sheets import PRIOR_SHARES
 from entrypoints.simulate import main
 from xling import tracking
+from xling.files.result_versions import REASONS
 from xling.records import LOGPROB_COLUMNS, check_records, read_records
 from xling.study import LONGEST_STUDY_NAME
 from xling.tracking.evaluations import log_evaluation
@@ -399,6 +400,15 @@ def test_a_simulated_study_is_logged_and_pulled_like_a_real_one(store: Path) -> 
     # Again: the finished one is reused; by force it is logged once more.
     assert parent.run_id in simulate("--effect", "0.1", "--seed", "3").output
     assert parent.run_id not in simulate("--effect", "0.1", "--seed", "3", "--force", "1").output
+
+
+def test_a_simulation_is_made_again_where_its_version_was_raised(monkeypatch) -> None:
+    first = simulation_fingerprint(WHOLE, 0)
+    assert first != simulation_fingerprint(WHOLE, 1)
+    monkeypatch.setitem(REASONS, "train", (*REASONS["train"], "a test"))
+    assert simulation_fingerprint(WHOLE, 0) == first
+    monkeypatch.setitem(REASONS, "simulate", (*REASONS["simulate"], "a test"))
+    assert simulation_fingerprint(WHOLE, 0) != first
 
 
 def test_a_name_is_kept_for_one_simulation(store: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 from tests.conftest import SHARED
 from xling.execution import prepare_study, resolve_study
 from xling.execution.prepared import items_sha256, rows_sha256
-from xling.fingerprint import code_sha256, fingerprint, package_versions
+from xling.fingerprint import fingerprint, package_versions
 from xling.study import Cell, Study
 from xling.study_files import load_study
 
@@ -123,10 +123,11 @@ def test_real_text_in_all_varieties_prepares():
 
 
 def test_fingerprint_follows_content_and_not_its_order():
-    first = fingerprint({"a": 1, "b": [1, 2]})
-    assert first == fingerprint({"b": [1, 2], "a": 1})
-    assert first != fingerprint({"a": 1, "b": [2, 1]})
-    assert len(code_sha256()) == 64
+    first = fingerprint({"a": 1, "b": [1, 2]}, stages=("prepare", "score"))
+    assert first == fingerprint({"b": [1, 2], "a": 1}, stages=("score", "prepare"))
+    assert first != fingerprint({"a": 1, "b": [2, 1]}, stages=("prepare", "score"))
+    assert first != fingerprint({"a": 1, "b": [1, 2]}, stages=("prepare", "train"))
+    assert len(first) == 64
     assert set(package_versions()) == {"bitsandbytes", "peft", "torch", "transformers"}
 
 

@@ -63,10 +63,16 @@ def locate_tokenizer(
 
 def configured_context(located: LocatedModel) -> int | None:
     """Tokens that a model takes by its configuration; None where that names no limit."""
-    text = (located.weights.folder / "config.json").read_text(encoding="utf-8")
-    config = json.loads(text)
-    context: int | None = config.get("text_config", config).get("max_position_embeddings")
+    context: int | None = text_config(located).get("max_position_embeddings")
     return context
+
+
+def text_config(located: LocatedModel) -> dict[str, Any]:
+    """Read config.json of a model, or the part of it on text where it has one."""
+    text = (located.weights.folder / "config.json").read_text(encoding="utf-8")
+    config: dict[str, Any] = json.loads(text)
+    part: dict[str, Any] = config.get("text_config", config)
+    return part
 
 
 def _recipe(model: ModelSettings) -> Recipe:

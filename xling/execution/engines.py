@@ -94,7 +94,8 @@ class Reached:
             digest: the cell's fingerprint.
         """
         server = [self.transport.url, *self.served.identity]
-        return fingerprint({"cell": digest, "server": server})
+        # The versions that count are part of the cell's fingerprint.
+        return fingerprint({"cell": digest, "server": server}, stages=())
 
 
 def reach_server(model: ModelSettings) -> Reached | None:

@@ -18,6 +18,7 @@ from xling.execution.cells import (
     prompt_format,
     reuse,
     scoring_params,
+    text_config,
     work_folder,
 )
 from xling.execution.disjoint import prove_evaluation
@@ -29,6 +30,7 @@ from xling.execution.stage import answer_stage
 from xling.execution.trained import label_shares
 from xling.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
+from xling.routing import describes_mixture
 from xling.study import Cell
 
 
@@ -45,6 +47,30 @@ class Stage:
     name: str
     adapter: Path | None
     items: ItemsByPart
+
+
+def evaluate_fingerprint(
+    prepared: Prepared,
+    cell: Cell,
+    located: LocatedModel,
+    parts: ItemsByPart,
+    fetched: list[tracking.FetchedAdapter],
+) -> str:
+    """Hash all that decides a cell's answers."""
+    return fingerprint(
+        {
+            "kind": "evaluate",
+            **cell_identity(prepared, cell, located),
+            "items": {part: items_sha256(items) for part, items in parts.items()},
+            "families": list(prepared.study.languages.families.items()),
+            "folds": list(prepared.fold_of.items()) if prepared.cross_fitted else [],
+            "adapters": [each.files_sha256 for each in fetched],
+            **source_identity(prepared, cell),
+            **_settings(prepared, cell),
+            **scoring_params(cell),
+        },
+        stages=_result_stages(cell, located),
+    )
 
 
 def run_evaluate(
@@ -77,7 +103,7 @@ def run_evaluate(
     with TemporaryDirectory(prefix="xling-") as downloads:
         fetched = find_adapters(prepared, cell, located, adapter, Path(downloads))
         disjoint = prove_evaluation(prepared, cell, parts, fetched)
-        digest = fingerprint(_identity(prepared, cell, located, parts, fetched))
+        digest = evaluate_fingerprint(prepared, cell, located, parts, fetched)
         with one_at_a_time(digest, kind="evaluate", name=cell.name):
             reused = reuse(digest, kind="evaluate", prepared=prepared, name=cell.name, force=force)
             if reused is not None:
@@ -172,6 +198,25 @@ def check_cell(cell: Cell) -> None:
         )
 
 
+def _result_stages(cell: Cell, located: LocatedModel) -> list[str]:
+    """List the stages whose code decides a cell's answers; see `xling.files.result_versions`.
+
+    Training is none of them: which adapter answers is said by the sha256 of its files.
+    """
+    stages = ["prepare", "score"]
+    if cell.reasoning == "cot":
+        stages.append("chain-of-thought")
+    if cell.scoring in ("permuted", "cloze"):
+        stages.append(cell.scoring)
+    if cell.model.server is not None:
+        stages.append("server")
+    elif (cell.reasoning, cell.scoring) == ("direct", "answer-token") and describes_mixture(
+        text_config(located)
+    ):
+        stages.append("routing")
+    return stages
+
+
 def _settings(prepared: Prepared, cell: Cell) -> dict[str, Any]:
     """Settings of this cell's reasoning and scoring, where they have any."""
     study = prepared.study
@@ -181,27 +226,6 @@ def _settings(prepared: Prepared, cell: Cell) -> dict[str, Any]:
     if cell.scoring == "permuted":
         settings["orders"] = study.scoring.orders
     return settings
-
-
-def _identity(
-    prepared: Prepared,
-    cell: Cell,
-    located: LocatedModel,
-    parts: ItemsByPart,
-    fetched: list[tracking.FetchedAdapter],
-) -> dict[str, Any]:
-    """All that decides the answers, for the fingerprint."""
-    return {
-        "kind": "evaluate",
-        **cell_identity(prepared, cell, located),
-        "items": {part: items_sha256(items) for part, items in parts.items()},
-        "families": list(prepared.study.languages.families.items()),
-        "folds": list(prepared.fold_of.items()) if prepared.cross_fitted else [],
-        "adapters": [each.files_sha256 for each in fetched],
-        **source_identity(prepared, cell),
-        **_settings(prepared, cell),
-        **scoring_params(cell),
-    }
 
 
 def _stages(

@@ -79,7 +79,8 @@ def finetune_fingerprint(
             "lora": study.lora.model_dump(),
             "training": study.training.model_dump(exclude=set(MEMORY_ONLY)),
             **(together if processes > 1 else {}),
-        }
+        },
+        stages=("prepare", "train"),
     )
 
 

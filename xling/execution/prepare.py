@@ -33,7 +33,8 @@ def run_prepare(prepared: Prepared, *, force: bool = False) -> str:
             "kind": "prepare",
             "data": prepared.data_identity,
             "study": study.model_dump(mode="json"),
-        }
+        },
+        stages=("prepare",),
     )
     with one_at_a_time(digest, kind="prepare", name=study.name):
         reused = reuse(digest, kind="prepare", prepared=prepared, name=study.name, force=force)

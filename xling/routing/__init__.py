@@ -3,6 +3,7 @@
 from xling.routing.counting import (
     ROUTERS,
     RoutingCounter,
+    describes_mixture,
     has_known_routers,
     is_mixture,
     recording_routing,
@@ -22,6 +23,7 @@ __all__ = [
     "ROUTING_SCHEMA",
     "RoutingCounter",
     "check_routing",
+    "describes_mixture",
     "has_known_routers",
     "is_mixture",
     "read_routing",

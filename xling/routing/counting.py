@@ -1,7 +1,7 @@
 """Counts, while a model runs, how many tokens its routers send to each expert."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +129,18 @@ def is_mixture(model: "PreTrainedModel | PeftModel") -> bool:
     sizes = [getattr(config, name, None) for name in _EXPERT_SETTINGS]
     return any(isinstance(size, int) and size > 1 for size in sizes) or any(
         _EXPERT_CLASS.search(type(module).__name__) for module in model.modules()
+    )
+
+
+def describes_mixture(config: Mapping[str, Any]) -> bool:
+    """Tell from a model's config.json, before it is loaded, whether it has routed experts.
+
+    Args:
+        config: the part on text.
+    """
+    sizes = [config.get(name) for name in _EXPERT_SETTINGS]
+    return config.get("model_type") in ROUTERS or any(
+        isinstance(size, int) and size > 1 for size in sizes
     )
 
 
