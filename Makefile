@@ -5,7 +5,7 @@ EXPERIMENT ?= xling
 # `mlflow run` with the local environment runs whatever `python` is found first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test soak lint bench ui clean
+.PHONY: demo test soak lint lock bench ui clean
 
 demo: .venv/ready
 	$(BIN)/mlflow run . -e main -P study=demo --experiment-name $(EXPERIMENT) --env-manager local
@@ -25,6 +25,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# After a change of code that decides results; tests/test_result_code.py says when.
+lock: .venv/ready
+	$(BIN)/python -m tests.result_code
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks
