@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.estimates import Estimate, write_estimates
-from analysis.estimators.study import study_estimates
+from analysis.estimators.all_estimates import study_estimates
 from analysis.exhibits.exhibit import Evidence, Exhibit
 from analysis.exhibits.study import study_exhibits
 from analysis.figures.study import draw_study

@@ -10,7 +10,7 @@ import pandas as pd
 from simulated_records import FAMILY, RELATED, accuracies_of, study
 
 from analysis.estimates import Estimate
-from analysis.estimators.study import study_estimates
+from analysis.estimators.all_estimates import study_estimates
 from analysis.exhibits.exhibit import Evidence
 from analysis.format_measures import format_measures, trained_shares
 from analysis.gains.comparisons import compare_runs
