@@ -10,8 +10,8 @@ import pandas as pd
 
 from analysis.estimates import Estimate, write_estimates
 from analysis.estimators.all_estimates import study_estimates
+from analysis.exhibits.all_exhibits import study_exhibits
 from analysis.exhibits.exhibit import Evidence, Exhibit
-from analysis.exhibits.study import study_exhibits
 from analysis.figures.study import draw_study
 from analysis.format_measures import format_measures, logged_measures, trained_shares
 from analysis.gains.comparisons import Comparisons, compare_runs

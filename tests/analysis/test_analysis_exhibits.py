@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from analysis.estimates import Estimate
+from analysis.exhibits.all_exhibits import study_exhibits
 from analysis.exhibits.exhibit import Evidence
 from analysis.exhibits.logged import metric_means
-from analysis.exhibits.study import study_exhibits
 from analysis.figures.family_dots import family_dots_plot
 from analysis.figures.orders import ORDERS_COLUMNS, orders_plot
 from analysis.figures.positions import positions_plot
