@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis.format_measures import MEASURE_COLUMNS
+from analysis.measures.formats import MEASURE_COLUMNS
+from analysis.measures.routing import ROUTING_FILE, read_routing_file
 from analysis.records_cache import FORMAT_FILE, ArtifactStore, optional_file, records_file
-from analysis.routing import ROUTING_FILE, read_routing_file
 from analysis.told import told
 from xling.records import RUN_COLUMNS, read_records
 
@@ -76,7 +76,7 @@ def read_format_file(path: Path) -> pd.DataFrame:
 
     Args:
         path: A csv file with a column `language`, and some of the measures of
-            analysis.format_measures.MEASURE_COLUMNS; other columns are not used.
+            analysis.measures.formats.MEASURE_COLUMNS; other columns are not used.
 
     Returns:
         One row per language: `language` and the measures that the file has, numbers or NaN.

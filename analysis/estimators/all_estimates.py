@@ -19,10 +19,10 @@ from analysis.estimators.regression import regression_rows
 from analysis.estimators.sampling_units import unit_rows
 from analysis.estimators.slopes import slope_rows
 from analysis.estimators.source_arms import source_arm_rows
-from analysis.format_measures import GoldShares
 from analysis.gains.cells import CONDITION
 from analysis.gains.comparisons import Comparisons
 from analysis.gains.gain_table import PRIMARY
+from analysis.measures.formats import GoldShares
 
 DRAWS = 2000
 
@@ -39,7 +39,7 @@ def study_estimates(
 
     Args:
         compared: As analysis.gains.comparisons.compare_runs gives it.
-        measures: As analysis.format_measures.format_measures gives them.
+        measures: As analysis.measures.formats.format_measures gives them.
         trained: Positions of the right answers in training.
         bound: Equivalence bound in proportion, above 0.
         seed: Of the passage bootstrap, the halvings and the permutations that are drawn.

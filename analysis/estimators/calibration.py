@@ -17,8 +17,8 @@ import pandas as pd
 from analysis.estimates import OK, Estimate
 from analysis.estimators.one_sample import one_sample
 from analysis.estimators.permuted import LESS_CHANCE, SQUARED, SQUARED_POINTS
-from analysis.format_measures import before_and_after
 from analysis.gains.gain_table import PRIMARY, GainTable
+from analysis.measures.formats import before_and_after
 
 NO_PROBABILITIES = "no item records; an ece metric alone holds an unknown part of chance"
 
@@ -30,7 +30,7 @@ def calibration_rows(
 
     Args:
         tables: Gains by condition (arm, reasoning, scoring).
-        measures: As analysis.format_measures.format_measures gives them.
+        measures: As analysis.measures.formats.format_measures gives them.
 
     Returns:
         A row for each arm that was answered directly and scored by the answer's token, the

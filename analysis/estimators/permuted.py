@@ -18,8 +18,8 @@ import pandas as pd
 
 from analysis.estimates import OK, Estimate
 from analysis.estimators.one_sample import one_sample
-from analysis.format_measures import before_and_after
 from analysis.gains.gain_table import POINTS, PRIMARY, GainTable
+from analysis.measures.formats import before_and_after
 
 PERMUTED = (*PRIMARY[:2], "permuted")
 DIFFERENT_CELLS = "models or languages differ between the scorings"
@@ -38,7 +38,7 @@ def permuted_rows(
 
     Args:
         tables: Gains by condition (arm, reasoning, scoring).
-        measures: As analysis.format_measures.format_measures gives them.
+        measures: As analysis.measures.formats.format_measures gives them.
 
     Returns:
         Change in squared RStd less chance by plain answer-token scoring; and if there are
@@ -62,7 +62,7 @@ def recall_variance(measures: pd.DataFrame, table: GainTable) -> tuple[Floats, F
     """Squared RStd less chance, before and after tuning, by model and language.
 
     Args:
-        measures: As analysis.format_measures.format_measures gives them.
+        measures: As analysis.measures.formats.format_measures gives them.
         table: Which arm and cells.
 
     Returns:

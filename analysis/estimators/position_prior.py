@@ -18,8 +18,8 @@ import pandas as pd
 from analysis.estimates import OK, Estimate
 from analysis.estimators.one_sample import one_sample
 from analysis.estimators.source_arms import SHUFFLED
-from analysis.format_measures import BALANCED, GoldShares, before_and_after
 from analysis.gains.gain_table import GainTable
+from analysis.measures.formats import BALANCED, GoldShares, before_and_after
 
 NO_PRIOR = "no item records, or a position that is never right"
 NO_SHARES = "no item records to know the trained positions from"
@@ -43,7 +43,7 @@ def position_prior_rows(
 
     Args:
         tables: Gains by condition (arm, reasoning, scoring).
-        measures: As analysis.format_measures.format_measures gives them.
+        measures: As analysis.measures.formats.format_measures gives them.
         trained: Positions of the right answers in training.
 
     Returns:

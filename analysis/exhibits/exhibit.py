@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.estimates import Estimate
-from analysis.format_measures import GoldShares
 from analysis.gains.comparisons import Comparisons
+from analysis.measures.formats import GoldShares
 from analysis.report.fields import Table
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Evidence:
 
     `compared` and `estimates` are those of the analysis; `measures` and `trained` come from
     analysis.format_measures; `runs` are the evaluate runs with their metrics; `routing` is the
-    table of analysis.routing.routing_table, possibly empty; `family` and `names` map language
+    table of analysis.measures.routing.routing_table, possibly empty; `family` and `names` map language
     codes to families and English names.
     """
 
@@ -70,7 +70,7 @@ def target_means(
     """Measures by run, averaged over its target languages.
 
     Args:
-        measures: As analysis.format_measures.format_measures gives them.
+        measures: As analysis.measures.formats.format_measures gives them.
         columns: Which of them.
         family: Language code to `related`, `control` or `source`.
 

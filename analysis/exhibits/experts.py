@@ -10,9 +10,9 @@ import pandas as pd
 from analysis.exhibits.exhibit import Evidence, Exhibit
 from analysis.figures.routing import routing_plot
 from analysis.gains.gain_table import PRIMARY
+from analysis.measures.routing import routing_by_family, routing_changes
 from analysis.report.fields import Field, Table, make_table, number_field
 from analysis.report.numbers import signed
-from analysis.routing import routing_by_family, routing_changes
 
 
 def routing_exhibits(evidence: Evidence) -> list[Exhibit]:

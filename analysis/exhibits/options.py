@@ -14,8 +14,8 @@ from analysis.exhibits.exhibit import Evidence, Exhibit, target_means
 from analysis.exhibits.logged import metric_means
 from analysis.figures.orders import ORDERS_COLUMNS, orders_plot
 from analysis.figures.positions import positions_plot
-from analysis.format_measures import BALANCED, GOLD, PREDICTED, PRIOR
 from analysis.gains.gain_table import PRIMARY
+from analysis.measures.formats import BALANCED, GOLD, PREDICTED, PRIOR
 from analysis.report.fields import Field, Table, make_table, number_field
 from xling.records import ARMS
 

@@ -56,7 +56,7 @@ def routing_plot(
     """Divergence of each language's routing from the source, before and after, and the change.
 
     Args:
-        table: As analysis.routing.routing_changes gives it, of one model, at least one row.
+        table: As analysis.measures.routing.routing_changes gives it, of one model, at least one row.
         title: What the figure shows; may be empty.
         names: Language code to English name.
         note: Small print below.

@@ -43,7 +43,7 @@ def draw_study(
         study: Its name, for titles.
         compared: Gains by cell and comparison.
         estimates: All rows.
-        summary: As analysis.responses_summary.responses_summary gives it.
+        summary: As analysis.measures.accuracy.responses_summary gives it.
         folder: Where the files go.
         family: Language code to `related`, `control` or `source`.
         names: Language code to English name.

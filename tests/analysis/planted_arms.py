@@ -12,8 +12,8 @@ from simulated_records import FAMILY, RELATED, accuracies_of, study
 from analysis.estimates import Estimate
 from analysis.estimators.all_estimates import study_estimates
 from analysis.exhibits.exhibit import Evidence
-from analysis.format_measures import format_measures, trained_shares
 from analysis.gains.comparisons import compare_runs
+from analysis.measures.formats import format_measures, trained_shares
 from xling.records import check_records
 
 ARMS = ("finetuned", "control-source", "shuffled-labels")

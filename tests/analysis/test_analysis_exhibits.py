@@ -18,8 +18,8 @@ from analysis.exhibits.logged import metric_means
 from analysis.figures.family_dots import family_dots_plot
 from analysis.figures.orders import ORDERS_COLUMNS, orders_plot
 from analysis.figures.positions import positions_plot
-from analysis.format_measures import format_measures, trained_shares
 from analysis.gains.comparisons import compare_runs
+from analysis.measures.formats import format_measures, trained_shares
 from analysis.pull import PulledRuns
 from analysis.report.arm_sentences import arm_sentences
 from analysis.report.fields import table_frame

@@ -15,7 +15,8 @@ from simulated_records import frame_of
 from analysis.exhibits.exhibit import Evidence
 from analysis.exhibits.options import positions_exhibit
 from analysis.figures.before_after import before_after_table
-from analysis.format_measures import (
+from analysis.gains.gain_table import PRIMARY
+from analysis.measures.formats import (
     BALANCED,
     MEASURE_COLUMNS,
     PRIOR,
@@ -25,7 +26,6 @@ from analysis.format_measures import (
     logged_measures,
     trained_shares,
 )
-from analysis.gains.gain_table import PRIMARY
 from analysis.run_files import read_format_file
 from xling.records import LOGPROB_COLUMNS, check_records, describe_format
 from xling.scoring.orders import recall_std

@@ -22,8 +22,8 @@ from analysis.estimators.position_prior import (
     total_variation,
 )
 from analysis.estimators.source_arms import CONTROL_SOURCE, SHUFFLED
-from analysis.format_measures import BALANCED, MEASURE_COLUMNS, GoldShares
 from analysis.gains.gain_table import PRIMARY, GainTable
+from analysis.measures.formats import BALANCED, MEASURE_COLUMNS, GoldShares
 
 FAMILY = np.array([True] * 3 + [False] * 3)
 CODES = tuple(f"l{k}" for k in range(6))

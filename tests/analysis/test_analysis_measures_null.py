@@ -15,8 +15,8 @@ from analysis.estimators.calibration import calibration_rows
 from analysis.estimators.permuted import PERMUTED, permuted_rows
 from analysis.estimators.position_prior import position_prior_rows
 from analysis.estimators.source_arms import SHUFFLED
-from analysis.format_measures import BALANCED, GoldShares, before_and_after, format_measures
 from analysis.gains.gain_table import PRIMARY, GainTable
+from analysis.measures.formats import BALANCED, GoldShares, before_and_after, format_measures
 from xling.records import LOGPROB_COLUMNS
 
 REPLICATES, MODELS, LANGUAGES, ITEMS = 250, 3, 8, 40

@@ -14,12 +14,12 @@ from simulated_records import FAMILY, accuracies_of, frame_of, study
 
 from analysis.estimates import SCALE_DEPENDENT, Estimate
 from analysis.gains.comparisons import compare_runs
+from analysis.measures.accuracy import responses_summary
 from analysis.report.content import RunSource
 from analysis.report.heat import heat_table
 from analysis.report.numbers import points
 from analysis.report.render import safe_link, write_report
 from analysis.report.verdict import classify, verdict
-from analysis.responses_summary import responses_summary
 from xling.records import check_records
 
 HOSTILE = "<script>alert(1)</script>"

@@ -14,7 +14,7 @@ from analysis.exhibits.experts import _table
 from analysis.figures.inline import inline_svg
 from analysis.figures.routing import routing_plot
 from analysis.figures.style import FAMILY_COLOURS, save_figure
-from analysis.routing import (
+from analysis.measures.routing import (
     TABLE_COLUMNS,
     check_routing_frame,
     read_routing_file,

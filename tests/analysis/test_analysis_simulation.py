@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from simulated_records import frame_of
 
 from analysis.estimators.position_prior import total_variation
-from analysis.format_measures import PREDICTED, PRIOR, format_measures
 from analysis.gains.cells import gain_cells
 from analysis.gains.gain_table import LOGIT, POINTS, gain_table
 from analysis.gains.responses import encode_responses
+from analysis.measures.formats import PREDICTED, PRIOR, format_measures
 from analysis.pull import pull_records
 from analysis.simulation.answers import (
     run_count,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.routing import read_routing_file
+from analysis.measures.routing import read_routing_file
 from analysis.run_files import read_format_file
 from tests.reliability.fuzzing import BLANKS, TEXTS, any_value, damaged, refused, sweep, write
 from xling.records import (

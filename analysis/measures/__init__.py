@@ -1,0 +1,4 @@
+"""Measures taken from records: formats, routing, accuracy.
+
+Gains and tests are in `analysis.gains` and `analysis.estimators`.
+"""
