@@ -12,7 +12,6 @@ from analysis.estimates import Estimate, write_estimates
 from analysis.estimators.all_estimates import study_estimates
 from analysis.exhibits.all_exhibits import study_exhibits
 from analysis.exhibits.exhibit import Evidence, Exhibit
-from analysis.figures.study import draw_study
 from analysis.gains.comparisons import Comparisons, compare_runs
 from analysis.gains.gain_table import PRIMARY
 from analysis.measures.accuracy import responses_summary
@@ -20,11 +19,12 @@ from analysis.measures.formats import format_measures, logged_measures, trained_
 from analysis.measures.routing import routing_table
 from analysis.pull import PulledRuns
 from analysis.report.content import RunSource
+from analysis.report.draw_figures import draw_study
 from analysis.report.fields import table_frame
 from analysis.report.render import write_report
+from analysis.report.summary import headline_metrics, summary_lines
 from analysis.report.verdict import verdict
-from analysis.summary import headline_metrics, summary_lines
-from analysis.suspicious import suspicious_exhibit, suspicious_notes, suspicious_results
+from analysis.report.warnings import suspicious_exhibit, suspicious_notes, suspicious_results
 from analysis.tables import language_table, write_table
 from xling.records import RUN_COLUMNS
 

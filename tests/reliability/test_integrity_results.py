@@ -11,8 +11,8 @@ import pytest
 
 from analysis.gains.responses import encode_responses
 from analysis.pull import PulledRuns
+from analysis.report.warnings import suspicious_notes, suspicious_results
 from analysis.study_analysis import Reading, analyze_records
-from analysis.suspicious import suspicious_notes, suspicious_results
 from tests.analysis.simulated_records import FAMILY, accuracies_of, study
 from xling.records import (
     LEAST_CONSTANT,
