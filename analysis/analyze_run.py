@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from analysis.pull import PulledRuns, pull_records
-from analysis.records_cache import DIGEST_TAG
 from analysis.report.content import RunSource
+from analysis.runs.pull import PulledRuns, pull_records
+from analysis.runs.records_cache import DIGEST_TAG
 from analysis.study_analysis import MINI_SET_NOTE, Analysis, Reading, analyze_records
 from xling import tracking
 from xling.languages import get_language, shared_branches

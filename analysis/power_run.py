@@ -22,7 +22,7 @@ from analysis.figures.power import power_figure
 from analysis.figures.style import save_figure
 from analysis.gains.comparisons import compare_runs
 from analysis.gains.gain_table import PRIMARY
-from analysis.pull import PulledRuns, pull_records
+from analysis.runs.pull import PulledRuns, pull_records
 from analysis.tables import write_table
 from xling import tracking
 from xling.study import Study

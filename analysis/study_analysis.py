@@ -17,7 +17,6 @@ from analysis.gains.gain_table import PRIMARY
 from analysis.measures.accuracy import responses_summary
 from analysis.measures.formats import format_measures, logged_measures, trained_shares
 from analysis.measures.routing import routing_table
-from analysis.pull import PulledRuns
 from analysis.report.content import RunSource
 from analysis.report.draw_figures import draw_study
 from analysis.report.fields import table_frame
@@ -25,6 +24,7 @@ from analysis.report.render import write_report
 from analysis.report.summary import headline_metrics, summary_lines
 from analysis.report.verdict import verdict
 from analysis.report.warnings import suspicious_exhibit, suspicious_notes, suspicious_results
+from analysis.runs.pull import PulledRuns
 from analysis.tables import language_table, write_table
 from xling.records import RUN_COLUMNS
 
@@ -75,7 +75,7 @@ def analyze_records(pulled: PulledRuns, reading: Reading, folder: Path) -> Analy
     """Analyse a study's runs and write what comes out.
 
     Args:
-        pulled: As analysis.pull.pull_records gives it.
+        pulled: As analysis.runs.pull.pull_records gives it.
         reading: Families, bound, names and notes.
         folder: Where the files go: report.html, estimates.json, tables (.csv, .tex) of cells,
             languages and estimates, and figures/ (.svg, .png).

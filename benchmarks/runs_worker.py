@@ -29,7 +29,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         }
         import mlflow
 
-        from analysis.pull import pull_records
+        from analysis.runs.pull import pull_records
         from benchmarks.made_runs import STUDY, make_store
         from xling import tracking
 

@@ -48,7 +48,7 @@ def gain_cells(
         records: Item records of all runs (xling.records), possibly none; or the held-out ones
             encoded already (analysis.gains.responses.encode_responses), which saves time.
         accuracies: Held-out accuracy by run and language, columns of
-            analysis.pull.ACCURACY_COLUMNS.
+            analysis.runs.pull.ACCURACY_COLUMNS.
         family: Language code to `related`, `control` or `source`.
 
     Returns:

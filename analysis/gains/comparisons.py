@@ -77,7 +77,7 @@ def compare_runs(
 
     Args:
         records: Item records of all runs (xling.records), possibly none.
-        accuracies: Columns of analysis.pull.ACCURACY_COLUMNS.
+        accuracies: Columns of analysis.runs.pull.ACCURACY_COLUMNS.
         family: Language code to `related`, `control` or `source`.
         left_out: Languages that the control-source arm was tuned on. They are that arm's own
             sources, so its contrasts are without them.

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.estimates import OK, SCALE_DEPENDENT, Estimate
 from analysis.gains.cells import CONDITION, NO_DISCORDANT, NOT_AVAILABLE
 from analysis.gains.gain_table import PRIMARY
-from analysis.pull import PulledRuns
+from analysis.runs.pull import PulledRuns
 
 HEADLINES = {
     "D": "D",

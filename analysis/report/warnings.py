@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.exhibits.exhibit import Exhibit
 from analysis.gains.responses import NO_ANSWER, Responses
-from analysis.pull import PulledRuns
+from analysis.runs.pull import PulledRuns
 from xling.records import (
     ANSWER_MASS,
     CONSTANT,

@@ -26,7 +26,7 @@ from analysis.measures.formats import (
     logged_measures,
     trained_shares,
 )
-from analysis.run_files import read_format_file
+from analysis.runs.run_files import read_format_file
 from xling.records import LOGPROB_COLUMNS, check_records, describe_format
 from xling.scoring.orders import recall_std
 from xling.tracking import LoggedRun

@@ -1,6 +1,6 @@
 import pytest
 
-from analysis.made_with import differing_conditions
+from analysis.runs.conditions import differing_conditions
 from xling.tracking import LoggedRun
 
 USUAL = {

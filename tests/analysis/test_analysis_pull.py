@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from simulated_records import frame_of
 
-from analysis.pull import ACCURACY_COLUMNS, pull_records
-from analysis.records_cache import DIGEST_TAG, RECORDS_FILE
+from analysis.runs.pull import ACCURACY_COLUMNS, pull_records
+from analysis.runs.records_cache import DIGEST_TAG, RECORDS_FILE
 from xling.records import check_records, write_records
 
 

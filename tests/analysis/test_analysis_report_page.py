@@ -16,9 +16,9 @@ from analysis.analyze_run import is_kin
 from analysis.estimators.contrasts import contrast_rows
 from analysis.gains.comparisons import compare_runs
 from analysis.measures.accuracy import responses_summary
-from analysis.pull import PulledRuns
 from analysis.report.content import RunSource
 from analysis.report.render import write_report
+from analysis.runs.pull import PulledRuns
 from xling.records import check_records
 from xling.study_files import load_study
 

@@ -19,7 +19,7 @@ from analysis.gains.cells import gain_cells
 from analysis.gains.gain_table import LOGIT, POINTS, gain_table
 from analysis.gains.responses import encode_responses
 from analysis.measures.formats import PREDICTED, PRIOR, format_measures
-from analysis.pull import pull_records
+from analysis.runs.pull import pull_records
 from analysis.simulation.answers import (
     run_count,
     run_records,

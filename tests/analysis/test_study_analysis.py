@@ -21,7 +21,7 @@ from analysis.figures.heatmap import figure_gains, gain_heatmap, language_order
 from analysis.figures.labels import place_labels
 from analysis.gains.cells import gain_cells
 from analysis.gains.gain_table import PRIMARY
-from analysis.pull import PulledRuns
+from analysis.runs.pull import PulledRuns
 from analysis.study_analysis import MINI_SET_NOTE, Analysis, Reading, analyze_records
 from analysis.tables import write_table
 from xling.records import check_records

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.measures.routing import read_routing_file
-from analysis.run_files import read_format_file
+from analysis.runs.run_files import read_format_file
 from tests.reliability.fuzzing import BLANKS, TEXTS, any_value, damaged, refused, sweep, write
 from xling.records import (
     LOGPROB_COLUMNS,

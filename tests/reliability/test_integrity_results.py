@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from analysis.gains.responses import encode_responses
-from analysis.pull import PulledRuns
 from analysis.report.warnings import suspicious_notes, suspicious_results
+from analysis.runs.pull import PulledRuns
 from analysis.study_analysis import Reading, analyze_records
 from tests.analysis.simulated_records import FAMILY, accuracies_of, study
 from xling.records import (

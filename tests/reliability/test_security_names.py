@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from analysis.records_cache import FORMAT_FILE, optional_file, records_file
+from analysis.runs.records_cache import FORMAT_FILE, optional_file, records_file
 from entrypoints.evaluate import main as evaluate
 from entrypoints.prepare import main as prepare
 from entrypoints.register import main as register

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from analysis.analyze_run import run_analysis
-from analysis.pull import newest_runs
 from analysis.report.render import content_policy
+from analysis.runs.pull import newest_runs
 from analysis.simulation.answers import run_records, simulate_correct
 from analysis.simulation.design import Design
 from analysis.simulation.log_run import simulated_study

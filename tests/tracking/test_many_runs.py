@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from analysis.pull import pull_records
+from analysis.runs.pull import pull_records
 from xling import tracking
 from xling.records import check_records, write_records
 

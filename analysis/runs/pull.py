@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 import pandas as pd
 from tqdm import tqdm
 
-from analysis.made_with import differing_conditions
-from analysis.records_cache import RECORDS_FILE
-from analysis.run_files import fetch_files, files_by_run
-from analysis.told import told
+from analysis.runs.conditions import differing_conditions
+from analysis.runs.records_cache import RECORDS_FILE
+from analysis.runs.run_files import fetch_files, files_by_run, told
 from xling.records import (
     ARMS,
     REASONINGS,

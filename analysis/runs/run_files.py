@@ -12,9 +12,15 @@ import pandas as pd
 
 from analysis.measures.formats import MEASURE_COLUMNS
 from analysis.measures.routing import ROUTING_FILE, read_routing_file
-from analysis.records_cache import FORMAT_FILE, ArtifactStore, optional_file, records_file
-from analysis.told import told
+from analysis.runs.records_cache import FORMAT_FILE, ArtifactStore, optional_file, records_file
 from xling.records import RUN_COLUMNS, read_records
+
+
+def told(name: object) -> str:
+    """A name as it stands, if it is short and all of it can be seen; else its beginning, quoted."""
+    text = str(name)
+    return text if len(text) <= 80 and text.isprintable() else f"{text!r:.80}"
+
 
 if TYPE_CHECKING:
     from xling.tracking import LoggedRun
