@@ -23,7 +23,7 @@ from analysis.figures.style import save_figure
 from analysis.gains.comparisons import compare_runs
 from analysis.gains.gain_table import PRIMARY
 from analysis.runs.pull import PulledRuns, pull_records
-from analysis.tables import write_table
+from analysis.tables.write import write_table
 from xling import tracking
 from xling.study import Study
 

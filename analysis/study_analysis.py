@@ -19,13 +19,13 @@ from analysis.measures.formats import format_measures, logged_measures, trained_
 from analysis.measures.routing import routing_table
 from analysis.report.content import RunSource
 from analysis.report.draw_figures import draw_study
-from analysis.report.fields import table_frame
 from analysis.report.render import write_report
 from analysis.report.summary import headline_metrics, summary_lines
 from analysis.report.verdict import verdict
 from analysis.report.warnings import suspicious_exhibit, suspicious_notes, suspicious_results
 from analysis.runs.pull import PulledRuns
-from analysis.tables import language_table, write_table
+from analysis.tables.fields import table_frame
+from analysis.tables.write import language_table, write_table
 from xling.records import RUN_COLUMNS
 
 MINI_SET_NOTE = "mini set: for trying the software, not a finding"

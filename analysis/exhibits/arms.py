@@ -16,8 +16,8 @@ from analysis.estimators.source_arms import CONTROL_SOURCE
 from analysis.exhibits.exhibit import Evidence, Exhibit
 from analysis.figures.family_dots import family_dots_plot
 from analysis.gains.gain_table import POINTS, PRIMARY, GainTable
-from analysis.report.fields import Field, Table, make_table
-from analysis.report.numbers import interval, p_value, points
+from analysis.tables.fields import Field, Table, make_table
+from analysis.tables.numbers import interval, p_value, points
 from xling.records import ARMS
 
 _ROUNDING = 1e-9

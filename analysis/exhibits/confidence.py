@@ -7,7 +7,7 @@ from functools import partial
 from analysis.exhibits.exhibit import Evidence, Exhibit, target_means
 from analysis.figures.before_after import before_after_plot, before_after_table
 from analysis.gains.gain_table import PRIMARY
-from analysis.report.fields import Field, make_table, number_field
+from analysis.tables.fields import Field, make_table, number_field
 from xling.records import ARMS
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.estimates import Estimate
 from analysis.gains.comparisons import Comparisons
 from analysis.measures.formats import GoldShares
-from analysis.report.fields import Table
+from analysis.tables.fields import Table
 
 if TYPE_CHECKING:
     from xling.tracking import LoggedRun

@@ -11,8 +11,8 @@ from analysis.exhibits.exhibit import Evidence, Exhibit
 from analysis.figures.routing import routing_plot
 from analysis.gains.gain_table import PRIMARY
 from analysis.measures.routing import routing_by_family, routing_changes
-from analysis.report.fields import Field, Table, make_table, number_field
-from analysis.report.numbers import signed
+from analysis.tables.fields import Field, Table, make_table, number_field
+from analysis.tables.numbers import signed
 
 
 def routing_exhibits(evidence: Evidence) -> list[Exhibit]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.exhibits.exhibit import Evidence, Exhibit
 from analysis.figures.style import FAMILY_ORDER
-from analysis.report.fields import Field, Table, make_table, number_field
+from analysis.tables.fields import Field, Table, make_table, number_field
 from xling.records import ARMS
 
 CLOZE_METRICS = (

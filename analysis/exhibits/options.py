@@ -16,7 +16,7 @@ from analysis.figures.orders import ORDERS_COLUMNS, orders_plot
 from analysis.figures.positions import positions_plot
 from analysis.gains.gain_table import PRIMARY
 from analysis.measures.formats import BALANCED, GOLD, PREDICTED, PRIOR
-from analysis.report.fields import Field, Table, make_table, number_field
+from analysis.tables.fields import Field, Table, make_table, number_field
 from xling.records import ARMS
 
 _SHUFFLED = "shuffled-labels"

@@ -9,8 +9,8 @@ import pandas as pd
 from analysis.estimates import Estimate
 from analysis.gains.cells import CONDITION
 from analysis.gains.gain_table import PRIMARY
-from analysis.report.fields import Field, Table, make_table, number_field, p_field, signed_field
-from analysis.report.numbers import interval, on_scale, p_value, points, units_of
+from analysis.tables.fields import Field, Table, make_table, number_field, p_field, signed_field
+from analysis.tables.numbers import interval, on_scale, p_value, points, units_of
 
 _ESTIMATE_COLUMNS = (
     ("estimand", False), ("scale", False), ("estimator", False), ("unit", False),

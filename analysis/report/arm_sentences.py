@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from analysis.estimates import Estimate
 from analysis.estimators.source_arms import LOST, WITHOUT_KIN
 from analysis.report.classes import BY_SCALE, CANNOT_TELL, NO_NUMBER, classify, only_in_points
-from analysis.report.numbers import interval, points, said_p
+from analysis.tables.numbers import interval, points, said_p
 
 _ARMS = "finetuned - control-source"
 _DIFFERENCE, _OF_OTHERS = f"D ({_ARMS})", f"D ({_ARMS}, {WITHOUT_KIN})"

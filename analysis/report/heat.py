@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize, to_hex
 from analysis.estimates import OK
 from analysis.figures.style import FAMILY_ORDER, figure_gains, language_order
 from analysis.gains.cells import CONDITION
-from analysis.report.numbers import points, said_p
+from analysis.tables.numbers import points, said_p
 
 
 @dataclass(frozen=True)

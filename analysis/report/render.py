@@ -19,9 +19,9 @@ from analysis.gains.gain_table import PRIMARY
 from analysis.report.all_rows import cells_table, estimates_table
 from analysis.report.content import Picture, RunSource, conditions_of, pictures, sections
 from analysis.report.heat import heat_table
-from analysis.report.numbers import unsigned_points
 from analysis.report.references import REFERENCES, SAMPLING_UNITS
 from analysis.report.verdict import verdict
+from analysis.tables.numbers import unsigned_points
 
 _TOLD_APART = {
     "training split": "told apart by the base models' answers to training questions, from which no "

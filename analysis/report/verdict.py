@@ -18,7 +18,7 @@ from analysis.report.classes import (
     classify,
     only_in_points,
 )
-from analysis.report.numbers import interval, on_scale, points, said_p, signed, unsigned_points
+from analysis.tables.numbers import interval, on_scale, points, said_p, signed, unsigned_points
 
 _ALPHA = 0.05
 

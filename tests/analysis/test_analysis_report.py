@@ -17,9 +17,9 @@ from analysis.gains.comparisons import compare_runs
 from analysis.measures.accuracy import responses_summary
 from analysis.report.content import RunSource
 from analysis.report.heat import heat_table
-from analysis.report.numbers import points
 from analysis.report.render import safe_link, write_report
 from analysis.report.verdict import classify, verdict
+from analysis.tables.numbers import points
 from xling.records import check_records
 
 HOSTILE = "<script>alert(1)</script>"

@@ -12,7 +12,7 @@ from simulated_records import FAMILY
 from analysis.estimates import Estimate
 from analysis.exhibits.exhibit import Evidence
 from analysis.report.arm_sentences import arm_sentences
-from analysis.report.numbers import points
+from analysis.tables.numbers import points
 
 KIN = "without kin of the control source"
 CLAIM = "related languages gain from the source being related"

@@ -7,7 +7,7 @@ import pytest
 from analysis.estimates import Estimate
 from analysis.report.all_rows import estimates_table
 from analysis.report.heat import readable_ink
-from analysis.report.numbers import p_value, points, said_p, signed, unsigned_points
+from analysis.tables.numbers import p_value, points, said_p, signed, unsigned_points
 
 
 def test_a_slope_is_points_for_each_point_and_a_difference_is_points() -> None:

@@ -9,7 +9,7 @@ import pytest
 from planted_arms import EVEN, Row, arm_records, by_arm, planted, row_of
 
 from analysis.exhibits.arms import arms_exhibit, parts_exhibit
-from analysis.report.fields import table_frame
+from analysis.tables.fields import table_frame
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from analysis.gains.cells import gain_cells
 from analysis.gains.gain_table import PRIMARY
 from analysis.runs.pull import PulledRuns
 from analysis.study_analysis import MINI_SET_NOTE, Analysis, Reading, analyze_records
-from analysis.tables import write_table
+from analysis.tables.write import write_table
 from xling.records import check_records
 
 

@@ -20,7 +20,7 @@ from analysis.runs.pull import newest_runs
 from analysis.simulation.answers import run_records, simulate_correct
 from analysis.simulation.design import Design
 from analysis.simulation.log_run import simulated_study
-from analysis.tables import write_table
+from analysis.tables.write import write_table
 from xling import tracking
 from xling.tracking.evaluations import log_evaluation
 

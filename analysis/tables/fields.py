@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.report.numbers import p_value, points
+from analysis.tables.numbers import p_value, points
 
 
 @dataclass(frozen=True)
