@@ -6,14 +6,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from xling.arms import (
+from xling.data import Item, build_mini
+from xling.data.training_rows import (
     control_source_rows,
     label_agreement,
     shuffle_labels,
     shuffled_label_rows,
     source_rows,
 )
-from xling.data import Item, build_mini
 
 SOURCE = ("arb_Arab", "arz_Arab", "ary_Arab")
 

@@ -22,7 +22,7 @@ from tests.planted_models import (
     save_vowel_model,
     vowel_rows,
 )
-from xling.arms import TrainingRow, label_agreement
+from xling.data.training_rows import TrainingRow, label_agreement
 from xling.execution import prepare_study
 from xling.execution.answers import Examiner
 from xling.execution.cells import prompt_format

@@ -88,7 +88,7 @@ def test_the_message_names_the_stage_and_what_to_do() -> None:
         ("xling.planning.memory", "OPTIMISER_BYTES = 16", "OPTIMISER_BYTES = 8", "train score"),
         ("xling.execution.stage", "MOST_PROMPTS = 20_000", "MOST_PROMPTS = 1", "score"),
         ("xling.training_steps", "class Step", "class Stride", "train"),
-        ("xling.arms", "SHUFFLES = 200", "SHUFFLES = 1", "prepare train score"),
+        ("xling.data.training_rows", "SHUFFLES = 200", "SHUFFLES = 1", "prepare train score"),
         ("xling.reasoning", '"</think>"', '"</thought>"', "chain-of-thought"),
         ("xling.scoring.orders", "OPTIONS = 4", "OPTIONS = 5", "permuted"),
         ("xling.scoring.answers", 'DELIMITER = " "', 'DELIMITER = ""', "cloze"),

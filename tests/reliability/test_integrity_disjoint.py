@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import SHARED
 from xling.data import Item, load_folder, split_items
-from xling.data.disjoint import (
+from xling.data.leakage import (
     TRAINING_ITEMS,
     prove_disjoint,
     read_training_items,

@@ -14,7 +14,7 @@ from analysis.analyze_run import run_analysis
 from tests.place import SOURCE, TARGET
 from tests.tiny_models import save_tiny_model
 from xling import tracking
-from xling.data.disjoint import TRAINING_ITEMS
+from xling.data.leakage import TRAINING_ITEMS
 from xling.execution import accuracy_lines, prepare_study, run_evaluate
 from xling.execution.cells import locate, work_folder
 from xling.execution.finetune import finetune_fingerprint, run_finetune

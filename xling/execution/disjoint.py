@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from xling import tracking
-from xling.arms import TrainingRow
-from xling.data.disjoint import prove_disjoint, read_training_items, trained_on
+from xling.data.leakage import prove_disjoint, read_training_items, trained_on
+from xling.data.training_rows import TrainingRow
 from xling.execution.prepared import ItemsByPart, Prepared
 from xling.study import Cell
 

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from xling import tracking
+from xling.data.training_rows import label_shares
 from xling.execution.answers import Examiner
 from xling.execution.cells import (
     cell_command,
@@ -27,7 +28,6 @@ from xling.execution.evaluated import log_evaluated
 from xling.execution.find_adapters import find_adapters
 from xling.execution.prepared import ItemsByPart, Prepared, items_sha256
 from xling.execution.stage import answer_stage
-from xling.execution.trained import label_shares
 from xling.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
 from xling.routing import describes_mixture

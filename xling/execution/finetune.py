@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from xling import tracking
-from xling.arms import TrainingRow
 from xling.data import Item
-from xling.data.disjoint import trained_on, write_training_items
+from xling.data.leakage import trained_on, write_training_items
+from xling.data.training_rows import TrainingRow
 from xling.distributed.choosing import train_together
 from xling.distributed.job import TrainingJob
 from xling.distributed.running import train_and_save

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from xling.arms import TrainingRow, control_source_rows, shuffled_label_rows, source_rows
 from xling.data import (
     DataSet,
     Item,
@@ -19,8 +18,14 @@ from xling.data import (
     manifest,
     split_items,
 )
-from xling.data.disjoint import without_repeats
+from xling.data.leakage import without_repeats
 from xling.data.schema import sha256_of_items
+from xling.data.training_rows import (
+    TrainingRow,
+    control_source_rows,
+    shuffled_label_rows,
+    source_rows,
+)
 from xling.models import check_model_name
 from xling.study import Cell, Study
 

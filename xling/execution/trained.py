@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xling import tracking
-from xling.arms import TrainingRow, label_agreement
-from xling.record_metrics import position_shares
+from xling.data.training_rows import TrainingRow, label_agreement, label_shares
 from xling.study import Cell
 
 # How far a reloaded adapter's log-probabilities may be from the live model's.
@@ -36,12 +35,6 @@ class TrainedAdapter:
     report: dict[str, Any]
     check_prompts: list[str]
     check_logprobs: npt.NDArray[np.float64]
-
-
-def label_shares(rows: Sequence[TrainingRow]) -> dict[str, float]:
-    """How often each label is trained on: metrics ``label_share_1`` to ``label_share_4``."""
-    shares = position_shares(np.array([row.label for row in rows]))
-    return {f"label_share_{label}": float(share) for label, share in enumerate(shares, start=1)}
 
 
 def log_labels(rows: Sequence[TrainingRow], cell: Cell, languages: Sequence[str]) -> None:

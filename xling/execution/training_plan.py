@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xling.arms import TrainingRow
+from xling.data.training_rows import TrainingRow
 from xling.distributed.batches import per_process
 from xling.distributed.checkpoints import last_whole_checkpoint
 from xling.distributed.choosing import processes_for

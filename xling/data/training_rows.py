@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xling.data import Item
+from xling.record_metrics import position_shares
 
 SHUFFLES = 200
 
@@ -131,3 +132,9 @@ def _dependence(gold: Integers, labels: Integers) -> float:
 def label_agreement(rows: Sequence[TrainingRow]) -> float:
     """Share of rows whose label is the right answer: 1 but for shuffled labels, there about 1/4."""
     return float(np.mean([row.label == row.item.correct_answer_num for row in rows]))
+
+
+def label_shares(rows: Sequence[TrainingRow]) -> dict[str, float]:
+    """How often each label is trained on: metrics ``label_share_1`` to ``label_share_4``."""
+    shares = position_shares(np.array([row.label for row in rows]))
+    return {f"label_share_{label}": float(share) for label, share in enumerate(shares, start=1)}
