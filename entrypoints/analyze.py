@@ -29,7 +29,7 @@ from xling.study import Study
 def main(study: Study, data: str, limit: int, experiment: str, bound: float) -> None:
     """Analyse a study's finished evaluate runs."""
     from xling import tracking
-    from xling.execution.prepared import resolve_study
+    from xling.execution.study_data import resolve_study
 
     resolved = resolve_study(study, data=data, limit=limit)
     tracking.open_store()

@@ -25,9 +25,8 @@ from tests.planted_models import (
 from xling.data.training_rows import TrainingRow, label_agreement
 from xling.execution import prepare_study
 from xling.execution.answers import Examiner
-from xling.execution.cells import prompt_format
 from xling.execution.frames import Answers, record_frame
-from xling.execution.prepared import Prepared
+from xling.execution.study_data import Prepared, prompt_format
 from xling.models import OpenedModel, locate_model
 from xling.prompts import label_token_ids, render_prompts
 from xling.records import describe_format, summarize_records

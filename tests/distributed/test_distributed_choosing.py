@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from xling.distributed.choosing import check_processes
+from xling.execution.run_study import check_processes
 from xling.models.catalog import Recipe, catalog
 from xling.study import Study
 from xling.study_files import parse_study

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from tests.native_checkpoints import save_mxfp4_model
-from xling.execution import ahead as ahead_module
-from xling.execution.ahead import Ahead
-from xling.execution.cells import locate
+from xling.execution import prefetch as ahead_module
+from xling.execution.models import locate
+from xling.execution.prefetch import Ahead
 from xling.folders import cache_folder
 from xling.settings import ModelSettings
 
@@ -70,7 +70,9 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 def fetches() -> list[psutil.Process]:
     children = psutil.Process().children(recursive=True)
-    return [each for each in children if "xling.models.bring" in " ".join(each.cmdline())]
+    return [
+        each for each in children if "xling.execution.prefetch_worker" in " ".join(each.cmdline())
+    ]
 
 
 def made() -> list[Path]:
@@ -149,7 +151,7 @@ STUDY = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this runs in background
 from entrypoints.common import _prepare_process
-from xling.execution.ahead import Ahead
+from xling.execution.prefetch import Ahead
 from xling.settings import ModelSettings
 _prepare_process()
 with Ahead() as ahead:

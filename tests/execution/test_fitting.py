@@ -3,7 +3,7 @@
 import pytest
 
 from xling.execution import prepare_study
-from xling.execution.fitting import (
+from xling.execution.memory_checks import (
     check_scoring_room,
     check_training_room,
     scoring_batch,

@@ -8,7 +8,7 @@ import pytest
 from tests.tiny_models import save_tiny_model
 from xling import tracking
 from xling.execution import prepare_study, run_cells
-from xling.execution.study import StudyOutcome
+from xling.execution.run_study import StudyOutcome
 from xling.models import opened
 from xling.models.loading import load_base
 from xling.study import Study

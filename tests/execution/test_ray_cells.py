@@ -21,7 +21,7 @@ from xling.execution.ray_cells import _Tasks
 from xling.execution.ray_cluster import connected
 from xling.execution.ray_needs import Needs
 from xling.execution.ray_worker import Assignment
-from xling.execution.study import StudyOutcome
+from xling.execution.run_study import StudyOutcome
 from xling.execution.units import study_units
 from xling.records import read_records
 from xling.study_files import load_study

@@ -11,10 +11,10 @@ import pytest
 
 from xling.execution import stage
 from xling.execution.answers import Examiner
-from xling.execution.cells import locate, prompt_format
 from xling.execution.frames import Answers
-from xling.execution.prepared import Prepared, prepare_study
+from xling.execution.models import locate
 from xling.execution.stage import answer_stage
+from xling.execution.study_data import Prepared, prepare_study, prompt_format
 from xling.models import BaseShelf
 from xling.scoring import InProcessEngine
 from xling.study import Cell, Study

@@ -22,8 +22,8 @@ from xling.data.leakage import (
     write_training_items,
 )
 from xling.data.parallel import make_data_set
-from xling.execution.disjoint import prove_evaluation, prove_training
-from xling.execution.prepared import Prepared, prepare_study
+from xling.execution.leakage_checks import prove_evaluation, prove_training
+from xling.execution.study_data import Prepared, prepare_study
 from xling.study import Cell, Study
 from xling.study_files import load_study
 

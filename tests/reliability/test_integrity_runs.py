@@ -16,8 +16,9 @@ from tests.tiny_models import save_tiny_model
 from xling import tracking
 from xling.data.leakage import TRAINING_ITEMS
 from xling.execution import accuracy_lines, prepare_study, run_evaluate
-from xling.execution.cells import locate, work_folder
+from xling.execution.cell_run import work_folder
 from xling.execution.finetune import finetune_fingerprint, run_finetune
+from xling.execution.models import locate
 from xling.execution.training_plan import TRAINED
 from xling.models import BaseShelf
 from xling.records import read_records, suspicious_languages, warning_text

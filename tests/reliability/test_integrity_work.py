@@ -12,8 +12,8 @@ import torch
 from tests.execution.test_stage import answer, files, study_of
 from tests.test_training import train
 from xling.distributed.checkpoints import last_whole_checkpoint
-from xling.execution.cells import locate
-from xling.execution.prepared import prepare_study
+from xling.execution.models import locate
+from xling.execution.study_data import prepare_study
 from xling.models import BaseShelf
 from xling.scoring.kept import KeptAnswers
 from xling.sealed import SEAL

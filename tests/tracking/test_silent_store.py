@@ -11,7 +11,7 @@ import pytest
 from tests.place import Place
 from xling import tracking
 from xling.execution import prepare_study, run_cells
-from xling.execution.study import ResultsWait
+from xling.execution.run_study import ResultsWait
 from xling.study_files import load_study
 
 

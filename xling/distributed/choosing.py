@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from xling.distributed.batches import per_process
 from xling.distributed.following import current_lead
 from xling.distributed.job import TrainingJob
 from xling.distributed.launch import launch
 from xling.distributed.team import environment_size
-from xling.models import find_recipe
-from xling.study import Study
 from xling.training import Example
 
 
@@ -36,27 +33,6 @@ def processes_for(asked: int, *, usual: int) -> int:
             )
         return started
     return asked or (usual if 1 < usual <= _gpus_here() else 1)
-
-
-def check_processes(study: Study) -> None:
-    """Refuses, before any work, a study of which a model's processes cannot share a step.
-
-    What the study file alone says is checked when it is read; this knows the catalog, torchrun and
-    this machine's GPUs too.
-
-    Raises:
-        ValueError: names the model and what would fit.
-    """
-    if set(study.arms) == {"base"}:
-        return
-    training = study.training
-    for model in study.models:
-        usual = find_recipe(model.id, revision=model.revision).processes
-        processes = processes_for(model.processes, usual=usual)
-        try:
-            per_process(training.batch_size, training.micro_batch_size, processes)
-        except ValueError as error:
-            raise ValueError(f"model {model.label}: {error}") from error
 
 
 def train_together(job: TrainingJob, examples: Sequence[Example], folder: Path) -> None:

@@ -4,9 +4,9 @@ from xling.execution.accuracies import accuracy_lines
 from xling.execution.evaluate import run_evaluate
 from xling.execution.finetune import adapter_name, run_finetune
 from xling.execution.prepare import run_prepare
-from xling.execution.prepared import Prepared, prepare_study, resolve_study
 from xling.execution.register import register_best, register_study
-from xling.execution.study import StudyOutcome, run_cells
+from xling.execution.run_study import StudyOutcome, run_cells
+from xling.execution.study_data import Prepared, prepare_study, resolve_study
 
 __all__ = [
     "Prepared",

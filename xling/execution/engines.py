@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xling.execution.cells import configured_context, prompt_format
-from xling.execution.fitting import check_scoring_room, scoring_batch, scoring_copies
-from xling.execution.prepared import Prepared
+from xling.execution.cell_run import configured_context
+from xling.execution.memory_checks import check_scoring_room, scoring_batch, scoring_copies
+from xling.execution.study_data import Prepared, prompt_format
 from xling.fingerprint import fingerprint
 from xling.folders import kept_number
 from xling.models import BaseShelf, LocatedModel

@@ -8,26 +8,24 @@ from typing import Any
 from xling import tracking
 from xling.data.training_rows import label_shares
 from xling.execution.answers import Examiner
-from xling.execution.cells import (
+from xling.execution.cell_run import (
     cell_command,
     cell_identity,
     cell_params,
-    locate,
-    locate_served,
     log_items,
     one_at_a_time,
-    prompt_format,
     reuse,
     scoring_params,
     text_config,
     work_folder,
 )
-from xling.execution.disjoint import prove_evaluation
 from xling.execution.engines import engine_source, reach_server, source_identity
 from xling.execution.evaluated import log_evaluated
 from xling.execution.find_adapters import find_adapters
-from xling.execution.prepared import ItemsByPart, Prepared, items_sha256
+from xling.execution.leakage_checks import prove_evaluation
+from xling.execution.models import locate, locate_served
 from xling.execution.stage import answer_stage
+from xling.execution.study_data import ItemsByPart, Prepared, items_sha256, prompt_format
 from xling.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
 from xling.routing import describes_mixture

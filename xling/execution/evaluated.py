@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from xling import tracking
-from xling.execution.cells import trained_languages
+from xling.execution.cell_run import trained_languages
 from xling.execution.instruments import instrument_metrics
-from xling.execution.prepared import Prepared
+from xling.execution.study_data import Prepared
 from xling.folders import written_file
 from xling.parquet import read_parquet
 from xling.records import (

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from xling import tracking
-from xling.execution.cells import cell_command, trained_adapter_folder
+from xling.execution.cell_run import cell_command, trained_adapter_folder
 from xling.execution.finetune import adapter_name, finetune_fingerprint, fold_parameter
-from xling.execution.prepared import Prepared
+from xling.execution.study_data import Prepared
 from xling.models import LocatedModel
 from xling.study import Cell
 

@@ -18,21 +18,20 @@ from xling.distributed.choosing import train_together
 from xling.distributed.job import TrainingJob
 from xling.distributed.running import train_and_save
 from xling.distributed.team import Team
-from xling.execution.cells import (
+from xling.execution.cell_run import (
     cell_command,
     cell_identity,
     cell_params,
-    locate,
     log_items,
     one_at_a_time,
-    prompt_format,
     reuse,
     trained_languages,
     work_folder,
 )
-from xling.execution.disjoint import prove_training
-from xling.execution.fitting import check_training_room
-from xling.execution.prepared import Prepared, rows_sha256
+from xling.execution.leakage_checks import prove_training
+from xling.execution.memory_checks import check_training_room
+from xling.execution.models import locate
+from xling.execution.study_data import Prepared, prompt_format, rows_sha256
 from xling.execution.trained import TrainedAdapter, log_labels, log_trained
 from xling.execution.training_plan import (
     CHECKPOINTS,

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Mapping
 
 from xling import tracking
-from xling.execution.cells import locate_tokenizer, one_at_a_time, prompt_format, reuse
-from xling.execution.prepared import Prepared
+from xling.execution.cell_run import one_at_a_time, reuse
+from xling.execution.models import locate_tokenizer
+from xling.execution.study_data import Prepared, prompt_format
 from xling.fingerprint import fingerprint
 from xling.prompts import label_token_ids, render_prompts
 from xling.reasoning import reasoning_prompts

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xling import tracking
-from xling.execution.prepared import Prepared
+from xling.execution.study_data import Prepared
 from xling.execution.units import Unit, UnitOutcome, run_unit
 from xling.models import BaseShelf
 from xling.tracking.remote import ParentRun, work_under

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from xling import tracking
-from xling.execution.study import StudyOutcome
+from xling.execution.run_study import StudyOutcome
 
 GAIN_FAMILIES = ("related", "control")
 CHAMPION = "champion"

@@ -11,7 +11,7 @@ from xling.data import Item
 from xling.execution.answers import Examiner
 from xling.execution.evaluated import ROUTING, write_parquet
 from xling.execution.frames import Answers, record_frame
-from xling.execution.prepared import ItemsByPart, Prepared
+from xling.execution.study_data import ItemsByPart, Prepared
 from xling.records import write_records
 from xling.routing import routing_frame, write_routing
 from xling.sealed import difference, read_seen, see, write_seen

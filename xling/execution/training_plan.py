@@ -10,9 +10,8 @@ from xling.data.training_rows import TrainingRow
 from xling.distributed.batches import per_process
 from xling.distributed.checkpoints import last_whole_checkpoint
 from xling.distributed.choosing import processes_for
-from xling.execution.cells import prompt_format
-from xling.execution.fitting import training_memory_use
-from xling.execution.prepared import Prepared
+from xling.execution.memory_checks import training_memory_use
+from xling.execution.study_data import Prepared, prompt_format
 from xling.folders import written_file
 from xling.models import BaseShelf, LocatedModel
 from xling.models.loading import read_config

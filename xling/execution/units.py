@@ -7,7 +7,7 @@ from itertools import groupby
 from xling import tracking
 from xling.execution.evaluate import run_evaluate
 from xling.execution.finetune import run_finetune
-from xling.execution.prepared import Prepared
+from xling.execution.study_data import Prepared
 from xling.models import BaseShelf
 from xling.settings import ModelSettings
 from xling.study import Cell, Study

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from xling import tracking
 from xling.data.leakage import prove_disjoint, read_training_items, trained_on
 from xling.data.training_rows import TrainingRow
-from xling.execution.prepared import ItemsByPart, Prepared
+from xling.execution.study_data import ItemsByPart, Prepared
 from xling.study import Cell
 
 

@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from xling.execution.cells import prompt_format
-from xling.execution.prepared import Prepared
+from xling.execution.study_data import Prepared, prompt_format
 from xling.models import BaseShelf, LocatedModel
 from xling.planning.fits import check_memory, memory_use
 from xling.planning.passes import MemoryUse

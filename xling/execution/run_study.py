@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 
 from xling import tracking
 from xling.choices import Execution
-from xling.distributed.choosing import check_processes
-from xling.execution.ahead import Ahead
+from xling.distributed.batches import per_process
+from xling.distributed.choosing import processes_for
 from xling.execution.engines import check_servers
+from xling.execution.prefetch import Ahead
 from xling.execution.prepare import run_prepare
-from xling.execution.prepared import Prepared
 from xling.execution.ray_cells import run_units_on_ray
+from xling.execution.study_data import Prepared
 from xling.execution.units import Unit, UnitOutcome, run_unit, study_units
-from xling.models import BaseShelf
-from xling.study import Cell
+from xling.models import BaseShelf, find_recipe
+from xling.study import Cell, Study
 
 
 class StudyFailed(RuntimeError):
@@ -114,3 +115,24 @@ def _run_here(prepared: Prepared, units: Sequence[Unit], *, force: bool) -> list
                 ahead.begin(following, after=unit.model)
             outcomes.append(run_unit(prepared, unit, shelf, force=force))
     return outcomes
+
+
+def check_processes(study: Study) -> None:
+    """Refuses, before any work, a study of which a model's processes cannot share a step.
+
+    What the study file alone says is checked when it is read; this knows the catalog, torchrun and
+    this machine's GPUs too.
+
+    Raises:
+        ValueError: names the model and what would fit.
+    """
+    if set(study.arms) == {"base"}:
+        return
+    training = study.training
+    for model in study.models:
+        usual = find_recipe(model.id, revision=model.revision).processes
+        processes = processes_for(model.processes, usual=usual)
+        try:
+            per_process(training.batch_size, training.micro_batch_size, processes)
+        except ValueError as error:
+            raise ValueError(f"model {model.label}: {error}") from error

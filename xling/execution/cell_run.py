@@ -5,60 +5,20 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xling import tracking
-from xling.execution.prepared import ItemsByPart, Prepared, items_sha256
+from xling.execution.study_data import ItemsByPart, Prepared, items_sha256, prompt_format
 from xling.folders import done_by_one, state_folder
-from xling.models import LocatedModel, fetch_weights, find_recipe, locate_model
-from xling.models.catalog import Recipe
+from xling.models import LocatedModel
 from xling.models.loading import compute_dtype, device_name
-from xling.prompts import PromptFormat
-from xling.settings import ModelSettings
 from xling.study import Cell, Study
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 logger = logging.getLogger(__name__)
-
-
-def locate(model: ModelSettings) -> LocatedModel:
-    """Brings a study's model to this machine; see `xling.models.locate_model`."""
-    return locate_model(
-        model.id,
-        revision=model.revision,
-        chat=model.chat,
-        lora_modules=model.lora_modules,
-        quantise=model.quantise,
-    )
-
-
-def locate_served(model: ModelSettings) -> LocatedModel:
-    """A study's model without weights that are on the hub: a server has them.
-
-    It has the identity of the whole model, since tokenizer and weights are of one commit; it
-    cannot be opened.
-
-    Raises:
-        ValueError: unknown model, or missing files.
-    """
-    recipe = _recipe(model)
-    return LocatedModel(recipe, fetch_weights(recipe, tokenizer_only=True), model.quantise)
-
-
-def locate_tokenizer(
-    model: ModelSettings,
-) -> tuple[Recipe, "PreTrainedTokenizerBase", int | None]:
-    """A study's model's recipe, tokenizer and context, without weights that are on the hub.
-
-    Returns:
-        The context is in tokens; None where the model's configuration names none.
-    """
-    located = locate_served(model)
-    return located.recipe, located.tokenizer(), configured_context(located)
 
 
 def configured_context(located: LocatedModel) -> int | None:
@@ -73,23 +33,6 @@ def text_config(located: LocatedModel) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(text)
     part: dict[str, Any] = config.get("text_config", config)
     return part
-
-
-def _recipe(model: ModelSettings) -> Recipe:
-    recipe = find_recipe(model.id, revision=model.revision)
-    return recipe if model.chat is None else replace(recipe, chat=model.chat)
-
-
-def prompt_format(prepared: Prepared, recipe: Recipe) -> PromptFormat:
-    """How the study's items are put to a model."""
-    prompt = prepared.study.prompt
-    return PromptFormat(
-        template=prompt.template,
-        answer_prefix=prompt.answer_prefix,
-        chat=recipe.chat,
-        cloze_template=prompt.cloze_template,
-        cloze_prefix=prompt.cloze_prefix,
-    )
 
 
 def cell_identity(prepared: Prepared, cell: Cell, located: LocatedModel) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Brings one model to this machine, as a process of its own: ``python -m xling.models.bring JSON``.
+"""Brings one model to this machine, as a process of its own: ``python -m xling.execution.prefetch_worker JSON``.
 
 The process works beside another one, and gives way to it: it has the lowest priority, and where
 memory runs out it is ended first. It ends when what started it closes its standard input, or is

@@ -27,6 +27,8 @@ from xling.data.training_rows import (
     source_rows,
 )
 from xling.models import check_model_name
+from xling.models.catalog import Recipe
+from xling.prompts import PromptFormat
 from xling.study import Cell, Study
 
 SHUFFLE_STREAM = 1
@@ -250,3 +252,15 @@ def data_label(path: str) -> str:
     """A folder's name as part of a study's name."""
     last = path.rstrip("/").rsplit("/", 1)[-1]
     return "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in last) or "data"
+
+
+def prompt_format(prepared: Prepared, recipe: Recipe) -> PromptFormat:
+    """How the study's items are put to a model."""
+    prompt = prepared.study.prompt
+    return PromptFormat(
+        template=prompt.template,
+        answer_prefix=prompt.answer_prefix,
+        chat=recipe.chat,
+        cloze_template=prompt.cloze_template,
+        cloze_prefix=prompt.cloze_prefix,
+    )

@@ -1,6 +1,6 @@
 """Fetches and converts a study's next model while the present one works.
 
-A process of its own does it (`xling.models.bring`), not a thread: transformers changes what is
+A process of its own does it (`xling.execution.prefetch_worker`), not a thread: transformers changes what is
 global to a process while it loads a model (the default precision, how weights begin), and a
 training beside it would go wrong silently. Its output goes to a file, so that no two progress bars
 mix, and is shown while there is nothing to do but wait for it.
@@ -25,9 +25,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from xling.execution.cells import locate
+from xling.execution.models import locate
+from xling.execution.prefetch_worker import GRACE, conversion_bytes, is_here
 from xling.models import find_recipe
-from xling.models.bring import GRACE, conversion_bytes, is_here
 from xling.settings import ModelSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,7 +155,7 @@ def _start(model: ModelSettings) -> _Fetch:
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     output = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
     process = subprocess.Popen(
-        [sys.executable, "-m", "xling.models.bring", json.dumps(settings)],
+        [sys.executable, "-m", "xling.execution.prefetch_worker", json.dumps(settings)],
         stdin=subprocess.PIPE,  # closes when this process is gone, however it went
         stdout=output,
         stderr=output,
