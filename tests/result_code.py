@@ -47,7 +47,7 @@ WINGS = (
     "xling.shown",
     "xling.tracking",
     # Part of a fingerprint as they are: versions, and the sha256 of the adapter that was found.
-    "xling.execution.find_adapters",
+    "xling.execution.evaluate.find_adapters",
     "xling.files.result_versions",
     "xling.fingerprint",
     "xling.requirements",

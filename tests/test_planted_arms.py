@@ -24,8 +24,8 @@ from tests.planted_models import (
 )
 from xling.data.training_rows import TrainingRow, label_agreement
 from xling.execution import prepare_study
-from xling.execution.answers import Examiner
-from xling.execution.frames import Answers, record_frame
+from xling.execution.evaluate.answers import Answers, record_frame
+from xling.execution.evaluate.examiner import Examiner
 from xling.execution.study_data import Prepared, prompt_format
 from xling.models import OpenedModel, locate_model
 from xling.prompts import label_token_ids, render_prompts

@@ -27,7 +27,7 @@ from tests.result_code import (
     source_of,
 )
 from xling.execution import Prepared, prepare_study
-from xling.execution.evaluate import evaluate_fingerprint
+from xling.execution.evaluate.run_evaluate import evaluate_fingerprint
 from xling.execution.finetune import finetune_fingerprint
 from xling.files.result_versions import REASONS, result_versions
 from xling.fingerprint import fingerprint
@@ -73,7 +73,9 @@ def test_the_code_is_that_of_the_lock() -> None:
 
 
 def test_the_message_names_the_stage_and_what_to_do() -> None:
-    change = replaced("xling.execution.stage", "SAMPLE_PROMPTS = 2\n", "SAMPLE_PROMPTS = 3\n")
+    change = replaced(
+        "xling.execution.evaluate.by_language", "SAMPLE_PROMPTS = 2\n", "SAMPLE_PROMPTS = 3\n"
+    )
     assert differences(KEPT, result_code(change)) == [
         "stage score's code changed: raise its version in xling/files/result_versions.py if "
         "results change, then `make lock`"
@@ -86,7 +88,12 @@ def test_the_message_names_the_stage_and_what_to_do() -> None:
     [
         ("xling.scoring.running", "LONGEST_ROW = 4096", "LONGEST_ROW = 4095", "train score"),
         ("xling.planning.memory", "OPTIMISER_BYTES = 16", "OPTIMISER_BYTES = 8", "train score"),
-        ("xling.execution.stage", "MOST_PROMPTS = 20_000", "MOST_PROMPTS = 1", "score"),
+        (
+            "xling.execution.evaluate.by_language",
+            "MOST_PROMPTS = 20_000",
+            "MOST_PROMPTS = 1",
+            "score",
+        ),
         ("xling.training_steps", "class Step", "class Stride", "train"),
         ("xling.data.training_rows", "SHUFFLES = 200", "SHUFFLES = 1", "prepare train score"),
         ("xling.reasoning", '"</think>"', '"</thought>"', "chain-of-thought"),
@@ -136,7 +143,11 @@ def test_the_graph_has_every_module() -> None:
 def test_training_and_scoring_keep_apart_where_they_can() -> None:
     train, score = reached("train"), reached("score")
     assert {"xling.training", "xling.training_steps", "xling.distributed.running"} <= train - score
-    assert {"xling.execution.answers", "xling.execution.stage", "xling.records"} <= score - train
+    assert {
+        "xling.execution.evaluate.examiner",
+        "xling.execution.evaluate.by_language",
+        "xling.records",
+    } <= score - train
     assert {"xling.planning.memory", "xling.planning.scoring_batch"} <= train & score
     for stage in INSTRUMENTS:
         assert not set(ROOTS[stage]) & (train | score | reached("prepare"))

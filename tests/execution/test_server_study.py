@@ -11,7 +11,7 @@ from tests.place import Place
 from tests.serving import TinyServer
 from xling import tracking
 from xling.execution import prepare_study, run_evaluate, run_finetune
-from xling.execution.engines import check_servers, reach_server
+from xling.execution.evaluate.engines import check_servers, reach_server
 from xling.models import BaseShelf
 from xling.records import LOGPROB_COLUMNS, read_records
 from xling.study import Cell

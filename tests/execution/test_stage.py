@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xling.execution import stage
-from xling.execution.answers import Examiner
-from xling.execution.frames import Answers
+from xling.execution.evaluate import by_language
+from xling.execution.evaluate.answers import Answers
+from xling.execution.evaluate.by_language import answer_stage
+from xling.execution.evaluate.examiner import Examiner
 from xling.execution.models import locate
-from xling.execution.stage import answer_stage
 from xling.execution.study_data import Prepared, prepare_study, prompt_format
 from xling.models import BaseShelf
 from xling.scoring import InProcessEngine
@@ -118,7 +118,7 @@ def test_one_call_gives_what_a_call_a_language_gave(
     items = prepared.evaluated_items(cell)
     each = {code: sum(len(part[code]) for part in items.values()) for code in CODES}
     together = answer(opened, prepared, cell, tmp_path / "together")
-    monkeypatch.setattr(stage, "MOST_PROMPTS", 1)
+    monkeypatch.setattr(by_language, "MOST_PROMPTS", 1)
     apart = answer(opened, prepared, cell, tmp_path / "apart")
     calls = 2 if reasoning == "cot" else 1
     assert together == [sum(each.values())] * calls
@@ -165,7 +165,7 @@ def test_reasonings_of_a_stream_that_was_cut_off_are_kept(
     n = sum(len(rows) for part in prepared.evaluated_items(cell).values() for rows in part.values())
     assert answer(opened, prepared, cell, tmp_path, after=4) == [n]
     assert not files(tmp_path)
-    assert len((tmp_path / stage.UNFINISHED).read_text().splitlines()) == 4
+    assert len((tmp_path / by_language.UNFINISHED).read_text().splitlines()) == 4
     assert answer(opened, prepared, cell, tmp_path) == [n - 4, n]
     assert len(files(tmp_path)) == 2 * len(CODES)
 
@@ -177,7 +177,7 @@ def one_by_one(lengths: Any, *arguments: Any, **more: Any) -> list[Any]:
 def test_a_stream_is_no_larger_than_its_bound(tiny_model, opened, tmp_path, monkeypatch) -> None:
     prepared = prepare_study(study_of(tiny_model("llama")))
     cell = Cell(prepared.study.models[0], "base", 0, "direct", "permuted")
-    monkeypatch.setattr(stage, "MOST_PROMPTS", 2 * EACH * 4)
+    monkeypatch.setattr(by_language, "MOST_PROMPTS", 2 * EACH * 4)
     assert answer(opened, prepared, cell, tmp_path) == [2 * EACH, EACH]
 
 

@@ -17,7 +17,7 @@ from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
 from xling import tracking
 from xling.distributed.running import train_and_save
 from xling.distributed.team import Team
-from xling.execution.find_adapters import _fetch_adapter
+from xling.execution.evaluate.find_adapters import _fetch_adapter
 from xling.execution.trained import TrainedAdapter, log_trained
 from xling.models import BaseShelf, locate_model
 from xling.prompts import PromptFormat

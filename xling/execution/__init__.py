@@ -1,7 +1,6 @@
 """Runs a study's cells in this process, or on a Ray cluster."""
 
-from xling.execution.accuracies import accuracy_lines
-from xling.execution.evaluate import run_evaluate
+from xling.execution.evaluate.run_evaluate import accuracy_lines, run_evaluate
 from xling.execution.finetune import adapter_name, run_finetune
 from xling.execution.prepare import run_prepare
 from xling.execution.register import register_best, register_study

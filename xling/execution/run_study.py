@@ -7,7 +7,7 @@ from xling import tracking
 from xling.choices import Execution
 from xling.distributed.batches import per_process
 from xling.distributed.choosing import processes_for
-from xling.execution.engines import check_servers
+from xling.execution.evaluate.engines import check_servers
 from xling.execution.prefetch import Ahead
 from xling.execution.prepare import run_prepare
 from xling.execution.ray_cells import run_units_on_ray

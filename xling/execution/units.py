@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from xling import tracking
-from xling.execution.evaluate import run_evaluate
+from xling.execution.evaluate.run_evaluate import run_evaluate
 from xling.execution.finetune import run_finetune
 from xling.execution.study_data import Prepared
 from xling.models import BaseShelf

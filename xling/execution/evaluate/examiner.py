@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from xling.data import Item
-from xling.execution.frames import (
+from xling.execution.evaluate.answers import (
     CLOZE_TABLE,
     ORDERS_TABLE,
     REASONING_TABLE,

@@ -7,7 +7,6 @@ from typing import Any
 
 from xling import tracking
 from xling.data.training_rows import label_shares
-from xling.execution.answers import Examiner
 from xling.execution.cell_run import (
     cell_command,
     cell_identity,
@@ -19,17 +18,18 @@ from xling.execution.cell_run import (
     text_config,
     work_folder,
 )
-from xling.execution.engines import engine_source, reach_server, source_identity
-from xling.execution.evaluated import log_evaluated
-from xling.execution.find_adapters import find_adapters
+from xling.execution.evaluate.by_language import answer_stage
+from xling.execution.evaluate.engines import engine_source, reach_server, source_identity
+from xling.execution.evaluate.examiner import Examiner
+from xling.execution.evaluate.find_adapters import find_adapters
+from xling.execution.evaluate.log_results import log_evaluated
 from xling.execution.leakage_checks import prove_evaluation
 from xling.execution.models import locate, locate_served
-from xling.execution.stage import answer_stage
 from xling.execution.study_data import ItemsByPart, Prepared, items_sha256, prompt_format
 from xling.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
 from xling.routing import describes_mixture
-from xling.study import Cell
+from xling.study import Cell, Study
 
 
 @dataclass(frozen=True)
@@ -241,3 +241,16 @@ def _stages(
         )
         for fold, adapter in enumerate(fetched)
     ]
+
+
+def accuracy_lines(study: Study, run_id: str) -> list[str]:
+    """An evaluate run's accuracies as lines of text, one a language, with standard errors."""
+    run = tracking.get_run(run_id)
+    lines = [f"{run.name} (run {run_id})"]
+    for code, family in study.languages.families.items():
+        accuracy = run.metrics[f"accuracy/{code}"]
+        error = run.metrics.get(f"stderr/{code}")
+        spread = f" ± {error:.3f}" if error is not None else ""
+        lines.append(f"  {code}  {family:<8} {accuracy:.3f}{spread}")
+    warning = run.tags.get("xling.warning")
+    return [*lines, f"  look at these before you use them: {warning}"] if warning else lines

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from xling.data import Item
-from xling.execution.answers import Examiner
-from xling.execution.evaluated import ROUTING, write_parquet
-from xling.execution.frames import Answers, record_frame
+from xling.execution.evaluate.answers import Answers, record_frame
+from xling.execution.evaluate.examiner import Examiner
+from xling.execution.evaluate.log_results import ROUTING, write_parquet
 from xling.execution.study_data import ItemsByPart, Prepared
 from xling.records import write_records
 from xling.routing import routing_frame, write_routing
