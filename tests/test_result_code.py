@@ -28,7 +28,7 @@ from tests.result_code import (
 )
 from xling.execution import Prepared, prepare_study
 from xling.execution.evaluate.run_evaluate import evaluate_fingerprint
-from xling.execution.finetune import finetune_fingerprint
+from xling.execution.finetune.run_finetune import finetune_fingerprint
 from xling.files.result_versions import REASONS, result_versions
 from xling.fingerprint import fingerprint
 from xling.models import LocatedModel, locate_model

@@ -7,8 +7,8 @@ import pytest
 
 from xling.distributed.checkpoints import PROGRESS, STATE
 from xling.execution import prepare_study
-from xling.execution.finetune import finetune_fingerprint
-from xling.execution.training_plan import (
+from xling.execution.finetune.run_finetune import finetune_fingerprint
+from xling.execution.finetune.setup import (
     CHECKPOINTS,
     MEMORY,
     TRAINED,

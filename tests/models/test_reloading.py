@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
 from xling.distributed.running import train_and_save
 from xling.distributed.team import Team
-from xling.execution.trained import TrainedAdapter, log_trained
+from xling.execution.finetune.log_adapter import TrainedAdapter, log_trained
 from xling.models import BaseShelf, opened
 from xling.models.checksums import checksums
 from xling.models.loading import load_base

@@ -18,7 +18,7 @@ from xling import tracking
 from xling.distributed.running import train_and_save
 from xling.distributed.team import Team
 from xling.execution.evaluate.find_adapters import _fetch_adapter
-from xling.execution.trained import TrainedAdapter, log_trained
+from xling.execution.finetune.log_adapter import TrainedAdapter, log_trained
 from xling.models import BaseShelf, locate_model
 from xling.prompts import PromptFormat
 from xling.tracking.adapters import fetch_adapter, score_logged_adapter

@@ -17,9 +17,9 @@ from xling import tracking
 from xling.data.leakage import TRAINING_ITEMS
 from xling.execution import accuracy_lines, prepare_study, run_evaluate
 from xling.execution.cell_run import work_folder
-from xling.execution.finetune import finetune_fingerprint, run_finetune
+from xling.execution.finetune.run_finetune import finetune_fingerprint, run_finetune
+from xling.execution.finetune.setup import TRAINED
 from xling.execution.models import locate
-from xling.execution.training_plan import TRAINED
 from xling.models import BaseShelf
 from xling.records import read_records, suspicious_languages, warning_text
 from xling.study import Cell, Study

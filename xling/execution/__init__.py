@@ -1,7 +1,7 @@
 """Runs a study's cells in this process, or on a Ray cluster."""
 
 from xling.execution.evaluate.run_evaluate import accuracy_lines, run_evaluate
-from xling.execution.finetune import adapter_name, run_finetune
+from xling.execution.finetune.run_finetune import adapter_name, run_finetune
 from xling.execution.prepare import run_prepare
 from xling.execution.register import register_best, register_study
 from xling.execution.run_study import StudyOutcome, run_cells

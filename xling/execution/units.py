@@ -6,7 +6,7 @@ from itertools import groupby
 
 from xling import tracking
 from xling.execution.evaluate.run_evaluate import run_evaluate
-from xling.execution.finetune import run_finetune
+from xling.execution.finetune.run_finetune import run_finetune
 from xling.execution.study_data import Prepared
 from xling.models import BaseShelf
 from xling.settings import ModelSettings

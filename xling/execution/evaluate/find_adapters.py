@@ -4,7 +4,7 @@ from pathlib import Path
 
 from xling import tracking
 from xling.execution.cell_run import cell_command, trained_adapter_folder
-from xling.execution.finetune import adapter_name, finetune_fingerprint, fold_parameter
+from xling.execution.finetune.run_finetune import adapter_name, finetune_fingerprint, fold_parameter
 from xling.execution.study_data import Prepared
 from xling.models import LocatedModel
 from xling.study import Cell

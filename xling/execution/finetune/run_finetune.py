@@ -28,12 +28,8 @@ from xling.execution.cell_run import (
     trained_languages,
     work_folder,
 )
-from xling.execution.leakage_checks import prove_training
-from xling.execution.memory_checks import check_training_room
-from xling.execution.models import locate
-from xling.execution.study_data import Prepared, prompt_format, rows_sha256
-from xling.execution.trained import TrainedAdapter, log_labels, log_trained
-from xling.execution.training_plan import (
+from xling.execution.finetune.log_adapter import TrainedAdapter, log_labels, log_trained
+from xling.execution.finetune.setup import (
     CHECKPOINTS,
     MEMORY_ONLY,
     TRAINED,
@@ -43,6 +39,10 @@ from xling.execution.training_plan import (
     training_prompts,
     with_memory,
 )
+from xling.execution.leakage_checks import prove_training
+from xling.execution.memory_checks import check_training_room
+from xling.execution.models import locate
+from xling.execution.study_data import Prepared, prompt_format, rows_sha256
 from xling.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
 from xling.sealed import fault, written_sealed
