@@ -17,10 +17,10 @@ import pytest
 from tests.place import ROOT, Place
 from xling import tracking
 from xling.execution import prepare_study, run_cells
-from xling.execution.ray_cells import _Tasks
-from xling.execution.ray_cluster import connected
-from xling.execution.ray_needs import Needs
-from xling.execution.ray_worker import Assignment
+from xling.execution.ray.cluster import connected
+from xling.execution.ray.resources import Needs
+from xling.execution.ray.scheduler import _Tasks
+from xling.execution.ray.worker import Assignment
 from xling.execution.run_study import StudyOutcome
 from xling.execution.units import study_units
 from xling.records import read_records

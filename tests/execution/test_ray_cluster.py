@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.place import Place
-from xling.execution.ray_cluster import Cluster, Node, check_address, copy_code, worker_uri
-from xling.execution.ray_needs import check_needs
+from xling.execution.ray.cluster import Cluster, Node, check_address, copy_code, worker_uri
+from xling.execution.ray.resources import check_needs
 from xling.execution.units import study_units
 from xling.settings import ModelSettings, ServerSettings
 from xling.study import Cell

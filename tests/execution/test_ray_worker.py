@@ -11,7 +11,7 @@ from tests.place import ROOT
 
 SCRIPT = """
 import os, sys
-from xling.execution.ray_worker import Assignment, work
+from xling.execution.ray.worker import Assignment, work
 from xling.execution.units import Unit
 from xling.study import Cell
 from xling.settings import ModelSettings

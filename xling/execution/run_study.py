@@ -10,7 +10,7 @@ from xling.distributed.choosing import processes_for
 from xling.execution.evaluate.engines import check_servers
 from xling.execution.prefetch import Ahead
 from xling.execution.prepare import run_prepare
-from xling.execution.ray_cells import run_units_on_ray
+from xling.execution.ray.scheduler import run_units_on_ray
 from xling.execution.study_data import Prepared
 from xling.execution.units import Unit, UnitOutcome, run_unit, study_units
 from xling.models import BaseShelf, find_recipe

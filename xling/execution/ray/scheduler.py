@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from xling import tracking
 from xling.execution.prepare import run_prepare
-from xling.execution.ray_cluster import connected, worker_uri
-from xling.execution.ray_needs import Needs, check_needs
-from xling.execution.ray_worker import Assignment, work
+from xling.execution.ray.cluster import connected, worker_uri
+from xling.execution.ray.resources import Needs, check_needs
+from xling.execution.ray.worker import Assignment, work
 from xling.execution.study_data import Prepared
 from xling.execution.units import Unit, UnitOutcome
 from xling.tracking.remote import active_parent, end_lost_runs

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from xling.execution.ray_cluster import Cluster
+from xling.execution.ray.cluster import Cluster
 from xling.models import find_recipe
 from xling.models.catalog import Recipe
 from xling.settings import ModelSettings

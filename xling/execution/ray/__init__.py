@@ -1,0 +1,4 @@
+"""A study's cells on a Ray cluster: resources, scheduling, workers.
+
+A study on one machine never imports it.
+"""
