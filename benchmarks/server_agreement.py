@@ -33,7 +33,8 @@ import numpy as np
 import requests
 
 from xling.data import Item, build_mini
-from xling.folders import cache_folder, written_file
+from xling.files.atomic import written_file
+from xling.files.paths import cache_folder
 from xling.models import catalog, locate_model
 from xling.models.packaged import packaged_file
 from xling.prompts import PromptFormat, render_cloze_prompts, render_prompts

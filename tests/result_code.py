@@ -50,7 +50,7 @@ WINGS = (
     "xling.execution.evaluate.find_adapters",
     "xling.files.result_versions",
     "xling.fingerprint",
-    "xling.requirements",
+    "xling.files.requirements",
 )
 # Embedded data, by the files' names.
 DATA: Mapping[str, tuple[str, ...]] = {

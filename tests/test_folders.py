@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from xling.folders import written_whole
+from xling.files.atomic import written_whole
 
 # What safetensors raised when a checkpoint was written to a full tmpfs.
 NATIVE = "Error while serializing: I/O error: No space left on device (os error 28)"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from entrypoints.main import main
-from xling.requirements import pinned_packages
+from xling.files.requirements import pinned_packages
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "kubernetes"

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from xling.files.requirements import pinned_packages
 from xling.languages import (
     SNAPSHOT,
     belebele_codes,
@@ -17,7 +18,6 @@ from xling.languages import (
     tree_distance,
 )
 from xling.languages_source import format_snapshot, main
-from xling.requirements import pinned_packages
 
 SEMITIC = ("semi1276", "afro1255")
 ARABIC = ("arab1395", "arab1394", "cent2236", "west2786", *SEMITIC)

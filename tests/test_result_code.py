@@ -29,8 +29,8 @@ from tests.result_code import (
 from xling.execution import Prepared, prepare_study
 from xling.execution.evaluate.run_evaluate import evaluate_fingerprint
 from xling.execution.finetune.run_finetune import finetune_fingerprint
+from xling.files.fingerprint import fingerprint
 from xling.files.result_versions import REASONS, result_versions
-from xling.fingerprint import fingerprint
 from xling.models import LocatedModel, locate_model
 from xling.study import Cell, Study
 

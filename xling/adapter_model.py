@@ -42,8 +42,8 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
             ValueError: the base's weights are not those that the adapter was trained on, or the
                 adapter's files are not those that were logged; or a limit is no number.
         """
+        from xling.files.checksums import files_sha256
         from xling.models import locate_model, open_base
-        from xling.sealed import files_sha256
 
         settings, folder = context.model_config, Path(context.artifacts["adapter"])
         logged = settings.get("files_sha256")

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 from xling.ending import without_password
-from xling.folders import DISK_ERRORS
+from xling.files.atomic import DISK_ERRORS
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("xling", "analysis", "entrypoints")

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 
 from xling.ending import without_password
+from xling.files.strict_yaml import MOST_SIGNS, read_settings
 from xling.settings import (
     LoraSettings,
     ModelSettings,
@@ -21,7 +22,6 @@ from xling.settings import (
 from xling.settings_data import DataSettings, LanguageSettings
 from xling.shown import named, shown
 from xling.study import Study
-from xling.study_yaml import MOST_SIGNS, read_settings
 
 # Problems of one file that a message tells, and signs of each: more are not read.
 MOST_PROBLEMS = 10

@@ -19,7 +19,7 @@ from tests.native_checkpoints import save_mxfp4_model
 from xling.execution import prefetch as ahead_module
 from xling.execution.models import locate
 from xling.execution.prefetch import Ahead
-from xling.folders import cache_folder
+from xling.files.paths import cache_folder
 from xling.settings import ModelSettings
 
 ROOT = Path(__file__).resolve().parents[2]

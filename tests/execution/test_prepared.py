@@ -3,7 +3,7 @@ import pytest
 from tests.conftest import SHARED
 from xling.execution import prepare_study, resolve_study
 from xling.execution.study_data import items_sha256, rows_sha256
-from xling.fingerprint import fingerprint, package_versions
+from xling.files.fingerprint import fingerprint, package_versions
 from xling.study import Cell, Study
 from xling.study_files import load_study
 

@@ -16,9 +16,9 @@ from xling.execution.finetune.setup import (
     how_to_train,
     with_memory,
 )
+from xling.files.checksums import written_sealed
 from xling.models import BaseShelf, locate_model
 from xling.planning import fits
-from xling.sealed import written_sealed
 from xling.study import Study
 
 MEMORY_USE = ("gradient_checkpointing", "plain_copy", "pass_rows", "pass_tokens")

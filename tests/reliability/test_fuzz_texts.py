@@ -17,11 +17,11 @@ from tests.reliability.test_fuzz_records import good_frame
 from xling.data import Item, parse_row
 from xling.data.schema import sha256_of_items
 from xling.data.text import is_blank, look_of
+from xling.files.strict_json import parse_json
 from xling.importing import read_table
 from xling.prompts import fill_template
 from xling.records import read_records, records_sha256, write_records
 from xling.shown import listed, named, shown
-from xling.strict_json import parse_json
 from xling.study import Study
 from xling.study_files import load_study, parse_study
 

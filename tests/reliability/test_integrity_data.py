@@ -14,7 +14,7 @@ from tests.conftest import SHARED
 from xling.data import build_mini, load_folder, load_hub
 from xling.data.pins import check_pinned
 from xling.execution.evaluate.log_results import read_kept, write_parquet
-from xling.parquet import cut_off
+from xling.files.parquet import cut_off
 from xling.records import read_records, write_records
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from xling.folders import written_whole
-from xling.sealed import SEAL, fault, kept_whole, read_seen, seal, written_sealed
+from xling.files.atomic import written_whole
+from xling.files.checksums import SEAL, fault, kept_whole, read_seen, seal, written_sealed
 
 CASES = 60 * int(os.environ.get("XLING_SOAK", "1"))
 
@@ -41,7 +41,7 @@ def changed(content: bytes, rng: random.Random) -> bytes:
 
 def test_an_untouched_folder_is_whole_and_not_read_again(folder, monkeypatch):
     assert not fault(folder) and not fault(folder, thorough=True)
-    monkeypatch.setattr("xling.sealed.see", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("xling.files.checksums.see", lambda path: pytest.fail(f"{path} was read"))
     assert not fault(folder)
 
 

@@ -14,9 +14,9 @@ from tests.test_training import train
 from xling.distributed.checkpoints import last_whole_checkpoint
 from xling.execution.models import locate
 from xling.execution.study_data import prepare_study
+from xling.files.checksums import SEAL
 from xling.models import BaseShelf
 from xling.scoring.kept import KeptAnswers
-from xling.sealed import SEAL
 from xling.study import Cell
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))

@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from xling.folders import cache_folder, written_file
+from xling.files.atomic import written_file
+from xling.files.paths import cache_folder
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

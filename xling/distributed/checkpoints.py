@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from xling.distributed.sharding import fill, whole
 from xling.distributed.team import Team
-from xling.sealed import fault, written_sealed
+from xling.files.checksums import fault, written_sealed
 
 if TYPE_CHECKING:
     import torch

@@ -14,10 +14,10 @@ from typing import IO
 from xling.distributed.failures import clear_failures, first_failure
 from xling.distributed.job import TrainingJob, write_job
 from xling.distributed.worker import WATCH
+from xling.files.paths import ROOT
 from xling.training import Example
 
 LAUNCHER = "XLING_LAUNCHER"
-ROOT = Path(__file__).resolve().parents[2]
 # Seconds that a launcher has to end its processes before it is killed.
 GRACE = 40
 LAUNCHERS_OWN = re.compile(rb"^[WEIF]\d{4} .*torch/distributed/|^Traceback ")

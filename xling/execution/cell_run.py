@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from xling import tracking
 from xling.execution.study_data import ItemsByPart, Prepared, items_sha256, prompt_format
-from xling.folders import done_by_one, state_folder
+from xling.files.atomic import done_by_one
+from xling.files.paths import state_folder
 from xling.models import LocatedModel
 from xling.models.loading import compute_dtype, device_name
 from xling.study import Cell, Study

@@ -21,16 +21,15 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from xling.execution.models import locate
 from xling.execution.prefetch_worker import GRACE, conversion_bytes, is_here
+from xling.files.paths import ROOT
 from xling.models import find_recipe
 from xling.settings import ModelSettings
 
-ROOT = Path(__file__).resolve().parents[2]
 POLL = 0.1
 
 logger = logging.getLogger(__name__)

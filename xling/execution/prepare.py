@@ -7,7 +7,7 @@ from xling import tracking
 from xling.execution.cell_run import one_at_a_time, reuse
 from xling.execution.models import locate_tokenizer
 from xling.execution.study_data import Prepared, prompt_format
-from xling.fingerprint import fingerprint
+from xling.files.fingerprint import fingerprint
 from xling.prompts import label_token_ids, render_prompts
 from xling.reasoning import reasoning_prompts
 from xling.scoring.context import check_context

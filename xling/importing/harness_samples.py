@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 
 from xling.data import Item, parse_row
+from xling.files.strict_json import parse_json
 from xling.prompts import prompt_sha256
 from xling.records import LOGPROB_COLUMNS
 from xling.shown import shown
-from xling.strict_json import parse_json
 
 SCORING = "answer-token"
 LABELS = (("A", "B", "C", "D"), ("1", "2", "3", "4"))

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from xling.folders import cache_folder
+from xling.files.checksums import kept_whole
+from xling.files.paths import cache_folder
 from xling.models.gguf_header import cut_off
 from xling.models.packaged import file_sha256
-from xling.sealed import kept_whole
 
 # Raised whenever what is written changes, such as the checksums beside the weights.
 FORMAT = 2

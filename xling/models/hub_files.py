@@ -8,8 +8,8 @@ import hashlib
 import re
 from pathlib import Path
 
-from xling.folders import cache_folder
-from xling.sealed import Seen, read_seen, see, unchanged, write_seen
+from xling.files.checksums import Seen, read_seen, see, unchanged, write_seen
+from xling.files.paths import cache_folder
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 GIT_SHA1 = re.compile(r"[0-9a-f]{40}")

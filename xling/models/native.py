@@ -14,7 +14,8 @@ from typing import Any, Literal, cast
 
 from tqdm.auto import tqdm
 
-from xling.folders import cache_folder
+from xling.files.checksums import kept_whole
+from xling.files.paths import cache_folder
 from xling.models.native_files import INDEX, TOKENIZER_PATTERNS, read_config, stored_tensors
 from xling.models.native_formats import (
     Planned,
@@ -23,7 +24,6 @@ from xling.models.native_formats import (
     plan_tensors,
     result_dtype,
 )
-from xling.sealed import kept_whole
 
 NativePrecision = Literal["float", "mxfp4", "fp8"]
 METHODS = ("mxfp4", "fp8")

@@ -18,10 +18,10 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from xling.folders import cache_folder
+from xling.files.checksums import fault, kept_whole, seal, written_sealed
+from xling.files.paths import cache_folder
 from xling.models.catalog import PackagedWeights
 from xling.models.gguf_header import cut_off
-from xling.sealed import fault, kept_whole, seal, written_sealed
 
 BLOCK_BYTES = 1 << 20
 

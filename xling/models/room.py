@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from xling.folders import cache_folder
+from xling.files.paths import cache_folder
 from xling.models.catalog import Recipe
 from xling.models.native import GIGABYTE, dequantised_path
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from xling.folders import cache_folder
+from xling.files.paths import cache_folder
 from xling.models.catalog import Recipe
 from xling.models.weights import fetch_weights, find_recipe
 from xling.settings import ModelSettings

@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xling.folders import written_file
-from xling.parquet import read_parquet
+from xling.files.atomic import written_file
+from xling.files.parquet import read_parquet
 from xling.shown import listed, named
 
 ROUTING_SCHEMA = pa.schema(

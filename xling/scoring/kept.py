@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xling.strict_json import parse_json
+from xling.files.strict_json import parse_json
 
 
 def answer_key(mode: str, tokens: Sequence[int]) -> str:

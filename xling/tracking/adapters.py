@@ -16,12 +16,13 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
 from xling.ending import without_password
-from xling.folders import written_file, written_whole
+from xling.files.atomic import written_file, written_whole
+from xling.files.checksums import files_sha256
+from xling.files.paths import ROOT
+from xling.files.requirements import adapter_requirements
 from xling.models.memory import free_memory
 from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS
-from xling.requirements import adapter_requirements
-from xling.sealed import files_sha256
 from xling.serving_limits import LIMITS, default_limits
 from xling.tracking.outbox.entry import ADAPTER
 from xling.tracking.outbox.link import outbox
@@ -30,7 +31,6 @@ from xling.tracking.outbox.sending import is_final, one_try
 from xling.tracking.runs import active_entry, log_operation
 from xling.tracking.store import store_errors, tracking_uri
 
-ROOT = Path(__file__).resolve().parent.parent
 # Key of a logged adapter's settings: sha256 of its files.
 FILES_SHA256 = "files_sha256"
 # Beside an adapter on this machine: the run that logged it, and its settings.
@@ -99,11 +99,11 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
     with written_whole(entry.adapter) as temporary:
         mlflow.pyfunc.save_model(
             path=str(temporary),
-            python_model=str(ROOT / "adapter_model.py"),
+            python_model=str(ROOT / "xling" / "adapter_model.py"),
             artifacts={ADAPTER: str(folder)},
             model_config={LIMITS: default_limits(), **settings, FILES_SHA256: digest},
             signature=adapter_signature(),
-            code_paths=[str(ROOT)],
+            code_paths=[str(ROOT / "xling")],
             pip_requirements=adapter_requirements(),
         )
         for compiled in list(temporary.rglob("__pycache__")):

@@ -11,7 +11,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from xling.ending import without_password
-from xling.folders import cache_folder
+from xling.files.paths import cache_folder
 from xling.tracking.logged import LoggedRun
 from xling.tracking.outbox.link import outbox
 from xling.tracking.outbox.post import is_silent

@@ -14,7 +14,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from xling.ending import without_password
-from xling.folders import state_folder
+from xling.files.paths import state_folder
 
 DEFAULT_EXPERIMENT = "xling"
 # MLflow's own seven tries of a call take four minutes; what fails here is tried again later.

@@ -12,9 +12,9 @@ from xling.execution.evaluate.answers import Answers, record_frame
 from xling.execution.evaluate.examiner import Examiner
 from xling.execution.evaluate.log_results import ROUTING, write_parquet
 from xling.execution.study_data import ItemsByPart, Prepared
+from xling.files.checksums import difference, read_seen, see, write_seen
 from xling.records import write_records
 from xling.routing import routing_frame, write_routing
-from xling.sealed import difference, read_seen, see, write_seen
 from xling.study import Cell
 
 SAMPLE_PROMPTS = 2

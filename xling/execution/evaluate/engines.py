@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from xling.execution.cell_run import configured_context
 from xling.execution.memory_checks import check_scoring_room, scoring_batch, scoring_copies
 from xling.execution.study_data import Prepared, prompt_format
-from xling.fingerprint import fingerprint
-from xling.folders import kept_number
+from xling.files.atomic import kept_number
+from xling.files.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
 from xling.models.lean import less_work
 from xling.prompts import render_prompts

@@ -17,8 +17,8 @@ from xling.execution.evaluate.answers import (
     SERVER_TABLE,
 )
 from xling.execution.study_data import Prepared
-from xling.folders import written_file
-from xling.parquet import read_parquet
+from xling.files.atomic import written_file
+from xling.files.parquet import read_parquet
 from xling.records import (
     LOGPROB_COLUMNS,
     describe_format,

@@ -26,7 +26,7 @@ from xling.execution.evaluate.log_results import log_evaluated
 from xling.execution.leakage_checks import prove_evaluation
 from xling.execution.models import locate, locate_served
 from xling.execution.study_data import ItemsByPart, Prepared, items_sha256, prompt_format
-from xling.fingerprint import fingerprint
+from xling.files.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
 from xling.routing import describes_mixture
 from xling.study import Cell, Study

@@ -43,9 +43,9 @@ from xling.execution.leakage_checks import prove_training
 from xling.execution.memory_checks import check_training_room
 from xling.execution.models import locate
 from xling.execution.study_data import Prepared, prompt_format, rows_sha256
-from xling.fingerprint import fingerprint
+from xling.files.checksums import fault, written_sealed
+from xling.files.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
-from xling.sealed import fault, written_sealed
 from xling.study import Cell
 
 RELOAD_PROMPTS = 8

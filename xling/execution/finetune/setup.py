@@ -12,7 +12,7 @@ from xling.distributed.checkpoints import last_whole_checkpoint
 from xling.distributed.choosing import processes_for
 from xling.execution.memory_checks import training_memory_use
 from xling.execution.study_data import Prepared, prompt_format
-from xling.folders import written_file
+from xling.files.atomic import written_file
 from xling.models import BaseShelf, LocatedModel
 from xling.models.loading import read_config
 from xling.planning.passes import MemoryUse

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from xling.folders import state_folder, written_file, written_whole
+from xling.files.atomic import written_file, written_whole
+from xling.files.paths import state_folder
 
 HEAD, OPERATIONS, SENT, LOCK, FILES, MODELS = (
     "run.json", "operations.jsonl", "sent.json", "lock", "files", "models",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from xling.folders import state_folder
+from xling.files.paths import state_folder
 from xling.tracking.store import store_key, tracking_uri
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0

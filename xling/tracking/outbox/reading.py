@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from xling.folders import written_file
+from xling.files.atomic import written_file
 from xling.tracking.logged import LoggedRun
 from xling.tracking.outbox.entry import (
     ADAPTER,

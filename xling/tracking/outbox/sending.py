@@ -23,7 +23,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from xling.folders import written_file
+from xling.files.atomic import written_file
 from xling.tracking.outbox.entry import ADAPTER, MODELS, Entry, Operation
 
 ENTRY_TAG = "xling.entry"

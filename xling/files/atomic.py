@@ -10,26 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from xling.files.paths import state_folder
+
 # A disk that is full, read-only, over quota, or not ours.
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENOTDIR)
-
-
-def cache_folder() -> Path:
-    """Folder of what can be made again: ``$XDG_CACHE_HOME/xling`` (``~/.cache/xling``)."""
-    return _xdg("XDG_CACHE_HOME", ".cache")
-
-
-def state_folder() -> Path:
-    """Folder of results before they are logged: ``$XDG_STATE_HOME/xling``.
-
-    The default is ``~/.local/state/xling``.
-    """
-    return _xdg("XDG_STATE_HOME", ".local/state")
-
-
-def _xdg(variable: str, default: str) -> Path:
-    base = os.environ.get(variable, "")
-    return (Path(base) if base else Path.home() / default) / "xling"
 
 
 @contextmanager

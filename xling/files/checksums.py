@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from xling.folders import made_by_one, written_file, written_whole
+from xling.files.atomic import made_by_one, written_file, written_whole
 
 SEAL = ".sealed.json"
 # Nanoseconds. Two changes of a file within one tick of a clock have the same time, so times say
@@ -129,7 +129,7 @@ def _write_seal(folder: Path, files: Mapping[str, Seen]) -> None:
 
 @contextmanager
 def written_sealed(target: Path) -> Iterator[Path]:
-    """As `xling.folders.written_whole`, with the checksums of what the block has written."""
+    """As `xling.files.atomic.written_whole`, with the checksums of what the block has written."""
     with written_whole(target) as temporary:
         yield temporary
         seal(temporary)

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
+from xling.files.requirements import DECIDING_PACKAGES
 from xling.files.result_versions import result_versions
-from xling.requirements import DECIDING_PACKAGES
 
 
 def fingerprint(content: Mapping[str, Any], *, stages: Collection[str]) -> str:

@@ -1,9 +1,10 @@
 """Reads the one list of pins, conda.yaml, for those who need a part of it."""
 
 from functools import cache
-from pathlib import Path
 
 import yaml
+
+from xling.files.paths import ROOT
 
 # What decides the numbers of a run: part of its fingerprint.
 DECIDING_PACKAGES = ("bitsandbytes", "peft", "torch", "transformers")
@@ -31,7 +32,7 @@ def pinned_packages() -> dict[str, str]:
     Raises:
         ValueError: a line is not an exact pin.
     """
-    path = Path(__file__).resolve().parent.parent / "conda.yaml"
+    path = ROOT / "conda.yaml"
     environment = yaml.safe_load(path.read_text(encoding="utf-8"))
     lines = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     pins = {}
