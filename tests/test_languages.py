@@ -17,7 +17,7 @@ from xling.languages import (
     shared_branches,
     tree_distance,
 )
-from xling.languages_source import format_snapshot, main
+from xling.languages.make_table import format_snapshot, main
 
 SEMITIC = ("semi1276", "afro1255")
 ARABIC = ("arab1395", "arab1394", "cent2236", "west2786", *SEMITIC)
@@ -168,7 +168,7 @@ def generated() -> str:
 def test_the_snapshot_is_what_the_pinned_qwanqwa_gives(generated: str) -> None:
     assert json.loads(generated)["qwanqwa"] == pinned_packages()["qwanqwa"]
     assert SNAPSHOT.read_text(encoding="utf-8") == generated, (
-        "languages.json is out of date; run: python -m xling.languages_source"
+        "languages.json is out of date; run: python -m xling.languages.make_table"
     )
 
 
@@ -176,8 +176,8 @@ def test_the_generator_rewrites_the_snapshot(
     generated: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     target = tmp_path_factory.mktemp("snapshot") / "languages.json"
-    monkeypatch.setattr("xling.languages_source.SNAPSHOT", target)
-    monkeypatch.setattr("xling.languages_source.format_snapshot", lambda: generated)
+    monkeypatch.setattr("xling.languages.make_table.SNAPSHOT", target)
+    monkeypatch.setattr("xling.languages.make_table.format_snapshot", lambda: generated)
     main()
     assert target.read_bytes() == SNAPSHOT.read_bytes()
 

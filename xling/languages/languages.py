@@ -1,7 +1,7 @@
 """Belebele's 122 languages: code to name, script and genealogy.
 
 Names and family trees come from qwanqwa (Glottolog's classification), by the ISO 639-3 part of
-the code; the script is the code's second part. `xling.languages_source` writes them down in
+the code; the script is the code's second part. `xling.languages.make_table` writes them down in
 languages.json, which is all that this module reads.
 """
 

@@ -1,7 +1,7 @@
 """Makes languages.json, which xling.languages reads, from qwanqwa.
 
 qwanqwa's database takes seconds to load, and every command checks language codes. So the part
-that is needed is written down once: ``python -m xling.languages_source``, again whenever the pin
+that is needed is written down once: ``python -m xling.languages.make_table``, again whenever the pin
 of qwanqwa changes. A test proves that the file and the pinned qwanqwa agree.
 """
 
@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 from typing import TYPE_CHECKING, Any
 
-from xling.languages import SNAPSHOT
+from xling.languages.languages import SNAPSHOT
 
 if TYPE_CHECKING:
     import qq
