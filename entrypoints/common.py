@@ -14,11 +14,10 @@ from typing import Any
 
 import click
 
-from xling.ending import Terminated
-from xling.masking import mask_output
-from xling.messages import message_of
+from xling.messages.errors import message_of
+from xling.messages.secrets import Terminated, mask_output
+from xling.messages.values import MOST, named, shown
 from xling.settings import ARMS, LARGEST, REASONING, SCORING
-from xling.shown import MOST, named, shown
 from xling.study import Study
 from xling.study_files import load_study, parse_study
 

@@ -16,8 +16,8 @@ from entrypoints.common import (
     force_option,
     seed_option,
 )
+from xling.messages.values import shown
 from xling.settings import LONGEST_NAME
-from xling.shown import shown
 from xling.study_files import study_names
 
 

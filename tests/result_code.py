@@ -41,10 +41,10 @@ ROOTS: Mapping[str, tuple[str, ...]] = {
 INSTRUMENTS = ("chain-of-thought", "permuted", "cloze", "routing", "server")
 # What never decides a number, with all that lies under it.
 WINGS = (
-    "xling.ending",
-    "xling.masking",
+    "xling.messages.secrets",
+    "xling.messages.secrets",
     "xling.messages",
-    "xling.shown",
+    "xling.messages.values",
     "xling.tracking",
     # Part of a fingerprint as they are: versions, and the sha256 of the adapter that was found.
     "xling.execution.evaluate.find_adapters",

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from xling.chat import answer_turn, check_chat_template
-from xling.shown import listed
+from xling.messages.values import listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

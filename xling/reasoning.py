@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from xling.chat import answer_opening, check_chat_template, generation_opening, generation_turn
 from xling.files.strict_json import parse_json
+from xling.messages.values import shown
 from xling.prompts import PromptFormat, Question, fill_template
 from xling.scoring.generation import Generation
-from xling.shown import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from xling.shown import named, shown
+from xling.messages.values import named, shown
 
 ARMS = ("base", "finetuned", "control-source", "shuffled-labels")
 REASONINGS = ("direct", "cot")

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from xling.messages.values import named, shown
 from xling.prompts import (
     DEFAULT_ANSWER_PREFIX,
     DEFAULT_CLOZE_PREFIX,
@@ -15,7 +16,6 @@ from xling.prompts import (
     check_cloze_template,
     check_template,
 )
-from xling.shown import named, shown
 
 Arm = Literal["base", "finetuned", "control-source", "shuffled-labels"]
 Reasoning = Literal["direct", "cot"]

@@ -6,8 +6,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from xling.data import BELEBELE
 from xling.languages import belebele_codes, family_of, get_language
+from xling.messages.values import shown
 from xling.settings import LARGEST, Count, Seed, Strict, Whole
-from xling.shown import shown
 
 
 class DataSettings(Strict):

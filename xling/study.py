@@ -8,6 +8,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from xling.distributed.batches import per_process
+from xling.messages.values import shown
 from xling.settings import (
     ARMS,
     REASONING,
@@ -25,7 +26,6 @@ from xling.settings import (
     TrainingSettings,
 )
 from xling.settings_data import DataSettings, LanguageSettings
-from xling.shown import shown
 
 NEXT_LINE = "\x85"
 

@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from xling.ending import without_password
 from xling.files.strict_yaml import MOST_SIGNS, read_settings
+from xling.messages.secrets import without_password
+from xling.messages.values import named, shown
 from xling.settings import (
     LoraSettings,
     ModelSettings,
@@ -20,7 +21,6 @@ from xling.settings import (
     TrainingSettings,
 )
 from xling.settings_data import DataSettings, LanguageSettings
-from xling.shown import named, shown
 from xling.study import Study
 
 # Problems of one file that a message tells, and signs of each: more are not read.

@@ -19,9 +19,9 @@ from xling.data.schema import sha256_of_items
 from xling.data.text import is_blank, look_of
 from xling.files.strict_json import parse_json
 from xling.importing import read_table
+from xling.messages.values import listed, named, shown
 from xling.prompts import fill_template
 from xling.records import read_records, records_sha256, write_records
-from xling.shown import listed, named, shown
 from xling.study import Study
 from xling.study_files import load_study, parse_study
 

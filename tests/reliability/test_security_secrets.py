@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.place import ROOT, Place
 from tests.serving import TinyServer
-from xling.ending import without_password
-from xling.masking import MASK, hide
+from xling.messages.secrets import MASK, hide, without_password
 from xling.study_files import parse_study
 
 CANARY = "c4n4ry"
@@ -289,7 +288,7 @@ def test_masking_takes_no_time_whatever_the_text() -> None:
 
 
 def test_commands_need_nothing_heavy_to_mask() -> None:
-    code = "import sys, xling.ending; print(*sorted(sys.modules))"
+    code = "import sys, xling.messages.secrets; print(*sorted(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -8,7 +8,7 @@ import numpy as np
 
 from xling.data.schema import DataSet
 from xling.data.splits import Split, check_disjoint, first_language, in_order, passages_of, shuffled
-from xling.shown import both_ends
+from xling.messages.values import both_ends
 
 
 def cross_fit_splits(data: DataSet, *, folds: int, seed: int, limit: int = 0) -> tuple[Split, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from xling.data.parallel import make_data_set
 from xling.data.pins import check_pinned
 from xling.data.schema import DataSet, Item, parse_row, sha256_of_items
-from xling.shown import listed, named
+from xling.messages.values import listed, named
 
 BELEBELE = "facebook/belebele"
 # The commit that mteb (BelebeleRetrieval) and lighteval pin.

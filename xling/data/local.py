@@ -9,7 +9,7 @@ from pathlib import Path
 from xling.data.parallel import make_data_set
 from xling.data.schema import DataSet, Item, parse_row
 from xling.files.strict_json import parse_json
-from xling.shown import listed
+from xling.messages.values import listed
 
 
 def load_folder(path: str | Path, *, languages: Sequence[str]) -> DataSet:

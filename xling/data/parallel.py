@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from xling.data.schema import DataSet, Item
 from xling.data.text import look_of
-from xling.shown import both_ends, listed
+from xling.messages.values import both_ends, listed
 
 # Items that one warning names.
 _MOST_NAMED = 10

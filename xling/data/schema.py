@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from xling.data.text import is_blank, is_one_line
-from xling.shown import listed, shown
+from xling.messages.values import listed, shown
 
 TRAINING = "training"
 HELDOUT = "heldout"

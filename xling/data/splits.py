@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from xling.data.schema import HELDOUT, TRAINING, DataSet, Item
-from xling.shown import both_ends
+from xling.messages.values import both_ends
 
 SplitKind = Literal["question", "passage", "given", "cross-fit"]
 # What one call divides in two; cross-fitting divides the data several times (xling.data.folds).

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from xling.distributed.running import OtherProcessFailed
-from xling.ending import without_password
+from xling.messages.secrets import without_password
 
 # What gloo and NCCL say when the other side is gone.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process")

@@ -12,8 +12,7 @@ from pathlib import Path
 from xling.distributed.failures import record_failure
 from xling.distributed.running import run_job
 from xling.distributed.team import connected, environment_rank
-from xling.ending import without_password
-from xling.masking import mask_output
+from xling.messages.secrets import mask_output, without_password
 
 # How long one process waits for another: a checkpoint or a slow load is no failure.
 PATIENCE = timedelta(hours=2)

@@ -14,8 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from xling.ending import Terminated, without_password
-from xling.masking import mask_output
+from xling.messages.secrets import Terminated, mask_output, without_password
 from xling.models.catalog import Recipe
 from xling.models.gguf import converted_path
 from xling.models.native import SHARD_BYTES, native_precision

@@ -1,6 +1,5 @@
 """Where converted weights and unfinished work lie on disk."""
 
-import errno
 import fcntl
 import os
 import shutil
@@ -11,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xling.files.paths import state_folder
-
-# A disk that is full, read-only, over quota, or not ours.
-DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENOTDIR)
+from xling.messages.errors import DISK_ERRORS
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xling.shown import named
+from xling.messages.values import named
 
 MAGIC = b"PAR1"
 # Of the footer, whose length and magic end a file.

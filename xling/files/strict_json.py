@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from xling.shown import named
+from xling.messages.values import named
 
 # Python reads no more digits of a whole number, and no identifier or count has as many.
 MOST_DIGITS = 4000

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from xling.shown import named, shown
+from xling.messages.values import named, shown
 
 # A study file is some pages; what is longer, deeper or swells by aliases is none.
 MOST_SIGNS = 100_000

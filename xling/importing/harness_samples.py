@@ -19,9 +19,9 @@ import pandas as pd
 
 from xling.data import Item, parse_row
 from xling.files.strict_json import parse_json
+from xling.messages.values import shown
 from xling.prompts import prompt_sha256
 from xling.records import LOGPROB_COLUMNS
-from xling.shown import shown
 
 SCORING = "answer-token"
 LABELS = (("A", "B", "C", "D"), ("1", "2", "3", "4"))

@@ -20,8 +20,8 @@ from xling.files.strict_json import parse_json
 from xling.importing.harness_samples import SCORING, Sample, read_samples, sample_records
 from xling.importing.imported import MAX_NAME, ImportedResults, ImportedRun, files_sha256
 from xling.languages import belebele_codes
+from xling.messages.values import listed, named, shown
 from xling.records import RUN_COLUMNS, check_records
-from xling.shown import listed, named, shown
 
 SAMPLES = "samples_*.jsonl"
 RESULTS = "results_*.json"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from xling.importing.imported import MAX_NAME, ImportedResults, ImportedRun, files_sha256
 from xling.languages import get_language
+from xling.messages.values import named, shown
 from xling.records import ARMS, REASONINGS, SCORINGS
-from xling.shown import named, shown
 
 REQUIRED = ("model", "arm", "language", "accuracy")
 OPTIONAL = ("n_items", "seed", "reasoning", "scoring")

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from xling.shown import shown
+from xling.messages.values import shown
 
 Family = Literal["source", "related", "control"]
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from xling.files.atomic import written_file
 from xling.files.parquet import read_parquet
-from xling.shown import listed, named
+from xling.messages.values import listed, named
 
 ROUTING_SCHEMA = pa.schema(
     [

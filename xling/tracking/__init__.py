@@ -2,7 +2,7 @@
 
 from mlflow.exceptions import MlflowException
 
-from xling.ending import Terminated, without_password
+from xling.messages.secrets import Terminated, without_password
 from xling.tracking.adapters import (
     FetchedAdapter,
     RegisteredAdapter,

@@ -15,11 +15,11 @@ from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
-from xling.ending import without_password
 from xling.files.atomic import written_file, written_whole
 from xling.files.checksums import files_sha256
 from xling.files.paths import ROOT
 from xling.files.requirements import adapter_requirements
+from xling.messages.secrets import without_password
 from xling.models.memory import free_memory
 from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS

@@ -13,8 +13,8 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
-from xling.ending import Terminated, without_password
 from xling.files.paths import state_folder
+from xling.messages.secrets import Terminated, without_password
 from xling.tracking.outbox.entry import Entry, Head
 from xling.tracking.outbox.link import link, outbox
 from xling.tracking.outbox.post import deliver, finish

@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from xling.ending import without_password
 from xling.files.paths import cache_folder
+from xling.messages.secrets import without_password
 from xling.tracking.logged import LoggedRun
 from xling.tracking.outbox.link import outbox
 from xling.tracking.outbox.post import is_silent

@@ -13,8 +13,8 @@ import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 
-from xling.ending import without_password
 from xling.files.paths import state_folder
+from xling.messages.secrets import without_password
 
 DEFAULT_EXPERIMENT = "xling"
 # MLflow's own seven tries of a call take four minutes; what fails here is tried again later.

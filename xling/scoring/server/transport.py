@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from xling.masking import MASK, hide, without_secrets
+from xling.messages.secrets import MASK, hide, without_secrets
 
 if TYPE_CHECKING:
     import openai

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from xling.ending import without_password
+from xling.messages.secrets import without_password
 from xling.tracking.outbox.entry import REFERENCE, Entry, entries, taken
 from xling.tracking.outbox.link import Link, in_short, link, outbox
 from xling.tracking.outbox.reading import known_ids, latest_id, note_finished, resolved

@@ -3,14 +3,14 @@
 It imports nothing heavy: commands need it before they do anything.
 """
 
+import errno
 import sys
 import traceback
 from pathlib import Path
 
-from xling.ending import without_password
-from xling.files.atomic import DISK_ERRORS
+from xling.messages.secrets import without_password
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("xling", "analysis", "entrypoints")
 # A message that is longer is no message.
 MOST_SIGNS = 6000
@@ -81,3 +81,7 @@ def _disk_remedy(error: Exception) -> str:
         "\nFree the disk, or point XDG_STATE_HOME, XDG_CACHE_HOME, TMPDIR and "
         "MLFLOW_TRACKING_URI at places that can be written; what was computed before is kept"
     )
+
+
+# A disk that is full, read-only, over quota, or not ours.
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENOTDIR)

@@ -1,0 +1,4 @@
+"""Errors, values in messages, and secrets that are masked in them.
+
+Every wing may import it; it imports none, and never decides what a result is.
+"""
