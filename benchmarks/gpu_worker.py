@@ -133,7 +133,7 @@ class Bench:
 
     def scoring(self, count: int) -> dict[str, dict[str, float]]:
         """Seconds of each way, after a warm-up on some prompts."""
-        from xling.models.lean import blocks_of, less_work
+        from xling.models.fast_forward import blocks_of, less_work
 
         model = self.opened.model
         ways = {
@@ -236,7 +236,7 @@ class Bench:
     def _trained(self, count: int, way: dict[str, Any], *, fused: bool) -> dict[str, float]:
         import torch
 
-        from xling.models.lean import blocks_of
+        from xling.models.fast_forward import blocks_of
 
         # The last block has a hook of its own while it is trained, which compiled code would miss.
         blocks = blocks_of(self.opened.model)[:-1] if fused else []

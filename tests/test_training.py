@@ -8,9 +8,14 @@ import torch
 from xling.distributed.team import Team
 from xling.models.adapters import attach_lora, chosen_modules, matching_modules
 from xling.models.architectures import DENSE_PROJECTIONS
-from xling.models.lean import last_position_alone, lean_adapters, less_work
+from xling.models.fast_forward import (
+    last_position_alone,
+    lean_adapters,
+    less_work,
+    plain_copy,
+    plain_weight,
+)
 from xling.models.loading import four_bit_share, load_base, load_tokenizer
-from xling.models.plain_copy import plain_copy, plain_weight
 from xling.prompts import label_token_ids
 from xling.scoring.in_process import answer_logits
 from xling.training import Example, train_adapter

@@ -18,8 +18,7 @@ from xling.distributed.checkpoints import (
     save_checkpoint,
 )
 from xling.distributed.team import Team
-from xling.models.attention import attention_of_any_shape
-from xling.models.lean import last_position_alone, less_work
+from xling.models.fast_forward import attention_of_any_shape, last_position_alone, less_work
 from xling.models.memory import peak_memory, reset_peak_memory
 from xling.scoring.in_process import contiguous_head_input
 from xling.training_steps import Collator, Passes, Step

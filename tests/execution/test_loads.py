@@ -9,7 +9,7 @@ from tests.tiny_models import save_tiny_model
 from xling import tracking
 from xling.execution import prepare_study, run_cells
 from xling.execution.run_study import StudyOutcome
-from xling.models import opened
+from xling.models import loaded
 from xling.models.loading import load_base
 from xling.study import Study
 from xling.tracking import adapters
@@ -27,7 +27,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         folders.append(folder)
         return load_base(folder, **settings)
 
-    monkeypatch.setattr(opened, "load_base", counted)
+    monkeypatch.setattr(loaded, "load_base", counted)
     return folders
 
 

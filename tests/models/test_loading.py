@@ -14,7 +14,7 @@ from xling.models.adapters import (
     matching_modules,
 )
 from xling.models.architectures import DENSE_PROJECTIONS
-from xling.models.derived import check_derivable
+from xling.models.loaded import check_derivable
 from xling.models.loading import (
     compute_dtype,
     default_device_map,

@@ -17,8 +17,8 @@ from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
 from xling.distributed.running import train_and_save
 from xling.distributed.team import Team
 from xling.execution.finetune.log_adapter import TrainedAdapter, log_trained
-from xling.models import BaseShelf, opened
-from xling.models.checksums import checksums
+from xling.models import BaseShelf, loaded
+from xling.models.loaded import checksums
 from xling.models.loading import load_base
 from xling.prompts import PromptFormat
 from xling.scoring import InProcessEngine
@@ -125,7 +125,7 @@ def loads(monkeypatch):
         folders.append(folder)
         return load_base(folder, **settings)
 
-    monkeypatch.setattr(opened, "load_base", counted)
+    monkeypatch.setattr(loaded, "load_base", counted)
     return folders
 
 

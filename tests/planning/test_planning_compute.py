@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from xling.models.adapters import attach_lora, chosen_modules
-from xling.models.lean import less_work
+from xling.models.fast_forward import less_work
 from xling.planning.compute import forward_flops, training_flops, training_seconds, writing_seconds
 from xling.planning.configurations import shipped_configurations
 from xling.planning.gpus import gpus

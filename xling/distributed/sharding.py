@@ -7,7 +7,7 @@ stays whole on every process: the scales of four-bit blocks (3 % of the four-bit
 
 from typing import TYPE_CHECKING, Any
 
-from xling.models.lean import blocks_of
+from xling.models.fast_forward import blocks_of
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,5 @@
 """What the finetune and the evaluate cells share."""
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,20 +19,6 @@ if TYPE_CHECKING:
     pass
 
 logger = logging.getLogger(__name__)
-
-
-def configured_context(located: LocatedModel) -> int | None:
-    """Tokens that a model takes by its configuration; None where that names no limit."""
-    context: int | None = text_config(located).get("max_position_embeddings")
-    return context
-
-
-def text_config(located: LocatedModel) -> dict[str, Any]:
-    """Read config.json of a model, or the part of it on text where it has one."""
-    text = (located.weights.folder / "config.json").read_text(encoding="utf-8")
-    config: dict[str, Any] = json.loads(text)
-    part: dict[str, Any] = config.get("text_config", config)
-    return part
 
 
 def cell_identity(prepared: Prepared, cell: Cell, located: LocatedModel) -> dict[str, Any]:

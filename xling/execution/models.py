@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from xling.execution.cell_run import configured_context
 from xling.models import LocatedModel, fetch_weights, find_recipe, locate_model
 from xling.models.catalog import Recipe
+from xling.models.loaded import configured_context
 from xling.settings import ModelSettings
 
 if TYPE_CHECKING:

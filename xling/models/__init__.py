@@ -1,7 +1,7 @@
 """Models: the catalog, their weights, four-bit loading and LoRA adapters."""
 
 from xling.models.catalog import catalog
-from xling.models.opened import BaseShelf, LocatedModel, OpenedModel, locate_model, open_base
+from xling.models.loaded import BaseShelf, LocatedModel, OpenedModel, locate_model, open_base
 from xling.models.weights import Weights, check_model_name, fetch_weights, find_recipe
 
 __all__ = [

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from xling.models.adapters import linear_routers
 from xling.models.architectures import Architecture, architecture_of
 from xling.models.experts import unfused_class, unfused_config
-from xling.models.experts_parametrised import with_fused_experts
 from xling.models.four_bit import (
     MIN_FOUR_BIT_SHARE,
     FourBitShare,
@@ -17,6 +16,7 @@ from xling.models.four_bit import (
     four_bit_share,
     keep_layout,
 )
+from xling.models.fused_experts import with_fused_experts
 from xling.models.native_files import read_config as read_json
 from xling.models.trusted import check_runs_no_code
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xling.execution.cell_run import configured_context
 from xling.execution.memory_checks import check_scoring_room, scoring_batch, scoring_copies
 from xling.execution.study_data import Prepared, prompt_format
 from xling.files.atomic import kept_number
 from xling.files.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
-from xling.models.lean import less_work
+from xling.models.fast_forward import less_work
+from xling.models.loaded import configured_context
 from xling.prompts import render_prompts
 from xling.routing import has_known_routers
 from xling.scoring import Engine, InProcessEngine

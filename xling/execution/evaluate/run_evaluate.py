@@ -15,7 +15,6 @@ from xling.execution.cell_run import (
     one_at_a_time,
     reuse,
     scoring_params,
-    text_config,
     work_folder,
 )
 from xling.execution.evaluate.by_language import answer_stage
@@ -28,6 +27,7 @@ from xling.execution.models import locate, locate_served
 from xling.execution.study_data import ItemsByPart, Prepared, items_sha256, prompt_format
 from xling.files.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
+from xling.models.loaded import text_config
 from xling.routing import describes_mixture
 from xling.study import Cell, Study
 

@@ -1,20 +1,75 @@
 """A model that is ready to score or to train."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from xling.models.adapters import attach_lora, chosen_modules, load_adapter
 from xling.models.architectures import Architecture, architecture_of
 from xling.models.catalog import Recipe
-from xling.models.checksums import checksums
-from xling.models.derived import check_derivable
-from xling.models.loading import DeviceMap, load_base, load_tokenizer, read_config
+from xling.models.four_bit import check_four_bit_share, foreseen_share
+from xling.models.loading import DeviceMap, causal_class, load_base, load_tokenizer, read_config
 from xling.models.memory import free_memory
 from xling.models.weights import Weights, check_unchanged, fetch_weights, find_recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+WORD = 8
+
+
+def checksums(model: "nn.Module") -> dict[str, int] | None:
+    """A number for each parameter and buffer, by name; other bits give another number.
+
+    It takes one reading of the memory, far less than a load.
+
+    Returns:
+        None where some weights are not in memory, and cannot be told.
+    """
+    found = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device.type == "meta":
+            return None
+        found[name] = _checksum(tensor.detach())
+    return found
+
+
+def _checksum(tensor: "torch.Tensor") -> int:
+    """Sum of the bytes, eight at a time, modulo 2 to the 64th."""
+    import torch
+
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+    whole = flat.numel() // WORD * WORD
+    words = flat[:whole]
+    if words.storage_offset() % WORD == 0:
+        words = words.view(torch.int64)
+    return int(words.sum(dtype=torch.int64)) + int(flat[whole:].sum(dtype=torch.int64))
+
+
+def check_derivable(folder: Path, *, name: str) -> None:
+    """Refuses, from the configuration alone, a model of which most would not be in four bits.
+
+    Args:
+        folder: has config.json; no weights are needed.
+        name: of the model, for the message.
+
+    Raises:
+        ValueError: the type is no causal language model of transformers, or the share of its
+            linear layers is too small.
+    """
+    import torch
+
+    config = read_config(folder)
+    if architecture_of(config.model_type) is None:
+        with torch.device("meta"):
+            model = causal_class(config)(config)
+        check_four_bit_share(foreseen_share(model), name=f"{name} ({config.model_type!r})")
+
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -233,3 +288,17 @@ def open_base(located: LocatedModel) -> OpenedModel:
     """
     shelf = _lender.get()
     return located.open() if shelf is None else shelf.open(located)
+
+
+def configured_context(located: LocatedModel) -> int | None:
+    """Tokens that a model takes by its configuration; None where that names no limit."""
+    context: int | None = text_config(located).get("max_position_embeddings")
+    return context
+
+
+def text_config(located: LocatedModel) -> dict[str, Any]:
+    """Read config.json of a model, or the part of it on text where it has one."""
+    text = (located.weights.folder / "config.json").read_text(encoding="utf-8")
+    config: dict[str, Any] = json.loads(text)
+    part: dict[str, Any] = config.get("text_config", config)
+    return part

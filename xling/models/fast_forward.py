@@ -1,13 +1,111 @@
 """Ways to the same numbers with less work, put on a model while it trains or scores."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from xling.models.architectures import architecture_of
-from xling.models.attention import attention_of_any_shape
-from xling.models.plain_copy import is_four_bit, plain_copy, plain_weight
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def plain_copy(model: "PreTrainedModel | PeftModel") -> Iterator[int]:
+    """Computes with dequantised copies of the four-bit linear layers in the block.
+
+    The layers keep their four-bit weights, so that what is counted or saved is the same. Stacked
+    experts, and layers that accelerate moves between devices, are left as they are.
+
+    Args:
+        model: with or without an adapter; not sharded.
+
+    Yields:
+        Bytes that the copies take; 0 where no layer is in four bits.
+    """
+    layers = [module for module in model.modules() if is_four_bit(module)]
+    kinds = [type(layer) for layer in layers]
+    taken = 0
+    try:
+        for layer in layers:
+            weight = dequantised(layer)
+            taken += weight.numel() * weight.element_size()
+            layer.plain = weight
+            layer.__class__ = _plain_class()
+        yield taken
+    finally:
+        for layer, kind in zip(layers, kinds, strict=True):
+            layer.__class__ = kind
+            vars(layer).pop("plain", None)
+
+
+def plain_weight(layer: "torch.nn.Module") -> "torch.Tensor | None":
+    """The plain weight that a linear layer computes with; None where it is in four bits."""
+    import torch
+
+    if isinstance(layer, torch.nn.Linear) and "forward" not in vars(layer):  # accelerate's hooks
+        if type(layer) is torch.nn.Linear:
+            return layer.weight
+        plain: torch.Tensor | None = vars(layer).get("plain")
+        return plain
+    return None
+
+
+def dequantised(layer: Any) -> "torch.Tensor":
+    """A four-bit layer's weight, shape (outputs, inputs), in the type that it computes in."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight = layer.weight
+    plain: torch.Tensor = dequantize_4bit(weight.data, weight.quant_state)
+    return plain.to(layer.compute_dtype or plain.dtype).contiguous()
+
+
+@cache
+def _plain_class() -> Any:
+    """What a four-bit layer becomes; one class, so that code compiled for one layer serves all."""
+    from bitsandbytes.nn import Linear4bit
+    from torch.nn.functional import linear
+
+    class PlainLinear4bit(Linear4bit):  # type: ignore[misc]
+        """A four-bit layer that computes with its attribute `plain`."""
+
+        def forward(self, x: "torch.Tensor") -> "torch.Tensor":
+            weight = self.plain
+            bias = None if self.bias is None else self.bias.to(weight.dtype)
+            return linear(x.to(weight.dtype), weight, bias).to(x.dtype)
+
+    return PlainLinear4bit
+
+
+def is_four_bit(module: Any) -> bool:
+    """Whether a module is a linear layer that computes from four bits, always on one device."""
+    from bitsandbytes.nn import Linear4bit
+
+    return (
+        isinstance(module, Linear4bit)
+        and "plain" not in vars(module)
+        and module.weight.quant_state is not None
+        and not hasattr(module, "_hf_hook")
+    )
+
+
+@contextmanager
+def attention_of_any_shape() -> Iterator[None]:
+    """In the block, attention on a GPU takes each batch as it comes.
+
+    cuDNN's, which torch prefers on recent GPUs, plans for every new shape, and almost every batch
+    of prompts has a shape of its own: 65 ms each on an H200, as much as a batch of 4,096 tokens.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    usual = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(usual) if torch.cuda.is_available() else nullcontext():
+        yield
+
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +146,7 @@ def lean_adapters(model: "PeftModel") -> Iterator[int]:
     over their gradients; of a half-precision base it also turns each input into single precision,
     and multiplies there. Here the adapter's product is made in the precision of the base, as
     automatic mixed precision does it, and its weights and gradients stay in theirs. Done for
-    layers whose weights are plain (see `xling.models.plain_copy`) or in four bits; others are left
+    layers whose weights are plain (see `xling.models.fast_forward`) or in four bits; others are left
     as they are. While adapters are disabled a layer computes as peft does.
 
     Args:
