@@ -17,7 +17,7 @@ import numpy as np
 
 from xling.data.schema import Item, parse_row
 from xling.models.loading import load_tokenizer
-from xling.models.weights import fetch_weights, find_recipe
+from xling.models.weights.find import fetch_weights, find_recipe
 from xling.planning.lengths import COLUMNS, TABLE
 from xling.prompts import PromptFormat, fill_template
 from xling.reasoning import reasoning_prompts

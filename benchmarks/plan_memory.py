@@ -67,7 +67,7 @@ def main(model: tuple[str, ...], job: tuple[str, ...], allocator: str, child: st
 def find_model(name: str, folder: Path) -> Path:
     """A folder with the model's files."""
     if name == "gemma3-270m":
-        from xling.models.weights import fetch_weights, find_recipe
+        from xling.models.weights.find import fetch_weights, find_recipe
 
         return fetch_weights(find_recipe(name)).folder
     import torch

@@ -36,7 +36,7 @@ from xling.data import Item, build_mini
 from xling.files.atomic import written_file
 from xling.files.paths import cache_folder
 from xling.models import catalog, locate_model
-from xling.models.packaged import packaged_file
+from xling.models.weights.packaged import packaged_file
 from xling.prompts import PromptFormat, render_cloze_prompts, render_prompts
 from xling.scoring import Engine, InProcessEngine
 from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.native_checkpoints import save_fp8_model, save_mxfp4_model
-from xling.models import native
-from xling.models.native import dequantised_folder, native_precision
-from xling.models.weights import fetch_weights, find_recipe
+from xling.models.weights import dequantise
+from xling.models.weights.dequantise import dequantised_folder, native_precision
+from xling.models.weights.find import fetch_weights, find_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 # Dies like a process that was killed when the second shard is about to be written.
@@ -33,8 +33,8 @@ def save_or_die(tensors, path, metadata):
     written.append(path)
 
 safetensors.torch.save_file = save_or_die
-native.SHARD_BYTES = 50_000
-native.dequantised_folder(Path(sys.argv[1]), identity="sha256:test")
+dequantise.SHARD_BYTES = 50_000
+dequantise.dequantised_folder(Path(sys.argv[1]), identity="sha256:test")
 """
 
 
@@ -102,7 +102,7 @@ def test_changed_weights_are_converted_anew(copied):
 
 def test_changed_converter_converts_anew(mxfp4, monkeypatch):
     first = fetch_weights(find_recipe(str(mxfp4)))
-    monkeypatch.setattr(native, "FORMAT", native.FORMAT + 1)
+    monkeypatch.setattr(dequantise, "FORMAT", dequantise.FORMAT + 1)
     second = fetch_weights(find_recipe(str(mxfp4)))
     assert (second.identity, second.folder.is_dir()) == (first.identity, True)
     assert second.folder != first.folder
@@ -110,7 +110,7 @@ def test_changed_converter_converts_anew(mxfp4, monkeypatch):
 
 def test_weights_are_written_in_shards_of_bounded_size(mxfp4, monkeypatch):
     whole = dequantised_folder(mxfp4, identity="whole")
-    monkeypatch.setattr(native, "SHARD_BYTES", 50_000)
+    monkeypatch.setattr(dequantise, "SHARD_BYTES", 50_000)
     parts = dequantised_folder(mxfp4, identity="parts")
     assert len(shards(whole)) == 1
     assert len(shards(parts)) > 5
@@ -170,7 +170,7 @@ def test_two_at_once_convert_once(mxfp4, monkeypatch):
 def test_too_small_a_disk_is_refused_with_numbers(mxfp4, cache, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
-    monkeypatch.setattr(native, "GIGABYTE", 1000)
+    monkeypatch.setattr(dequantise, "GIGABYTE", 1000)
     needed = sum(path.stat().st_size for path in shards(mxfp4))
     with pytest.raises(
         ValueError, match=rf"(?s)in {cache}.*0\.0 GB are free.*XDG_CACHE_HOME"

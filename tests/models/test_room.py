@@ -11,8 +11,8 @@ import pytest
 
 from xling.models import fetch_weights
 from xling.models.catalog import Recipe
-from xling.models.native import dequantised_path
-from xling.models.room import check_room_to_fetch
+from xling.models.weights.dequantise import dequantised_path
+from xling.models.weights.disk_space import check_room_to_fetch
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RECIPE = Recipe("native", repository="owner/native", revision=COMMIT, precision="mxfp4")
@@ -86,7 +86,7 @@ def test_model_that_the_disk_cannot_hold_is_refused_before_it_is_fetched(hub, tm
 
 def test_weights_that_are_dequantised_already_need_no_room(hub, monkeypatch):
     monkeypatch.setattr(hub, "size", 10**6)
-    monkeypatch.setattr("xling.models.room.GROWTH", {"mxfp4": 10.0**9})
+    monkeypatch.setattr("xling.models.weights.disk_space.GROWTH", {"mxfp4": 10.0**9})
     with pytest.raises(ValueError, match=r"0\.0 GB to be fetched and at least 1000000\.0 GB"):
         check_room_to_fetch(RECIPE, ["*"], ["*/*"])
     dequantised_path(f"hub:owner/native@{COMMIT}").mkdir(parents=True)
@@ -97,7 +97,7 @@ def test_hub_that_does_not_answer_is_noted(hub, monkeypatch, caplog):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with caplog.at_level(logging.INFO, "xling.models.room"):
+    with caplog.at_level(logging.INFO, "xling.models.weights.disk_space"):
         check_room_to_fetch(RECIPE, ["*"], ["*/*"])
     assert "owner/native: the room that it takes is not known" in caplog.text
     assert not hub.asked

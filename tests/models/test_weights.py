@@ -10,8 +10,8 @@ import torch
 from tests.native_checkpoints import save_mxfp4_model
 from xling.models import fetch_weights, locate_model
 from xling.models.catalog import PackagedWeights, Recipe, catalog
-from xling.models.packaged import packaged_file
-from xling.models.weights import check_model_name, find_recipe
+from xling.models.weights.find import check_model_name, find_recipe
+from xling.models.weights.packaged import packaged_file
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

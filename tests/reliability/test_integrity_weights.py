@@ -13,10 +13,10 @@ import torch
 from tests.native_checkpoints import save_mxfp4_model
 from xling.models import fetch_weights, find_recipe, locate_model
 from xling.models.catalog import PackagedWeights
-from xling.models.gguf import converted_folder
-from xling.models.gguf_header import cut_off
-from xling.models.packaged import packaged_file
-from xling.models.weights import check_model_folder
+from xling.models.weights.find import check_model_folder
+from xling.models.weights.gguf import converted_folder
+from xling.models.weights.gguf_header import cut_off
+from xling.models.weights.packaged import packaged_file
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -168,7 +168,9 @@ def test_files_of_a_hub_model_are_checked_by_the_hubs_own_hashes(hub):
 
 def test_files_of_a_hub_model_are_read_once(hub, monkeypatch):
     fetch_weights(find_recipe("owner/tiny"))
-    monkeypatch.setattr("xling.models.hub_files.see", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(
+        "xling.models.weights.hub.see", lambda path: pytest.fail(f"{path} was read")
+    )
     fetch_weights(find_recipe("owner/tiny"))
 
 
@@ -223,7 +225,9 @@ def test_a_gguf_file_that_is_cut_off_is_not_converted(gguf_file):
 @pytest.fixture
 def packaged(gguf_file, monkeypatch):
     """Weights whose package is installed: the maker of the file in the cache."""
-    monkeypatch.setattr("xling.models.packaged._installed_parts", lambda weights: [gguf_file])
+    monkeypatch.setattr(
+        "xling.models.weights.packaged._installed_parts", lambda weights: [gguf_file]
+    )
     return PackagedWeights(
         requirements=("some-package==1",),
         files=("w.gguf",),

@@ -14,7 +14,7 @@ import pytest
 
 from xling.data.hub import load_hub
 from xling.models.catalog import PackagedWeights
-from xling.models.packaged import packaged_file
+from xling.models.weights.packaged import packaged_file
 
 PART = "hostile_part/data/w.gguf"
 CONTENT = b"weights"

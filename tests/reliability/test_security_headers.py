@@ -12,8 +12,8 @@ import pytest
 from tests.tiny_models import save_tiny_model
 from xling.models.adapters import attach_lora, chosen_modules, load_adapter
 from xling.models.loading import load_base
-from xling.models.native_files import MOST_HEADER, read_header, stored_tensors
-from xling.models.weights import check_model_folder
+from xling.models.weights.find import check_model_folder
+from xling.models.weights.safetensors_files import MOST_HEADER, read_header, stored_tensors
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))
 

@@ -17,7 +17,7 @@ from entrypoints.prepare import main as prepare
 from entrypoints.register import main as register
 from tests.place import ROOT
 from xling import tracking
-from xling.models.weights import find_recipe
+from xling.models.weights.find import find_recipe
 from xling.settings import ModelSettings
 from xling.study import LONGEST_STUDY_NAME
 from xling.study_files import load_study, parse_study

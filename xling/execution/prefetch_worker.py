@@ -16,9 +16,9 @@ from pathlib import Path
 
 from xling.messages.secrets import Terminated, mask_output, without_password
 from xling.models.catalog import Recipe
-from xling.models.gguf import converted_path
 from xling.models.loaded import locate_model
-from xling.models.native import SHARD_BYTES, native_precision
+from xling.models.weights.dequantise import SHARD_BYTES, native_precision
+from xling.models.weights.gguf import converted_path
 
 LOWEST_PRIORITY = 19
 # Seconds in which it can clean up.

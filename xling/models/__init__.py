@@ -2,7 +2,7 @@
 
 from xling.models.catalog import catalog
 from xling.models.loaded import BaseShelf, LocatedModel, OpenedModel, locate_model, open_base
-from xling.models.weights import Weights, check_model_name, fetch_weights, find_recipe
+from xling.models.weights.find import Weights, check_model_name, fetch_weights, find_recipe
 
 __all__ = [
     "BaseShelf",

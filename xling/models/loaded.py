@@ -14,7 +14,7 @@ from xling.models.catalog import Recipe
 from xling.models.four_bit import check_four_bit_share, foreseen_share
 from xling.models.loading import DeviceMap, causal_class, load_base, load_tokenizer, read_config
 from xling.models.memory import free_memory
-from xling.models.weights import Weights, check_unchanged, fetch_weights, find_recipe
+from xling.models.weights.find import Weights, check_unchanged, fetch_weights, find_recipe
 
 if TYPE_CHECKING:
     import torch

@@ -17,8 +17,8 @@ from xling.models.four_bit import (
     keep_layout,
 )
 from xling.models.fused_experts import with_fused_experts
-from xling.models.native_files import read_config as read_json
-from xling.models.trusted import check_runs_no_code
+from xling.models.weights.safetensors_files import read_config as read_json
+from xling.models.weights.trust import check_runs_no_code
 
 if TYPE_CHECKING:
     import torch

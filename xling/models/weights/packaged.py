@@ -21,7 +21,7 @@ from pathlib import Path
 from xling.files.checksums import fault, kept_whole, seal, written_sealed
 from xling.files.paths import cache_folder
 from xling.models.catalog import PackagedWeights
-from xling.models.gguf_header import cut_off
+from xling.models.weights.gguf_header import cut_off
 
 BLOCK_BYTES = 1 << 20
 

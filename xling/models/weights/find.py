@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xling.models.catalog import Recipe, catalog
-from xling.models.gguf import converted_folder
-from xling.models.hub_files import check_hub_files
-from xling.models.native import NativePrecision, dequantised_folder, native_precision
-from xling.models.native_files import TOKENIZER_PATTERNS, read_config, stored_tensors
-from xling.models.packaged import file_sha256, packaged_file
-from xling.models.room import check_room_to_fetch
-from xling.models.trusted import check_is_no_adapter, check_runs_no_code, check_size_of_config
+from xling.models.weights.dequantise import NativePrecision, dequantised_folder, native_precision
+from xling.models.weights.disk_space import check_room_to_fetch
+from xling.models.weights.gguf import converted_folder
+from xling.models.weights.hub import check_hub_files
+from xling.models.weights.packaged import file_sha256, packaged_file
+from xling.models.weights.safetensors_files import TOKENIZER_PATTERNS, read_config, stored_tensors
+from xling.models.weights.trust import check_is_no_adapter, check_runs_no_code, check_size_of_config
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 HUB_PATTERNS = ("*.safetensors", *TOKENIZER_PATTERNS)

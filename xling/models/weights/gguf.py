@@ -9,8 +9,8 @@ from pathlib import Path
 
 from xling.files.checksums import kept_whole
 from xling.files.paths import cache_folder
-from xling.models.gguf_header import cut_off
-from xling.models.packaged import file_sha256
+from xling.models.weights.gguf_header import cut_off
+from xling.models.weights.packaged import file_sha256
 
 # Raised whenever what is written changes, such as the checksums beside the weights.
 FORMAT = 2

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from xling.models.native_files import StoredTensor
+from xling.models.weights.safetensors_files import StoredTensor
 
 if TYPE_CHECKING:
     import torch

@@ -16,13 +16,18 @@ from tqdm.auto import tqdm
 
 from xling.files.checksums import kept_whole
 from xling.files.paths import cache_folder
-from xling.models.native_files import INDEX, TOKENIZER_PATTERNS, read_config, stored_tensors
-from xling.models.native_formats import (
+from xling.models.weights.quantised_formats import (
     Planned,
     dequantised,
     packed_into_shards,
     plan_tensors,
     result_dtype,
+)
+from xling.models.weights.safetensors_files import (
+    INDEX,
+    TOKENIZER_PATTERNS,
+    read_config,
+    stored_tensors,
 )
 
 NativePrecision = Literal["float", "mxfp4", "fp8"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xling.files.paths import cache_folder
 from xling.models.catalog import Recipe
-from xling.models.native import GIGABYTE, dequantised_path
+from xling.models.weights.dequantise import GIGABYTE, dequantised_path
 
 # Bytes of the plain floats over those of the checkpoint, at least: 13.8 GB of GPT-OSS 20B become
 # 41.8 GB. What it is exactly is known, and checked, when the files are there.
