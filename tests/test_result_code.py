@@ -214,7 +214,7 @@ def commented(folder: Path) -> None:
     "edit",
     [
         commented,
-        lambda copy: renamed(copy, "xling.planning.fits", "xling.planning.refusals"),
+        lambda copy: renamed(copy, "xling.planning.memory_limits", "xling.planning.refusals"),
         lambda copy: renamed(copy, "xling.distributed.worker", "xling.distributed.process"),
         lambda copy: merged(copy, "xling.scoring.tree_pass", "xling.scoring.running"),
     ],

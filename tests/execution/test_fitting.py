@@ -11,7 +11,7 @@ from xling.execution.memory_checks import (
     training_memory_use,
 )
 from xling.models import BaseShelf, locate_model
-from xling.planning import fits
+from xling.planning import memory_limits
 from xling.planning import scoring_batch as batches
 from xling.study import Study
 
@@ -38,7 +38,7 @@ def test_what_fits_goes_on_and_what_does_not_is_refused_with_numbers(
     training = {"length": 200, "rows": 4, "gradient_checkpointing": False, "processes": 1}
     check_scoring_room(prepared, base, located, shelf, batch_tokens=512)
     check_training_room(prepared, tuned, located, shelf, **training)
-    monkeypatch.setattr(fits, "available_bytes", lambda processes: FEW)
+    monkeypatch.setattr(memory_limits, "available_bytes", lambda processes: FEW)
     with pytest.raises(ValueError, match=r"scoring tiny takes about .* GB at its peak .* 0\.0 GB"):
         check_scoring_room(prepared, base, located, shelf, batch_tokens=512)
     with pytest.raises(ValueError, match=r"training tiny takes about .*What would fit: "):
@@ -62,7 +62,7 @@ def peak_of_scoring(prepared, cell, located, shelf, monkeypatch) -> int:
     refused, enough = 0, 2**30
     while enough - refused > 1000:
         free = (refused + enough) // 2
-        monkeypatch.setattr(fits, "available_bytes", lambda processes, free=free: free)
+        monkeypatch.setattr(memory_limits, "available_bytes", lambda processes, free=free: free)
         try:
             check_scoring_room(prepared, cell, located, shelf, batch_tokens=512)
         except ValueError:
@@ -80,23 +80,23 @@ def test_a_batch_is_as_large_as_memory_allows(study: Study, monkeypatch) -> None
     assert whole == asked  # narrow layers: no tensor is large
     sizes = []
     for free in (2**32, 100_000_000, FEW):
-        monkeypatch.setattr(fits, "available_bytes", lambda free=free: free)
+        monkeypatch.setattr(memory_limits, "available_bytes", lambda free=free: free)
         sizes.append(scoring_batch(prepared, located, shelf))
-    assert sizes[0] == asked > sizes[1] > sizes[2] == fits.LEAST_TOKENS
-    monkeypatch.setattr(fits, "available_bytes", lambda: 2**40)
+    assert sizes[0] == asked > sizes[1] > sizes[2] == memory_limits.LEAST_TOKENS
+    monkeypatch.setattr(memory_limits, "available_bytes", lambda: 2**40)
     monkeypatch.setattr(batches, "CPU_TENSOR_BYTES", 4 * 128 * 1500)  # feed-forward width 128
     assert scoring_batch(prepared, located, shelf) == 1500
     monkeypatch.setattr(batches, "CPU_TENSOR_BYTES", 4 * 128 * 100)
-    assert scoring_batch(prepared, located, shelf) == fits.LEAST_TOKENS
+    assert scoring_batch(prepared, located, shelf) == memory_limits.LEAST_TOKENS
 
 
 def test_a_scoring_copies_weights_where_there_is_much_room(study: Study, monkeypatch) -> None:
     prepared = prepare_study(study)
     located, shelf = locate_model(study.models[0].id), BaseShelf()
     for free, copied in ((2**40, True), (FEW, False)):
-        monkeypatch.setattr(fits, "available_bytes", lambda free=free: free)
+        monkeypatch.setattr(memory_limits, "available_bytes", lambda free=free: free)
         assert scoring_copies(prepared, located, shelf, batch_tokens=1024) is copied
-    monkeypatch.setattr(fits, "available_bytes", lambda: 2**40)
+    monkeypatch.setattr(memory_limits, "available_bytes", lambda: 2**40)
     whole = locate_model(study.models[0].id, quantise="none")
     assert not scoring_copies(prepared, whole, shelf, batch_tokens=1024)
 
@@ -104,7 +104,7 @@ def test_a_scoring_copies_weights_where_there_is_much_room(study: Study, monkeyp
 def test_copies_count_on_the_memory_of_one_gpu(monkeypatch) -> None:
     """As on a node of eight, of which one holds the model: torch's counts stand in for the GPUs."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert fits.on_one_device(500) == 500
+    assert memory_limits.on_one_device(500) == 500
     counts = {
         "is_available": lambda: True,
         "current_device": lambda: 2,
@@ -114,8 +114,8 @@ def test_copies_count_on_the_memory_of_one_gpu(monkeypatch) -> None:
     }
     for name, count in counts.items():
         monkeypatch.setattr(f"torch.cuda.{name}", count)
-    assert fits.on_one_device(500) == 62 + 20
-    assert fits.on_one_device(50) == 50
+    assert memory_limits.on_one_device(500) == 62 + 20
+    assert memory_limits.on_one_device(50) == 50
 
 
 def test_a_base_that_is_freed_before_the_work_counts_as_free(
@@ -127,7 +127,7 @@ def test_a_base_that_is_freed_before_the_work_counts_as_free(
     shelf = BaseShelf()
     # Memory of a machine whose other model is in the way.
     monkeypatch.setattr(
-        fits, "available_bytes", lambda processes=1: FEW if shelf.holds(other) else 2**32
+        memory_limits, "available_bytes", lambda processes=1: FEW if shelf.holds(other) else 2**32
     )
     asked = {"length": 200, "rows": 4, "processes": 1, "gradient_checkpointing": False}
     steps = (

@@ -18,7 +18,7 @@ from xling.execution.finetune.setup import (
 )
 from xling.files.checksums import written_sealed
 from xling.models import BaseShelf, locate_model
-from xling.planning import fits
+from xling.planning import memory_limits
 from xling.study import Study
 
 MEMORY_USE = ("gradient_checkpointing", "plain_copy", "pass_rows", "pass_tokens")
@@ -46,7 +46,7 @@ def decided(study: Study, work: Path, free: int, monkeypatch, **training: object
     """How the study's adapter is trained where so many bytes are free."""
     prepared = prepare_study(changed(study, **training))
     cell, located = prepared.study.cells()[1], locate_model(study.models[0].id)
-    monkeypatch.setattr(fits, "available_bytes", lambda processes: free)
+    monkeypatch.setattr(memory_limits, "available_bytes", lambda processes: free)
     how = how_to_train(prepared, cell, located)
     return with_memory(how, prepared, cell, located, BaseShelf(), longest=200, work=work)
 

@@ -7,8 +7,8 @@ import pytest
 
 from xling.distributed.batches import PASS_TOKENS, pass_tokens, rows_at_once
 from xling.models.loading import compute_dtype
-from xling.planning.fits import AMPLE, check_memory, memory_use
 from xling.planning.memory import MEASURED_ERROR, Setting, plain_bytes, training_memory
+from xling.planning.memory_limits import AMPLE, check_memory, memory_use
 from xling.planning.passes import MemoryUse, pass_ways
 from xling.planning.sizes import model_sizes
 
@@ -93,12 +93,12 @@ def test_passes_get_smaller_to_make_room_for_copies_but_not_small(held, monkeypa
     _, sizes, setting = held
     copies = plain_bytes(sizes, setting)
     half = MOST // 2 + 1  # at least LEAST_TOKENS
-    monkeypatch.setattr("xling.planning.fits.LEAST_TOKENS", half * LENGTH)
+    monkeypatch.setattr("xling.planning.memory_limits.LEAST_TOKENS", half * LENGTH)
     whole = needed(held, MOST, False)
     assert used(held, whole + copies).rows_of(LENGTH) == MOST
     tight = used(held, whole + copies - 10)
     assert not tight.plain_copy and tight.rows_of(LENGTH) == MOST
-    monkeypatch.setattr("xling.planning.fits.LEAST_TOKENS", LENGTH)
+    monkeypatch.setattr("xling.planning.memory_limits.LEAST_TOKENS", LENGTH)
     smaller = used(held, whole + copies - 10)
     assert smaller.plain_copy and smaller.rows_of(LENGTH) == MOST // 2
     assert not smaller.gradient_checkpointing
@@ -106,7 +106,7 @@ def test_passes_get_smaller_to_make_room_for_copies_but_not_small(held, monkeypa
 
 def test_layers_are_not_computed_twice_to_make_room_for_copies(held, monkeypatch) -> None:
     monkeypatch.setitem(AMPLE, "cpu", 1.0)
-    monkeypatch.setattr("xling.planning.fits.LEAST_TOKENS", LENGTH)
+    monkeypatch.setattr("xling.planning.memory_limits.LEAST_TOKENS", LENGTH)
     one = used(held, needed(held, 1, False))
     assert not one.gradient_checkpointing and not one.plain_copy
 

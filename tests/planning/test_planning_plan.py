@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from xling.models.loading import compute_dtype
-from xling.planning.fits import available_bytes, check_memory
 from xling.planning.gpus import gpus
 from xling.planning.lengths import estimated_lengths
 from xling.planning.memory import Setting, training_memory
+from xling.planning.memory_limits import available_bytes, check_memory
 from xling.planning.plan import Plan, plan_study
 from xling.planning.report import WIDTH, plan_lines
 from xling.planning.sizes import model_sizes

@@ -4,7 +4,7 @@ from typing import Literal
 
 from xling.execution.study_data import Prepared, prompt_format
 from xling.models import BaseShelf, LocatedModel
-from xling.planning.fits import check_memory, memory_use
+from xling.planning.memory_limits import check_memory, memory_use
 from xling.planning.passes import MemoryUse
 from xling.planning.scoring_batch import copies_fit, fitting_batch
 from xling.prompts import render_prompts

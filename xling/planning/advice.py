@@ -3,7 +3,7 @@
 import shlex
 
 from xling.models.catalog import Recipe
-from xling.planning.rows import Job
+from xling.planning.model_plan import Job
 from xling.settings import ModelSettings
 from xling.study import Study
 

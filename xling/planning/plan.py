@@ -14,8 +14,8 @@ from xling.planning.gpus import Gpu
 from xling.planning.memory import (
     MEASURED_ERROR,
 )
+from xling.planning.model_plan import ModelPlan
 from xling.planning.planner import Planner
-from xling.planning.rows import ModelPlan
 from xling.planning.sizes import model_sizes
 from xling.planning.workload import (
     Counts,

@@ -25,8 +25,8 @@ from xling.planning.memory import (
     training_memory,
     weight_bytes,
 )
+from xling.planning.model_plan import Job, ModelPlan
 from xling.planning.passes import pass_ways
-from xling.planning.rows import Job, ModelPlan
 from xling.planning.sizes import Sizes
 from xling.planning.workload import (
     Workload,
@@ -142,7 +142,7 @@ class Planner:
         """Fewest processes that hold a training; with prompts of a forward pass, memory of each.
 
         And whether gradients are checkpointed. Passes that the study leaves open are as
-        `xling.planning.fits.memory_use` would cut them on such a GPU. Each process holds the whole
+        `xling.planning.memory_limits.memory_use` would cut them on such a GPU. Each process holds the whole
         base before they share it: where a GPU cannot, it is one.
         """
         settings = self.study.training

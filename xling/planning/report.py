@@ -7,8 +7,8 @@ from typing import Any
 
 from xling.planning.gpus import RUNTIME_BYTES
 from xling.planning.memory import SHARED_ERROR
+from xling.planning.model_plan import Job, ModelPlan
 from xling.planning.plan import Plan
-from xling.planning.rows import Job, ModelPlan
 
 WIDTH = 100
 _HEAD = (

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from xling.planning import fits
+from xling.planning import memory_limits
 from xling.planning.memory import (
     MEASURED_ERROR,
     Setting,
@@ -33,7 +33,7 @@ def fitting_batch(
 ) -> int:
     """Padded tokens of a scoring batch that the free memory holds: `most`, halved until it fits.
 
-    Never below `fits.LEAST_TOKENS`, unless fewer are asked for: scoring halves batches itself
+    Never below `memory_limits.LEAST_TOKENS`, unless fewer are asked for: scoring halves batches itself
     where memory runs out.
 
     Args:
@@ -47,25 +47,28 @@ def fitting_batch(
     """
     import torch
 
-    sizes, setting = fits.held(
+    sizes, setting = memory_limits.held(
         folder, quantise=quantise, r=r, dropout=0.0, lora_modules=lora_modules
     )
-    there = fits.available_bytes() if available is None else available
+    there = memory_limits.available_bytes() if available is None else available
     there += weight_bytes(sizes, setting) if loaded else 0
     tokens = most
     if not torch.cuda.is_available():
         widest = max(
             each.outputs for layer in sizes.layers for each in layer.matrices if not each.is_expert
         )
-        few = max(fits.LEAST_TOKENS, CPU_TENSOR_BYTES // (widest * setting.value_bytes))
+        few = max(memory_limits.LEAST_TOKENS, CPU_TENSOR_BYTES // (widest * setting.value_bytes))
         tokens = min(most, few)
 
     asked = tokens
-    while tokens > fits.LEAST_TOKENS and _needed(sizes, setting, tokens) > there:
-        tokens = max(fits.LEAST_TOKENS, tokens // 2)
+    while tokens > memory_limits.LEAST_TOKENS and _needed(sizes, setting, tokens) > there:
+        tokens = max(memory_limits.LEAST_TOKENS, tokens // 2)
     if tokens < asked:
         logger.warning(
-            "%s free: batches of %d tokens instead of %d", fits.gigabytes(there), tokens, asked
+            "%s free: batches of %d tokens instead of %d",
+            memory_limits.gigabytes(there),
+            tokens,
+            asked,
         )
     return tokens
 
@@ -91,13 +94,17 @@ def copies_fit(
         loaded: whether the model's weights are in memory already, and so in what is not free.
         available: bytes that are free; None: of this machine, now.
     """
-    sizes, setting = fits.held(
+    sizes, setting = memory_limits.held(
         folder, quantise=quantise, r=r, dropout=0.0, lora_modules=lora_modules
     )
-    there = fits.on_one_device(fits.available_bytes()) if available is None else available
+    there = (
+        memory_limits.on_one_device(memory_limits.available_bytes())
+        if available is None
+        else available
+    )
     there += weight_bytes(sizes, setting) if loaded else 0
     copies = plain_bytes(sizes, setting)
-    return 0 < copies <= fits.ample() * there - _needed(sizes, setting, batch_tokens)
+    return 0 < copies <= memory_limits.ample() * there - _needed(sizes, setting, batch_tokens)
 
 
 def _needed(sizes: Sizes, setting: Setting, tokens: int) -> float:
