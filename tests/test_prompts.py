@@ -9,7 +9,6 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from xling.chat import check_chat_template
 from xling.prompts import (
     DEFAULT_CLOZE_TEMPLATE,
     DEFAULT_TEMPLATE,
@@ -24,6 +23,7 @@ from xling.prompts import (
     render_cloze_prompts,
     render_prompts,
 )
+from xling.prompts.chat import check_chat_template
 
 TEMPLATES = Path(__file__).parent / "data" / "chat_templates"
 

@@ -8,10 +8,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xling.chat import answer_opening, check_chat_template, generation_opening, generation_turn
 from xling.files.strict_json import parse_json
 from xling.messages.values import shown
 from xling.prompts import PromptFormat, Question, fill_template
+from xling.prompts.chat import (
+    answer_opening,
+    check_chat_template,
+    generation_opening,
+    generation_turn,
+)
 from xling.scoring.generation import Generation
 
 if TYPE_CHECKING:

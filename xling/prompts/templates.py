@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from xling.chat import answer_turn, check_chat_template
 from xling.messages.values import listed
+from xling.prompts.chat import answer_turn, check_chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

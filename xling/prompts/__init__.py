@@ -1,0 +1,42 @@
+"""Prompt templates, chat turns, and the check that an answer label is one token.
+
+Nothing here loads a model or scores.
+"""
+
+from xling.prompts.templates import (
+    DEFAULT_ANSWER_PREFIX,
+    DEFAULT_CLOZE_PREFIX,
+    DEFAULT_CLOZE_TEMPLATE,
+    DEFAULT_TEMPLATE,
+    FIELDS,
+    ITEM_FIELDS,
+    LABELS,
+    PromptFormat,
+    Question,
+    check_cloze_template,
+    check_template,
+    fill_template,
+    label_token_ids,
+    prompt_sha256,
+    render_cloze_prompts,
+    render_prompts,
+)
+
+__all__ = [
+    "DEFAULT_ANSWER_PREFIX",
+    "DEFAULT_CLOZE_PREFIX",
+    "DEFAULT_CLOZE_TEMPLATE",
+    "DEFAULT_TEMPLATE",
+    "FIELDS",
+    "ITEM_FIELDS",
+    "LABELS",
+    "PromptFormat",
+    "Question",
+    "check_cloze_template",
+    "check_template",
+    "fill_template",
+    "label_token_ids",
+    "prompt_sha256",
+    "render_cloze_prompts",
+    "render_prompts",
+]
