@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 import statsmodels.api as sm
 
-from xling.record_metrics import clustered_stderr, expected_calibration_error, position_entropy
 from xling.records import (
     RECORD_SCHEMA,
     check_records,
@@ -21,6 +20,7 @@ from xling.records import (
     summarize_records,
     write_records,
 )
+from xling.records.metrics import clustered_stderr, expected_calibration_error, position_entropy
 
 FAMILY = {"heb_Hebr": "related", "fra_Latn": "control", "arb_Arab": "source"}
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from xling import records
 from xling.execution import resolve_study
 from xling.languages import belebele_codes
+from xling.records import records
 from xling.settings import ARMS, REASONING, SCORING, ModelSettings
 from xling.study import Study
 from xling.study_files import load_study, parse_study, study_names

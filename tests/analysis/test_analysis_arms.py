@@ -21,7 +21,7 @@ from analysis.estimators.source_arms import (
 )
 from analysis.gains.baselines import NEEDS_BASELINE, BaselineGroups
 from analysis.gains.gain_table import PRIMARY, GainTable
-from xling.record_metrics import position_entropy
+from xling.records.metrics import position_entropy
 
 FAMILY = np.array([True] * 3 + [False] * 3)
 GROUPS = BaselineGroups(

@@ -96,12 +96,12 @@ def test_with_debug_an_error_keeps_its_traceback(fails: Callable[[], Any], told:
 
 def test_a_defect_names_the_place_in_this_package(tmp_path: Path) -> None:
     def fails() -> None:
-        from xling.record_metrics import clustered_stderr
+        from xling.records.metrics import clustered_stderr
 
         clustered_stderr(None, None)  # type: ignore[arg-type]
 
     result = run(command_that(fails))
-    assert "AttributeError at xling/record_metrics.py:" in result.output
+    assert "AttributeError at xling/records/metrics.py:" in result.output
     assert "Please report it with what --debug shows (under `mlflow run`: XLING_DEBUG=1)" in (
         result.output
     )
@@ -109,12 +109,12 @@ def test_a_defect_names_the_place_in_this_package(tmp_path: Path) -> None:
 
 def test_a_librarys_error_names_the_place_where_it_was_called() -> None:
     def fails() -> None:
-        from xling.record_metrics import position_shares
+        from xling.records.metrics import position_shares
 
         position_shares("text")  # type: ignore[arg-type]
 
     output = run(command_that(fails)).output
-    assert "(ValueError at xling/record_metrics.py:" in output and "defect" not in output
+    assert "(ValueError at xling/records/metrics.py:" in output and "defect" not in output
 
 
 def test_a_password_in_a_defect_is_not_shown() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xling.data import Item
-from xling.record_metrics import position_shares
+from xling.records.metrics import position_shares
 
 SHUFFLES = 200
 

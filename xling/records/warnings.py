@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from xling.record_schema import LOGPROB_COLUMNS
+from xling.records.schema import LOGPROB_COLUMNS
 
 ANSWER_MASS = "answer_mass"
 CONSTANT = "constant"

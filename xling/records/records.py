@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from xling.files.atomic import written_file
 from xling.files.parquet import read_parquet
-from xling.record_metrics import (
+from xling.records.metrics import (
     LABELS,
     clustered_stderr,
     expected_calibration_error,
@@ -26,7 +26,7 @@ from xling.record_metrics import (
     position_entropy,
     position_shares,
 )
-from xling.record_schema import (
+from xling.records.schema import (
     ARMS,
     FAMILIES,
     KEY_COLUMNS,
@@ -38,7 +38,7 @@ from xling.record_schema import (
     SCORINGS,
     check_records,
 )
-from xling.record_warnings import (
+from xling.records.warnings import (
     ANSWER_MASS,
     CONSTANT,
     EMPTY,
