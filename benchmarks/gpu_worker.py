@@ -125,7 +125,7 @@ class Bench:
         """Padded tokens by the prompts' own, in batches of 16,384."""
         import numpy as np
 
-        from xling.scoring.batches import plan_batches
+        from xling.scoring.batch_plan import plan_batches
 
         lengths = np.array(self.lengths[:count])
         batches = plan_batches(lengths, 16384)

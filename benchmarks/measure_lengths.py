@@ -20,7 +20,7 @@ from xling.models.loading import load_tokenizer
 from xling.models.weights.find import fetch_weights, find_recipe
 from xling.planning.lengths import COLUMNS, TABLE
 from xling.prompts import PromptFormat, fill_template
-from xling.reasoning import reasoning_prompts
+from xling.scoring.reasoning import reasoning_prompts
 from xling.settings import DEFAULT_INSTRUCTION
 
 TOKENIZER = "gemma3-270m"

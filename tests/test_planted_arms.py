@@ -31,7 +31,7 @@ from xling.models import OpenedModel, locate_model
 from xling.prompts import label_token_ids, render_prompts
 from xling.records import describe_format, summarize_records
 from xling.scoring import InProcessEngine
-from xling.scoring.orders import recall_std
+from xling.scoring.option_orders import recall_std
 from xling.study import Cell
 from xling.training import Example, TrainingResult, train_adapter
 

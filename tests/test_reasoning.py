@@ -7,13 +7,9 @@ import pytest
 
 from tests.tiny_models import byte_tokenizer
 from xling.prompts import DEFAULT_TEMPLATE, PromptFormat, fill_template
-from xling.reasoning import (
-    ReasoningFile,
-    answer_prompts,
-    reasoning_prompts,
-    stop_text,
-)
+from xling.scoring.answer_cache import ReasoningFile
 from xling.scoring.generation import Generation
+from xling.scoring.reasoning import answer_prompts, reasoning_prompts, stop_text
 
 TEMPLATES = Path(__file__).parent / "data" / "chat_templates"
 PLAIN, CHAT = PromptFormat(), PromptFormat(chat=True)

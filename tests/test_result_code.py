@@ -86,7 +86,7 @@ def test_the_message_names_the_stage_and_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("module", "before", "after", "stages"),
     [
-        ("xling.scoring.running", "LONGEST_ROW = 4096", "LONGEST_ROW = 4095", "train score"),
+        ("xling.scoring.batch_runner", "LONGEST_ROW = 4096", "LONGEST_ROW = 4095", "train score"),
         ("xling.planning.memory", "OPTIMISER_BYTES = 16", "OPTIMISER_BYTES = 8", "train score"),
         (
             "xling.execution.evaluate.by_language",
@@ -96,9 +96,9 @@ def test_the_message_names_the_stage_and_what_to_do() -> None:
         ),
         ("xling.training_steps", "class Step", "class Stride", "train"),
         ("xling.data.training_rows", "SHUFFLES = 200", "SHUFFLES = 1", "prepare train score"),
-        ("xling.reasoning", '"</think>"', '"</thought>"', "chain-of-thought"),
-        ("xling.scoring.orders", "OPTIONS = 4", "OPTIONS = 5", "permuted"),
-        ("xling.scoring.answers", 'DELIMITER = " "', 'DELIMITER = ""', "cloze"),
+        ("xling.scoring.reasoning", '"</think>"', '"</thought>"', "chain-of-thought"),
+        ("xling.scoring.option_orders", "OPTIONS = 4", "OPTIONS = 5", "permuted"),
+        ("xling.scoring.answer_spans", 'DELIMITER = " "', 'DELIMITER = ""', "cloze"),
         ("xling.routing.table", "_SHARE_SLACK = 1e-9", "_SHARE_SLACK = 1", "routing"),
         ("xling.scoring.server.replies", "SAME = 0.25", "SAME = 0.5", "server"),
         ("analysis.simulation.sheets", "0.9, 3.5, 0.5", "0.9, 3.5, 0.6", "simulate"),
@@ -216,7 +216,7 @@ def commented(folder: Path) -> None:
         commented,
         lambda copy: renamed(copy, "xling.planning.memory_limits", "xling.planning.refusals"),
         lambda copy: renamed(copy, "xling.distributed.worker", "xling.distributed.process"),
-        lambda copy: merged(copy, "xling.scoring.tree_pass", "xling.scoring.running"),
+        lambda copy: merged(copy, "xling.scoring.prefix_forward", "xling.scoring.batch_runner"),
     ],
     ids=["commented", "renamed", "renamed-command", "merged"],
 )

@@ -28,7 +28,7 @@ from analysis.measures.formats import (
 )
 from analysis.runs.run_files import read_format_file
 from xling.records import LOGPROB_COLUMNS, check_records, describe_format
-from xling.scoring.orders import recall_std
+from xling.scoring.option_orders import recall_std
 from xling.tracking import LoggedRun
 
 

@@ -22,10 +22,9 @@ from tests.reliability.fuzzing import (
 from tests.reliability.test_fuzz_records import check_frame
 from xling.importing import ImportedResults, read_lm_eval, read_table
 from xling.languages import belebele_codes
-from xling.reasoning import ReasoningFile
 from xling.records import ARMS, REASONINGS, SCORINGS
+from xling.scoring.answer_cache import KeptAnswers, ReasoningFile, answer_key
 from xling.scoring.generation import Generation
-from xling.scoring.kept import KeptAnswers, answer_key
 
 FIXTURE = Path(__file__).resolve().parents[1] / "data" / "lm_eval" / "tiny-llama"
 HEADER = "model,arm,language,accuracy,n_items,seed,reasoning,scoring"

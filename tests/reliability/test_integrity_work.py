@@ -16,7 +16,7 @@ from xling.execution.models import locate
 from xling.execution.study_data import prepare_study
 from xling.files.checksums import SEAL
 from xling.models import BaseShelf
-from xling.scoring.kept import KeptAnswers
+from xling.scoring.answer_cache import KeptAnswers
 from xling.study import Cell
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))

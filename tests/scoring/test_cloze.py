@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from xling.scoring import ChoiceScores, cloze_predictions
-from xling.scoring.answers import answer_spans
+from xling.scoring.answer_spans import answer_spans
 
 # One item on which the normalisations disagree.
 SCORES = ChoiceScores(

@@ -4,7 +4,7 @@ import torch
 
 from xling.models.loading import load_base, load_tokenizer
 from xling.scoring import InProcessEngine, Scores
-from xling.scoring.batches import plan_batches
+from xling.scoring.batch_plan import plan_batches
 
 PROMPTS = [
     f"{'A passage about something. ' * (1 + index % 7)}\nQuestion {index}?\nAnswer: ("

@@ -5,11 +5,11 @@ import torch
 from xling.models.adapters import attach_lora
 from xling.models.loading import load_base, load_tokenizer
 from xling.prompts import PromptFormat, render_prompts
-from xling.scoring import InProcessEngine, option_orders, reorder, running
-from xling.scoring.batches import plan_batches
-from xling.scoring.orders import ReorderedQuestion
-from xling.scoring.tree_pass import TRUSTED, can_share
-from xling.scoring.trees import Request, common_prefix, lay_out, plan_rows
+from xling.scoring import InProcessEngine, batch_runner, option_orders, reorder
+from xling.scoring.batch_plan import plan_batches
+from xling.scoring.option_orders import ReorderedQuestion
+from xling.scoring.prefix_forward import TRUSTED, can_share
+from xling.scoring.prefix_trees import Request, common_prefix, lay_out, plan_rows
 
 ARCHITECTURES = ["llama", "qwen3", "gemma3_text", "qwen3_moe", "gpt_oss", "deepseek_v3"]
 ORDERS = option_orders("cyclic")
@@ -118,7 +118,7 @@ def test_batches_do_not_matter_and_repeat_exactly(tiny_model, monkeypatch):
     assert np.array_equal(scores[2], scores[3])
     assert scores[0] == pytest.approx(scores[2], abs=1e-4)
     assert scores[1] == pytest.approx(scores[2], abs=1e-4)
-    monkeypatch.setattr(running, "MAX_LOGITS", 30_000)
+    monkeypatch.setattr(batch_runner, "MAX_LOGITS", 30_000)
     bounded = engine_of(folder, batch_tokens=4000).score_choices(PROMPTS, CHOICES).total
     assert bounded == pytest.approx(scores[2], abs=1e-4)
 

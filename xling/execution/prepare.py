@@ -9,8 +9,8 @@ from xling.execution.models import locate_tokenizer
 from xling.execution.study_data import Prepared, prompt_format
 from xling.files.fingerprint import fingerprint
 from xling.prompts import label_token_ids, render_prompts
-from xling.reasoning import reasoning_prompts
 from xling.scoring.context import check_context
+from xling.scoring.reasoning import reasoning_prompts
 from xling.settings import ModelSettings
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ OPTIMISER_BYTES = 16
 # one in its loop over experts also clamps, halves and shifts.
 _GATED = 3
 _GATED_CLAMPED = 8
-# Rows of logits that are turned into double precision at a time (xling.scoring.tree_pass).
+# Rows of logits that are turned into double precision at a time (xling.scoring.prefix_forward).
 _DOUBLE_ROWS = 64
 MEASURED_ERROR = 0.15
 """Share by which estimates and measured peaks differ at most, by benchmarks/plan_memory.py.
@@ -33,7 +33,7 @@ SHARED_ERROR = 0.30
 """Share by which estimates are too high at most where beginnings are computed once: the widest
 layer and the largest cache are then not alive together."""
 MAX_LOGITS = 2**27
-"""Logits of one forward pass at most, as in xling.scoring.running."""
+"""Logits of one forward pass at most, as in xling.scoring.batch_runner."""
 
 
 @dataclass(frozen=True)

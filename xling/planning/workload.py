@@ -7,7 +7,7 @@ from typing import Any
 from xling.data import DataSet, Item, cross_fit_splits, load_data, split_items
 from xling.planning.lengths import Lengths, estimated_lengths, item_lengths
 from xling.prompts import PromptFormat
-from xling.scoring.orders import option_orders
+from xling.scoring.option_orders import option_orders
 from xling.settings import ModelSettings
 from xling.study import Cell, Study
 

@@ -2,7 +2,7 @@
 
 from xling.scoring.cloze import cloze_predictions
 from xling.scoring.in_process import InProcessEngine
-from xling.scoring.orders import (
+from xling.scoring.option_orders import (
     AveragedOrders,
     average_over_orders,
     option_orders,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from xling.scoring.batches import plan_batches
+from xling.scoring.batch_plan import plan_batches
 from xling.scoring.context import check_context, context_of
 from xling.scoring.protocol import Generation as Generation  # part of this module's interface
 from xling.scoring.sampling import KeyedSampler, uniform_draws

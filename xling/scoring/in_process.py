@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xling.prompts import label_token_ids
-from xling.scoring.answers import AnswerSpan, answer_spans, check_answers, prior_spans
+from xling.scoring.answer_cache import KeptAnswers
+from xling.scoring.answer_spans import AnswerSpan, answer_spans, check_answers, prior_spans
+from xling.scoring.batch_runner import Runner
 from xling.scoring.context import context_of
 from xling.scoring.generation import generate
-from xling.scoring.kept import KeptAnswers
+from xling.scoring.prefix_trees import Request
 from xling.scoring.protocol import (
     ChoiceScores,
     Generation,
@@ -23,8 +25,6 @@ from xling.scoring.protocol import (
     VariantScores,
     number_of_variants,
 )
-from xling.scoring.running import Runner
-from xling.scoring.trees import Request
 
 if TYPE_CHECKING:
     import torch

@@ -20,13 +20,14 @@ from xling.execution.evaluate.answers import (
     server_tables,
 )
 from xling.prompts import PromptFormat, prompt_sha256, render_cloze_prompts, render_prompts
-from xling.reasoning import ReasoningFile, prompts_that_fit, reasoning_prompts, stop_text
 from xling.records import LOGPROB_COLUMNS
 from xling.routing import RoutingCounter, has_known_routers, is_mixture, recording_routing
 from xling.scoring import Engine, InProcessEngine, Scores
-from xling.scoring.answers import DELIMITER
+from xling.scoring.answer_cache import ReasoningFile
+from xling.scoring.answer_spans import DELIMITER
 from xling.scoring.context import check_context
-from xling.scoring.orders import average_over_orders, option_orders, reorder
+from xling.scoring.option_orders import average_over_orders, option_orders, reorder
+from xling.scoring.reasoning import prompts_that_fit, reasoning_prompts, stop_text
 from xling.settings import ReasoningSettings
 from xling.study import Cell, Study
 

@@ -30,7 +30,7 @@ from xling.records import (
 )
 from xling.routing import read_routing, routing_metrics, sum_routing, write_routing
 from xling.scoring.cloze import cloze_predictions
-from xling.scoring.orders import average_over_orders, position_prior, recall_std
+from xling.scoring.option_orders import average_over_orders, position_prior, recall_std
 from xling.scoring.protocol import ChoiceScores
 from xling.study import Cell
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from xling.scoring.answers import (
+from xling.scoring.answer_spans import (
     DELIMITER,
     AnswerSpan,
     answer_spans,

@@ -8,9 +8,9 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from xling.prompts import LABELS, label_token_ids
+from xling.scoring.answer_cache import KeptAnswers, answer_key
 from xling.scoring.context import check_context
 from xling.scoring.generation import check_settings
-from xling.scoring.kept import KeptAnswers, answer_key
 from xling.scoring.protocol import (
     ChoiceScores,
     Generation,

@@ -1,15 +1,10 @@
 """Chain-of-thought: prompts that ask for it, prompts that answer after it, and a file of it."""
 
-import json
-import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from xling.files.strict_json import parse_json
-from xling.messages.values import shown
 from xling.prompts import PromptFormat, Question, fill_template
 from xling.prompts.chat import (
     answer_opening,
@@ -189,71 +184,3 @@ def _after_turn(text: str, opening: str, final: str, layout: PromptFormat) -> st
         rest = final.removeprefix(opening) if final.startswith(opening) else ""
         return rest + layout.answer_prefix.lstrip()
     return body + layout.answer_prefix
-
-
-class ReasoningFile:
-    """Finished reasonings, one JSON line each, so that long work resumes by item.
-
-    Args:
-        path: need not exist.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def done(self) -> dict[str, Generation]:
-        """Finished reasonings by key; a last line that was not finished is left out.
-
-        Raises:
-            ValueError: another line is not a reasoning; names file and line.
-        """
-        if not self._path.is_file():
-            return {}
-        *lines, _ = self._path.read_bytes().split(b"\n")
-        found = {}
-        for number, line in enumerate(lines, start=1):
-            try:
-                key, generation = _from_line(line)
-            except ValueError as error:
-                raise ValueError(
-                    f"{self._path}, line {number}, is not a finished reasoning ({error}); delete "
-                    "the line, and its item is reasoned about again"
-                ) from error
-            found[key] = generation
-        return found
-
-    def append(self, batch: Mapping[str, Generation]) -> None:
-        """Adds reasonings by key; they are on the disk when this returns."""
-        lines = b"".join(_to_line(key, generation) for key, generation in batch.items())
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as file:
-            file.truncate(_finished_bytes(self._path))
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _finished_bytes(path: Path) -> int:
-    """Size of a file's finished lines."""
-    return path.read_bytes().rfind(b"\n") + 1
-
-
-def _to_line(key: str, generation: Generation) -> bytes:
-    return json.dumps({"key": key, **asdict(generation)}, ensure_ascii=False).encode() + b"\n"
-
-
-_KINDS = {"key": str, "text": str, "n_tokens": int, "truncated": bool}
-
-
-def _from_line(line: bytes) -> tuple[str, Generation]:
-    content = parse_json(line)
-    if not isinstance(content, dict) or set(content) != set(_KINDS):
-        raise ValueError(f"it has other fields than {', '.join(_KINDS)}")
-    for name, kind in _KINDS.items():
-        if type(content[name]) is not kind:
-            raise ValueError(f"{name} is {shown(content[name])}")
-    if content["n_tokens"] < 0:
-        raise ValueError(f"n_tokens is {shown(content['n_tokens'])}")
-    if any("\ud800" <= sign <= "\udfff" for sign in content["text"]):
-        raise ValueError("text holds half a surrogate pair")
-    return content["key"], Generation(content["text"], content["n_tokens"], content["truncated"])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xling.scoring.trees import common_prefix
+from xling.scoring.prefix_trees import common_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

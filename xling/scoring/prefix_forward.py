@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xling.models.architectures import UNFUSED
-from xling.scoring.trees import Row
+from xling.scoring.prefix_trees import Row
 
 if TYPE_CHECKING:
     import torch

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from xling.models.memory import free_memory, is_out_of_memory
-from xling.scoring.batches import plan_batches
-from xling.scoring.kept import KeptAnswers
-from xling.scoring.tree_pass import Batch, can_share, is_trusted, read_logprobs, tolerance
-from xling.scoring.trees import Request, Row, lay_out, plan_rows
+from xling.scoring.answer_cache import KeptAnswers
+from xling.scoring.batch_plan import plan_batches
+from xling.scoring.prefix_forward import Batch, can_share, is_trusted, read_logprobs, tolerance
+from xling.scoring.prefix_trees import Request, Row, lay_out, plan_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
