@@ -100,7 +100,7 @@ def test_the_message_names_the_stage_and_what_to_do() -> None:
         ("xling.scoring.option_orders", "OPTIONS = 4", "OPTIONS = 5", "permuted"),
         ("xling.scoring.answer_spans", 'DELIMITER = " "', 'DELIMITER = ""', "cloze"),
         ("xling.routing.table", "_SHARE_SLACK = 1e-9", "_SHARE_SLACK = 1", "routing"),
-        ("xling.scoring.server.replies", "SAME = 0.25", "SAME = 0.5", "server"),
+        ("xling.scoring.server.responses", "SAME = 0.25", "SAME = 0.5", "server"),
         ("analysis.simulation.sheets", "0.9, 3.5, 0.5", "0.9, 3.5, 0.6", "simulate"),
         ("xling.tracking.runs", "def ", "def other_", ""),
     ],

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from xling.scoring import Scores
-from xling.scoring.server.replies import (
+from xling.scoring.server.responses import (
     Listed,
     echoed,
     label_logprobs,

@@ -18,13 +18,12 @@ from xling.scoring.protocol import (
     VariantScores,
     number_of_variants,
 )
-from xling.scoring.server.asking import ask_labels, ask_span
-from xling.scoring.server.choices import ServedSpan, choice_spans
-from xling.scoring.server.probe import Abilities, probe
-from xling.scoring.server.served import ServedModel
+from xling.scoring.server.capabilities import Abilities, probe
+from xling.scoring.server.continuations import Writer
+from xling.scoring.server.logprobs import ServedSpan, ask_labels, ask_span, choice_spans
+from xling.scoring.server.prompt_form import prompts_of
+from xling.scoring.server.served_models import ServedModel
 from xling.scoring.server.transport import ServerError, Transport
-from xling.scoring.server.wire import prompts_of
-from xling.scoring.server.writing import Writer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 class ServerEngine:
     """Scores prompts over an OpenAI-compatible completions interface.
 
-    It is tried out first: see `xling.scoring.server.probe.probe`, also for what that raises.
+    It is tried out first: see `xling.scoring.server.capabilities.probe`, also for what that raises.
 
     Args:
         transport: to the server.

@@ -7,7 +7,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from xling.prompts import LABELS, label_token_ids
-from xling.scoring.server.replies import (
+from xling.scoring.server.prompt_form import Prompt, Wire, prompts_of
+from xling.scoring.server.responses import (
     SAME,
     Listed,
     first_choice,
@@ -17,7 +18,6 @@ from xling.scoring.server.replies import (
     told_apart,
 )
 from xling.scoring.server.transport import ServerError, Transport
-from xling.scoring.server.wire import Prompt, Wire, prompts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

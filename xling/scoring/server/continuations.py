@@ -6,10 +6,10 @@ from typing import Any
 
 from xling.scoring.generation import cut_at
 from xling.scoring.protocol import Generation
-from xling.scoring.server.probe import FORM_REFUSED, rich_answer
-from xling.scoring.server.replies import completion_tokens, first_choice
+from xling.scoring.server.capabilities import FORM_REFUSED, rich_answer
+from xling.scoring.server.prompt_form import Prompt, Wire
+from xling.scoring.server.responses import completion_tokens, first_choice
 from xling.scoring.server.transport import ServerError, Transport
-from xling.scoring.server.wire import Prompt, Wire
 
 # No server may bring settings of its own, such as llama-cpp-python's penalty on repeated words or
 # those of a model's generation settings in vLLM; special tokens (think marks) are kept.
