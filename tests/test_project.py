@@ -252,8 +252,8 @@ def test_analysis_uses_four_rooms_of_xling_and_versions() -> None:
 
 def test_mlflow_is_imported_by_tracking_and_the_adapter_model_alone() -> None:
     found = importers(ROOMS, "mlflow")
-    assert "xling/adapter_model.py" in found
-    rest = found - {"xling/adapter_model.py"}
+    assert "xling/serving/adapter_model.py" in found
+    rest = found - {"xling/serving/adapter_model.py"}
     assert rest and all(path.startswith("xling/tracking/") for path in rest)
 
 

@@ -21,7 +21,7 @@ from xling import tracking
 from xling.models import locate_model
 from xling.models.adapters import attach_lora, chosen_modules
 from xling.prompts import PromptFormat
-from xling.serving_limits import Limits, check_request, default_limits, find_limits
+from xling.serving.limits import Limits, check_request, default_limits, find_limits
 
 ROWS, CHARACTERS, WHOLE, TOKENS = 20, 3000, 20_000, 400
 ROW = {"flores_passage": "p", "question": "q"} | {f"mc_answer{n}": "a" for n in range(1, 5)}

@@ -23,7 +23,7 @@ from xling.messages.secrets import without_password
 from xling.models.memory import free_memory
 from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS
-from xling.serving_limits import LIMITS, default_limits
+from xling.serving.limits import LIMITS, default_limits
 from xling.tracking.outbox.entry import ADAPTER
 from xling.tracking.outbox.link import outbox
 from xling.tracking.outbox.reading import adapter_id, find_waiting_adapter, latest_id
@@ -89,7 +89,7 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
 
     Args:
         folder: PEFT's files; safetensors.
-        settings: what the model needs to load its base; see `xling.adapter_model`.
+        settings: what the model needs to load its base; see `xling.serving.adapter_model`.
 
     Returns:
         Id of the logged model, or what stands for it while the store is silent.
@@ -99,7 +99,7 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
     with written_whole(entry.adapter) as temporary:
         mlflow.pyfunc.save_model(
             path=str(temporary),
-            python_model=str(ROOT / "xling" / "adapter_model.py"),
+            python_model=str(ROOT / "xling" / "serving" / "adapter_model.py"),
             artifacts={ADAPTER: str(folder)},
             model_config={LIMITS: default_limits(), **settings, FILES_SHA256: digest},
             signature=adapter_signature(),

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from xling.prompts import ITEM_FIELDS, PromptFormat, render_prompts
 from xling.records import LOGPROB_COLUMNS
-from xling.serving_limits import Limits, check_request, check_tokens, find_limits
+from xling.serving.limits import Limits, check_request, check_tokens, find_limits
 
 # MLflow's scoring server sets it.
 SERVED = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
@@ -29,7 +29,7 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
 
     Where it is served, requests are answered one after another, and one that is too large is
     refused with status 400: over 1,000 rows, 200,000 characters in a field, 5,000,000 characters
-    in all, 32,768 tokens in a prompt, or the model's context. `xling.serving_limits.Limits` says
+    in all, 32,768 tokens in a prompt, or the model's context. `xling.serving.limits.Limits` says
     how to change them. What a request's body may weigh before it is read is for a proxy to bound.
     """
 
