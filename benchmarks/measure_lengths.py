@@ -21,7 +21,7 @@ from xling.models.weights.find import fetch_weights, find_recipe
 from xling.planning.lengths import COLUMNS, TABLE
 from xling.prompts import PromptFormat, fill_template
 from xling.scoring.reasoning import reasoning_prompts
-from xling.settings import DEFAULT_INSTRUCTION
+from xling.study.settings import DEFAULT_INSTRUCTION
 
 TOKENIZER = "gemma3-270m"
 

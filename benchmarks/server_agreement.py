@@ -40,7 +40,7 @@ from xling.models.weights.packaged import packaged_file
 from xling.prompts import PromptFormat, render_cloze_prompts, render_prompts
 from xling.scoring import Engine, InProcessEngine
 from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served
-from xling.settings import ServerSettings
+from xling.study.settings import ServerSettings
 
 PACKAGE = "llama-cpp-python[server]==0.3.36"
 MODEL = "gemma3-270m"

@@ -17,9 +17,9 @@ import click
 from xling.messages.errors import message_of
 from xling.messages.secrets import Terminated, mask_output
 from xling.messages.values import MOST, named, shown
-from xling.settings import ARMS, LARGEST, REASONING, SCORING
 from xling.study import Study
-from xling.study_files import load_study, parse_study
+from xling.study.load import load_study, parse_study
+from xling.study.settings import ARMS, LARGEST, REASONING, SCORING
 
 Command = Callable[..., Any]
 DEBUG = "XLING_DEBUG"

@@ -15,8 +15,8 @@ from entrypoints.common import (
     seed_option,
     study_option,
 )
-from xling.settings import Arm, Reasoning, Scoring
 from xling.study import Cell, Study
+from xling.study.settings import Arm, Reasoning, Scoring
 
 
 @click.command(cls=OneMessage)

@@ -15,8 +15,8 @@ from entrypoints.common import (
     study_option,
 )
 from xling.distributed.following import led
-from xling.settings import ARMS, Arm
 from xling.study import Cell, Study
+from xling.study.settings import ARMS, Arm
 
 
 @click.command(cls=OneMessage)

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from entrypoints.common import OneMessage, arm_option, entry_point, seed_option, study_option
-from xling.choices import IMPORT_FORMATS
-from xling.settings import REASONING
 from xling.study import Study
+from xling.study.settings import IMPORT_FORMATS, REASONING
 
 if TYPE_CHECKING:
     from xling.importing import ImportedResults

@@ -13,8 +13,8 @@ from entrypoints.common import (
     split_names,
     study_option,
 )
-from xling.choices import EXECUTIONS, Execution
 from xling.study import Study
+from xling.study.settings import EXECUTIONS, Execution
 
 if TYPE_CHECKING:
     from xling.execution import Prepared

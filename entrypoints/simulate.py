@@ -17,8 +17,8 @@ from entrypoints.common import (
     seed_option,
 )
 from xling.messages.values import shown
-from xling.settings import LONGEST_NAME
-from xling.study_files import study_names
+from xling.study.load import study_names
+from xling.study.settings import LONGEST_NAME
 
 
 def _size(name: str, words: str) -> Callable[[Command], Command]:

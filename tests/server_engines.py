@@ -1,7 +1,7 @@
 """Engines over the small server of `tests.serving`, and what they are asked."""
 
 from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served
-from xling.settings import ServerSettings
+from xling.study.settings import ServerSettings
 
 ENDING = "\nAnswer: ("
 PROMPTS = [f"{'Words of a text. ' * (1 + n % 4)}Number {n}?{ENDING}" for n in range(6)]

@@ -11,9 +11,9 @@ import yaml
 from xling.execution import resolve_study
 from xling.languages import belebele_codes
 from xling.records import records
-from xling.settings import ARMS, REASONING, SCORING, ModelSettings
 from xling.study import Study
-from xling.study_files import load_study, parse_study, study_names
+from xling.study.load import load_study, parse_study, study_names
+from xling.study.settings import ARMS, REASONING, SCORING, ModelSettings
 
 SMALL: dict[str, Any] = {
     "name": "small",

@@ -20,7 +20,7 @@ from analysis.report.content import RunSource
 from analysis.report.render import write_report
 from analysis.runs.pull import PulledRuns
 from xling.records import check_records
-from xling.study_files import load_study
+from xling.study.load import load_study
 
 
 class Rows(HTMLParser):

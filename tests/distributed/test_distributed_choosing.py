@@ -5,7 +5,7 @@ import pytest
 from xling.execution.run_study import check_processes
 from xling.models.catalog import Recipe, catalog
 from xling.study import Study
-from xling.study_files import parse_study
+from xling.study.load import parse_study
 
 SETTINGS = {
     "name": "small",

@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 
 from tests.place import ROOT
 from tests.training_jobs import EXAMPLES, STEPS, TRAINING, processes_with, read
-from xling.distributed.batches import batches_of, example_order, per_process
+from xling.distributed.batches import batches_of, example_order
 from xling.distributed.failures import clear_failures, first_failure, record_failure
 from xling.distributed.job import write_job
 from xling.distributed.launch import launch
+from xling.study.settings import per_process
 
 LAUNCH = (
     "import signal, sys; from pathlib import Path;"

@@ -20,7 +20,7 @@ from xling.execution import prefetch as ahead_module
 from xling.execution.models import locate
 from xling.execution.prefetch import Ahead
 from xling.files.paths import cache_folder
-from xling.settings import ModelSettings
+from xling.study.settings import ModelSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -152,7 +152,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this runs in background
 from entrypoints.common import _prepare_process
 from xling.execution.prefetch import Ahead
-from xling.settings import ModelSettings
+from xling.study.settings import ModelSettings
 _prepare_process()
 with Ahead() as ahead:
     ahead.begin(ModelSettings(id="someone/slow"), after=ModelSettings(id=sys.argv[1]))

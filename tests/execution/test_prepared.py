@@ -5,7 +5,7 @@ from xling.execution import prepare_study, resolve_study
 from xling.execution.study_data import items_sha256, rows_sha256
 from xling.files.fingerprint import fingerprint, package_versions
 from xling.study import Cell, Study
-from xling.study_files import load_study
+from xling.study.load import load_study
 
 DEMO = load_study("demo")
 

@@ -24,7 +24,7 @@ from xling.execution.ray.worker import Assignment
 from xling.execution.run_study import StudyOutcome
 from xling.execution.units import study_units
 from xling.records import read_records
-from xling.study_files import load_study
+from xling.study.load import load_study
 from xling.tracking.remote import ParentRun
 
 LIMIT = 4

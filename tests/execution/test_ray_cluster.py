@@ -11,9 +11,9 @@ from tests.place import Place
 from xling.execution.ray.cluster import Cluster, Node, check_address, copy_code, worker_uri
 from xling.execution.ray.resources import check_needs
 from xling.execution.units import study_units
-from xling.settings import ModelSettings, ServerSettings
 from xling.study import Cell
-from xling.study_files import load_study
+from xling.study.load import load_study
+from xling.study.settings import ModelSettings, ServerSettings
 
 MEBIBYTE = 2**20
 

@@ -14,7 +14,7 @@ import os, sys
 from xling.execution.ray.worker import Assignment, work
 from xling.execution.units import Unit
 from xling.study import Cell
-from xling.settings import ModelSettings
+from xling.study.settings import ModelSettings
 from xling.tracking import StoreUnavailable
 from xling.tracking.remote import ParentRun
 

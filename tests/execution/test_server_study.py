@@ -15,7 +15,7 @@ from xling.execution.evaluate.engines import check_servers, reach_server
 from xling.models import BaseShelf
 from xling.records import LOGPROB_COLUMNS, read_records
 from xling.study import Cell
-from xling.study_files import load_study
+from xling.study.load import load_study
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,9 @@ from xling.planning.memory_limits import available_bytes, check_memory
 from xling.planning.plan import Plan, plan_study
 from xling.planning.report import WIDTH, plan_lines
 from xling.planning.sizes import model_sizes
-from xling.settings import ModelSettings
 from xling.study import Study
-from xling.study_files import load_study
+from xling.study.load import load_study
+from xling.study.settings import ModelSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 H100 = gpus()["H100-80GB"]

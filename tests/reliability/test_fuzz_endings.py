@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from entrypoints.common import OneMessage, entry_point, study_option
-from xling.study_files import load_study
+from xling.study.load import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))

@@ -13,9 +13,9 @@ import yaml
 from tests.reliability.fuzzing import TEXTS, any_value, damaged, refused, sweep, write
 from xling.languages import belebele_codes
 from xling.prompts import fill_template
-from xling.settings import LONGEST_NAME
 from xling.study import LONGEST_STUDY_NAME, Study
-from xling.study_files import MOST_PROBLEMS, load_study, parse_study, study_names
+from xling.study.load import MOST_PROBLEMS, load_study, parse_study, study_names
+from xling.study.settings import LONGEST_NAME
 
 TEXT = {name: load_study(name).to_yaml() for name in study_names()}
 

@@ -23,7 +23,7 @@ from xling.messages.values import listed, named, shown
 from xling.prompts import fill_template
 from xling.records import read_records, records_sha256, write_records
 from xling.study import Study
-from xling.study_files import load_study, parse_study
+from xling.study.load import load_study, parse_study
 
 many = settings(
     max_examples=150 * SOAK,

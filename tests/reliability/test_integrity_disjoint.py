@@ -25,7 +25,7 @@ from xling.data.parallel import make_data_set
 from xling.execution.leakage_checks import prove_evaluation, prove_training
 from xling.execution.study_data import Prepared, prepare_study
 from xling.study import Cell, Study
-from xling.study_files import load_study
+from xling.study.load import load_study
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))
 DEMO = load_study("demo")

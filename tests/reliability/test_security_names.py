@@ -18,9 +18,9 @@ from entrypoints.register import main as register
 from tests.place import ROOT
 from xling import tracking
 from xling.models.weights.find import find_recipe
-from xling.settings import ModelSettings
 from xling.study import LONGEST_STUDY_NAME
-from xling.study_files import load_study, parse_study
+from xling.study.load import load_study, parse_study
+from xling.study.settings import ModelSettings
 from xling.tracking.evaluations import log_evaluation
 
 HOSTILE = (

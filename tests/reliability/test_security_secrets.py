@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.place import ROOT, Place
 from tests.serving import TinyServer
 from xling.messages.secrets import MASK, hide, without_password
-from xling.study_files import parse_study
+from xling.study.load import parse_study
 
 CANARY = "c4n4ry"
 # No two the same, none of a known form: each can only be known by where it stands.

@@ -22,7 +22,7 @@ from xling.scoring.server import (
     Transport,
     find_served,
 )
-from xling.settings import ServerSettings
+from xling.study.settings import ServerSettings
 
 SECRET = "sk-very-secret-key-123"
 
@@ -177,7 +177,7 @@ def test_an_interrupted_scoring_ends_at_once():
         import signal, threading, time
         from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
         from xling.scoring.server import Transport
-        from xling.settings import ServerSettings
+        from xling.study.settings import ServerSettings
 
         # A process of a background job inherits that it is ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -264,7 +264,7 @@ def test_a_killed_scoring_goes_on_where_it_was(server, local, tmp_path):
         from pathlib import Path
         from xling.models.loading import load_tokenizer
         from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served
-        from xling.settings import ServerSettings
+        from xling.study.settings import ServerSettings
         settings = ServerSettings(url={server.url!r}, concurrency=2)
         transport = Transport(settings)
         served = find_served(transport, model="", study_model="any")

@@ -16,7 +16,7 @@ from xling.scoring.server.responses import (
     read_positions,
     told_apart,
 )
-from xling.settings import ModelSettings, ServerSettings
+from xling.study.settings import ModelSettings, ServerSettings
 
 
 def answer(logprobs, prompt_tokens: int = 3, completion_tokens: int = 1):

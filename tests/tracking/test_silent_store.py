@@ -12,7 +12,7 @@ from tests.place import Place
 from xling import tracking
 from xling.execution import prepare_study, run_cells
 from xling.execution.run_study import ResultsWait
-from xling.study_files import load_study
+from xling.study.load import load_study
 
 
 class Breaker(logging.Handler):

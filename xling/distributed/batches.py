@@ -101,27 +101,3 @@ def _cut(
         parts.append(tuple(ordered[start : start + count]))
         start += count
     return parts
-
-
-def per_process(batch_size: int, micro_batch_size: int, processes: int) -> int:
-    """Examples of one forward pass of one process.
-
-    Args:
-        batch_size: examples of one optimiser step, of all processes together.
-        micro_batch_size: what was asked for; 0: as many as a process's share of the step.
-        processes: how many share a step.
-
-    Raises:
-        ValueError: they cannot share a step equally; says what would fit.
-    """
-    whole, micro = batch_size, micro_batch_size
-    share = micro or whole // processes
-    if share and whole % (share * processes) == 0:
-        return share
-    fitting = [count for count in range(1, whole + 1) if whole % (count * (micro or 1)) == 0]
-    each = f"micro_batch_size {micro} × " if micro else ""
-    raise ValueError(
-        f"batch_size {whole} cannot be shared equally: {each}{processes} processes do not divide "
-        f"it; with these sizes {', '.join(map(str, fitting))} processes would, or take a "
-        f"batch_size that is a multiple of {(micro or 1) * processes}"
-    )

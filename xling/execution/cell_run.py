@@ -13,7 +13,8 @@ from xling.files.atomic import done_by_one
 from xling.files.paths import state_folder
 from xling.models import LocatedModel
 from xling.models.loading import compute_dtype, device_name
-from xling.study import Cell, Study
+from xling.study import Cell
+from xling.study.study import trained_languages
 
 if TYPE_CHECKING:
     pass
@@ -68,12 +69,6 @@ def cell_params(
         "data.folds": len(prepared.splits),
         "source_languages": " ".join(trained_languages(study, cell.arm)),
     }
-
-
-def trained_languages(study: Study, arm: str) -> tuple[str, ...]:
-    """The languages that an arm is trained on; the base arm goes with the source languages."""
-    languages = study.languages
-    return languages.control_source if arm == "control-source" else languages.source
 
 
 def cell_command(entry_point: str, prepared: Prepared, cell: Cell, **more: Any) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from xling.models import LocatedModel, fetch_weights, find_recipe, locate_model
 from xling.models.catalog import Recipe
 from xling.models.loaded import configured_context
-from xling.settings import ModelSettings
+from xling.study.settings import ModelSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -28,7 +28,7 @@ from xling.execution.models import locate
 from xling.execution.prefetch_worker import GRACE, conversion_bytes, is_here
 from xling.files.paths import ROOT
 from xling.models import find_recipe
-from xling.settings import ModelSettings
+from xling.study.settings import ModelSettings
 
 POLL = 0.1
 

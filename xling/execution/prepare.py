@@ -11,7 +11,7 @@ from xling.files.fingerprint import fingerprint
 from xling.prompts import label_token_ids, render_prompts
 from xling.scoring.context import check_context
 from xling.scoring.reasoning import reasoning_prompts
-from xling.settings import ModelSettings
+from xling.study.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from xling import tracking
-from xling.choices import Execution
-from xling.distributed.batches import per_process
 from xling.distributed.choosing import processes_for
 from xling.execution.evaluate.engines import check_servers
 from xling.execution.prefetch import Ahead
@@ -15,6 +13,7 @@ from xling.execution.study_data import Prepared
 from xling.execution.units import Unit, UnitOutcome, run_unit, study_units
 from xling.models import BaseShelf, find_recipe
 from xling.study import Cell, Study
+from xling.study.settings import Execution, per_process
 
 
 class StudyFailed(RuntimeError):

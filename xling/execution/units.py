@@ -9,8 +9,8 @@ from xling.execution.evaluate.run_evaluate import run_evaluate
 from xling.execution.finetune.run_finetune import run_finetune
 from xling.execution.study_data import Prepared
 from xling.models import BaseShelf
-from xling.settings import ModelSettings
 from xling.study import Cell, Study
+from xling.study.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ def read_results(
 
     Args:
         path: CSV file, samples file of lm-evaluation-harness, or folder of those.
-        form: One of IMPORT_FORMATS (xling.choices); `auto`: a folder or a .jsonl file is the
+        form: One of IMPORT_FORMATS (xling.study.settings); `auto`: a folder or a .jsonl file is the
             harness's.
         model: For the harness's samples: see read_lm_eval.
         names: For the harness's samples: see read_lm_eval.

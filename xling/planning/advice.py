@@ -4,8 +4,8 @@ import shlex
 
 from xling.models.catalog import Recipe
 from xling.planning.model_plan import Job
-from xling.settings import ModelSettings
 from xling.study import Study
+from xling.study.settings import ModelSettings
 
 
 def commands(

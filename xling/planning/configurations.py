@@ -10,7 +10,7 @@ from typing import Any
 from xling.files.paths import cache_folder
 from xling.models.catalog import Recipe
 from xling.models.weights.find import fetch_weights, find_recipe
-from xling.settings import ModelSettings
+from xling.study.settings import ModelSettings
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from xling.planning.workload import (
     workload,
 )
 from xling.prompts import PromptFormat
-from xling.settings import ModelSettings
 from xling.study import Study
+from xling.study.settings import ModelSettings
 
 
 @dataclass(frozen=True)

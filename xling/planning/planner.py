@@ -31,8 +31,8 @@ from xling.planning.sizes import Sizes
 from xling.planning.workload import (
     Workload,
 )
-from xling.settings import ModelSettings
 from xling.study import Study
+from xling.study.settings import ModelSettings
 
 # Bytes of a weight in the checkpoint, which an inference server loads as it is.
 _NATIVE_BYTES = {"float": 2.0, "mxfp4": 17 / 32, "fp8": 1.0}

@@ -8,8 +8,8 @@ from xling.data import DataSet, Item, cross_fit_splits, load_data, split_items
 from xling.planning.lengths import Lengths, estimated_lengths, item_lengths
 from xling.prompts import PromptFormat
 from xling.scoring.option_orders import option_orders
-from xling.settings import ModelSettings
 from xling.study import Cell, Study
+from xling.study.settings import ModelSettings
 
 BELEBELE_ITEMS = 900
 """Questions in each language of Belebele."""

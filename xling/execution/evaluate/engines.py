@@ -16,8 +16,8 @@ from xling.models.loaded import configured_context
 from xling.prompts import render_prompts
 from xling.routing import has_known_routers
 from xling.scoring import Engine, InProcessEngine
-from xling.settings import ModelSettings, ServerSettings
 from xling.study import Cell, Study
+from xling.study.settings import ModelSettings, ServerSettings
 
 if TYPE_CHECKING:
     from peft import PeftModel

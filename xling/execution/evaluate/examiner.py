@@ -28,8 +28,8 @@ from xling.scoring.answer_spans import DELIMITER
 from xling.scoring.context import check_context
 from xling.scoring.option_orders import average_over_orders, option_orders, reorder
 from xling.scoring.reasoning import prompts_that_fit, reasoning_prompts, stop_text
-from xling.settings import ReasoningSettings
 from xling.study import Cell, Study
+from xling.study.settings import ReasoningSettings
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from xling import tracking
-from xling.execution.cell_run import trained_languages
 from xling.execution.evaluate.answers import (
     CLOZE_TABLE,
     ORDERS_TABLE,
@@ -33,6 +32,7 @@ from xling.scoring.cloze import cloze_predictions
 from xling.scoring.option_orders import average_over_orders, position_prior, recall_std
 from xling.scoring.protocol import ChoiceScores
 from xling.study import Cell
+from xling.study.study import trained_languages
 
 RECORDS = "records.parquet"
 FORMAT = "format.csv"

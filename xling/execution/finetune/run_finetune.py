@@ -25,7 +25,6 @@ from xling.execution.cell_run import (
     log_items,
     one_at_a_time,
     reuse,
-    trained_languages,
     work_folder,
 )
 from xling.execution.finetune.log_adapter import TrainedAdapter, log_labels, log_trained
@@ -47,6 +46,7 @@ from xling.files.checksums import fault, written_sealed
 from xling.files.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
 from xling.study import Cell
+from xling.study.study import trained_languages
 
 RELOAD_PROMPTS = 8
 PROCESSES = "processes"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from xling.data.training_rows import TrainingRow
-from xling.distributed.batches import per_process
 from xling.distributed.checkpoints import last_whole_checkpoint
 from xling.distributed.choosing import processes_for
 from xling.execution.memory_checks import training_memory_use
@@ -19,6 +18,7 @@ from xling.planning.passes import MemoryUse
 from xling.prompts import label_token_ids, render_prompts
 from xling.scoring.context import check_context
 from xling.study import Cell
+from xling.study.settings import per_process
 from xling.training import Example
 
 # Names in a cell's work folder.

@@ -6,8 +6,8 @@ from pathlib import Path
 from xling.execution.ray.cluster import Cluster
 from xling.models import find_recipe
 from xling.models.catalog import Recipe
-from xling.settings import ModelSettings
 from xling.study import Cell
+from xling.study.settings import ModelSettings
 
 # Without GPUs: more cores than these help one model little, and the others wait.
 MOST_CPUS = 8

@@ -28,7 +28,7 @@ from xling.scoring.server.transport import ServerError, Transport
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from xling.settings import ServerSettings
+    from xling.study.settings import ServerSettings
 
 
 class ServerEngine:

@@ -16,7 +16,7 @@ from xling.messages.secrets import MASK, hide, without_secrets
 if TYPE_CHECKING:
     import openai
 
-    from xling.settings import ServerSettings
+    from xling.study.settings import ServerSettings
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

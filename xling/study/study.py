@@ -7,13 +7,14 @@ from typing import Self
 import yaml
 from pydantic import Field, model_validator
 
-from xling.distributed.batches import per_process
 from xling.messages.values import shown
-from xling.settings import (
+from xling.study.settings import (
     ARMS,
     REASONING,
     SCORING,
     Arm,
+    DataSettings,
+    LanguageSettings,
     LoraSettings,
     ModelSettings,
     PromptSettings,
@@ -24,8 +25,8 @@ from xling.settings import (
     Seed,
     Strict,
     TrainingSettings,
+    per_process,
 )
-from xling.settings_data import DataSettings, LanguageSettings
 
 NEXT_LINE = "\x85"
 
@@ -214,3 +215,9 @@ class Study(Strict):
             return text
         # PyYAML writes this sign so that it is read as a space; escaped, it stays what it is.
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=False)
+
+
+def trained_languages(study: Study, arm: str) -> tuple[str, ...]:
+    """The languages that an arm is trained on; the base arm goes with the source languages."""
+    languages = study.languages
+    return languages.control_source if arm == "control-source" else languages.source

@@ -5,8 +5,10 @@ import string
 from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from xling.data import BELEBELE
+from xling.languages import belebele_codes, family_of, get_language
 from xling.messages.values import named, shown
 from xling.prompts import (
     DEFAULT_ANSWER_PREFIX,
@@ -295,3 +297,158 @@ class ScoringSettings(Strict):
 
     batch_tokens: Count = 16384
     orders: Literal["cyclic", "all"] = "cyclic"
+
+
+def per_process(batch_size: int, micro_batch_size: int, processes: int) -> int:
+    """Examples of one forward pass of one process.
+
+    Args:
+        batch_size: examples of one optimiser step, of all processes together.
+        micro_batch_size: what was asked for; 0: as many as a process's share of the step.
+        processes: how many share a step.
+
+    Raises:
+        ValueError: they cannot share a step equally; says what would fit.
+    """
+    whole, micro = batch_size, micro_batch_size
+    share = micro or whole // processes
+    if share and whole % (share * processes) == 0:
+        return share
+    fitting = [count for count in range(1, whole + 1) if whole % (count * (micro or 1)) == 0]
+    each = f"micro_batch_size {micro} × " if micro else ""
+    raise ValueError(
+        f"batch_size {whole} cannot be shared equally: {each}{processes} processes do not divide "
+        f"it; with these sizes {', '.join(map(str, fitting))} processes would, or take a "
+        f"batch_size that is a multiple of {(micro or 1) * processes}"
+    )
+
+
+class DataSettings(Strict):
+    """The questions, and how they are split.
+
+    Attributes:
+        source: ``hub`` (a Hugging Face data set), ``folder`` (of ``<code>.jsonl``) or ``mini``.
+        path: the folder.
+        repository: the hub's data set.
+        revision: commit of the repository; empty: the pinned one of Belebele.
+        difficulties: of the mini set.
+        split: by ``question`` (as published), by ``passage``, as ``given`` in the rows, or
+            ``cross-fit``: every question is held out once, by passage, with an adapter a fold.
+        held_out: questions held out in each language; not used by ``cross-fit``.
+        folds: of ``cross-fit``.
+        seed: of the split, and of the mini set.
+        baseline_items: training-split questions that the base model also answers in each
+            language, for a baseline that shares no item with the gains.
+    """
+
+    source: Literal["hub", "folder", "mini"]
+    path: str = ""
+    repository: str = BELEBELE
+    revision: str = ""
+    difficulties: tuple[Annotated[int, Field(ge=1, le=3)], ...] = Field(
+        default=(1, 2, 3), min_length=1
+    )
+    split: Literal["question", "passage", "given", "cross-fit"] = "question"
+    held_out: Count = 100
+    folds: int = Field(default=5, ge=2, le=LARGEST)
+    seed: Seed = 0
+    baseline_items: Whole = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.source == "folder" and not self.path:
+            raise ValueError("data.path is needed when data.source is 'folder'")
+        if self.split == "cross-fit" and self.baseline_items:
+            raise ValueError(
+                "baseline_items must be 0 with split cross-fit: the base model's answers to the "
+                "other folds are the baseline"
+            )
+        return self
+
+
+class LanguageSettings(Strict):
+    """Source and target languages, as Belebele codes.
+
+    Attributes:
+        source: trained on; their own held-out items are reported apart.
+        target: tested on, or ``all`` for every Belebele language.
+        branch: branch of the family tree (name or glottocode) that makes a target
+            ``related``; each source language must belong to it.
+        control_source: what the arm ``control-source`` is trained on instead: languages outside
+            the branch. Several take turns, so that each question is trained on as many times
+            as in `source`.
+    """
+
+    source: tuple[str, ...] = Field(min_length=1)
+    target: tuple[str, ...] | Literal["all"]
+    branch: str = Field(min_length=1)
+    control_source: tuple[str, ...] = ()
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _all_or_codes(cls, value: object) -> object:
+        # Else pydantic reports one problem once for each type that the value could have had.
+        if value == "all" or (
+            isinstance(value, tuple) and all(isinstance(code, str) for code in value)
+        ):
+            return value
+        raise ValueError(f"must be 'all' or a list of language codes (got {shown(value)})")
+
+    @field_validator("source", "target", "control_source")
+    @classmethod
+    def _known(cls, codes: tuple[str, ...] | str, info: ValidationInfo) -> tuple[str, ...] | str:
+        if isinstance(codes, str):
+            return codes
+        if not codes and info.field_name != "control_source":
+            raise ValueError("must not be empty; name Belebele codes, or 'all'")
+        for code in codes:
+            get_language(code)
+        repeated = sorted({code for code in codes if codes.count(code) > 1})
+        if repeated:
+            raise ValueError(f"repeated: {', '.join(repeated)}")
+        return codes
+
+    @model_validator(mode="after")
+    def _branch_holds_sources(self) -> Self:
+        family_of(self.source[0], source_languages=self.source, branch=self.branch)
+        for code in self.control_source:
+            family = self.family(code)
+            if family != "control":
+                what = "a source language" if family == "source" else "related to the source"
+                outside = [
+                    other
+                    for other in (*self.evaluated, *belebele_codes())
+                    if self.family(other) == "control"
+                ]
+                raise ValueError(
+                    f"control_source {code} is {what} (branch {self.branch}); name languages "
+                    f"outside the branch, such as {', '.join(outside[:4])}"
+                )
+        return self
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """Source languages, then the target languages that are not among them."""
+        targets = belebele_codes() if self.target == "all" else self.target
+        return self.source + tuple(code for code in targets if code not in self.source)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The evaluated languages, then those of the control source that are not among them."""
+        return self.evaluated + tuple(c for c in self.control_source if c not in self.evaluated)
+
+    def family(self, code: str) -> str:
+        """``source``, ``related`` or ``control``, for any Belebele language."""
+        return family_of(code, source_languages=self.source, branch=self.branch)
+
+    @property
+    def families(self) -> dict[str, str]:
+        """``source``, ``related`` or ``control`` for each evaluated language."""
+        return {code: self.family(code) for code in self.evaluated}
+
+
+Execution = Literal["local", "ray"]
+EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
+
+# Forms of results that were made elsewhere.
+IMPORT_FORMATS = ("auto", "csv", "lm-eval")

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from xling.files.strict_yaml import MOST_SIGNS, read_settings
 from xling.messages.secrets import without_password
 from xling.messages.values import named, shown
-from xling.settings import (
+from xling.study.settings import (
+    DataSettings,
+    LanguageSettings,
     LoraSettings,
     ModelSettings,
     PromptSettings,
@@ -20,8 +22,7 @@ from xling.settings import (
     Strict,
     TrainingSettings,
 )
-from xling.settings_data import DataSettings, LanguageSettings
-from xling.study import Study
+from xling.study.study import Study
 
 # Problems of one file that a message tells, and signs of each: more are not read.
 MOST_PROBLEMS = 10

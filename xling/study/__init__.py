@@ -1,0 +1,8 @@
+"""The study file: its settings, its cells, and how it is loaded.
+
+No data, model or store is touched here.
+"""
+
+from xling.study.study import LONGEST_STUDY_NAME, Cell, Study
+
+__all__ = ["LONGEST_STUDY_NAME", "Cell", "Study"]
