@@ -11,9 +11,8 @@ from xling.tracking.adapters import (
     register_adapter,
     score_logged_adapter,
 )
-from xling.tracking.commands import run_command
 from xling.tracking.evaluations import log_evaluation, log_records_file
-from xling.tracking.logged import LoggedRun
+from xling.tracking.logged_run import LoggedRun
 from xling.tracking.logs import (
     log_curve,
     log_data_set,
@@ -33,6 +32,7 @@ from xling.tracking.search import (
     find_study_file,
     get_run,
     records_cache,
+    run_command,
 )
 from xling.tracking.store import (
     StoreUnavailable,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import mlflow
 from mlflow import MlflowClient
 
-from xling.tracking.processes import HOST, PROCESS, process_tags
+from xling.tracking.process_identity import HOST, PROCESS, process_tags
 from xling.tracking.runs import MAX_REASON_LENGTH, PARENT_VARIABLE, TAGS_VARIABLE, active_run_id
 from xling.tracking.store import asking_store
 

@@ -18,7 +18,7 @@ from xling.messages.secrets import Terminated, without_password
 from xling.tracking.outbox.entry import Entry, Head
 from xling.tracking.outbox.link import link, outbox
 from xling.tracking.outbox.post import deliver, finish
-from xling.tracking.processes import process_tags
+from xling.tracking.process_identity import process_tags
 from xling.tracking.store import (
     Experiment,
     StoreSilent,

@@ -1,9 +1,12 @@
 """Finds runs and fetches what they logged."""
 
 import logging
+import shlex
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -12,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from xling.files.paths import cache_folder
 from xling.messages.secrets import without_password
-from xling.tracking.logged import LoggedRun
+from xling.tracking.logged_run import LoggedRun
 from xling.tracking.outbox.link import outbox
 from xling.tracking.outbox.post import is_silent
 from xling.tracking.outbox.reading import find_entry, finished_before, finished_here, logged
@@ -218,3 +221,16 @@ def _logged(run: Run) -> LoggedRun:
         },
         artifact_uri=run.info.artifact_uri or "",
     )
+
+
+def run_command(entry_point: str, parameters: Mapping[str, Any]) -> str:
+    """The ``mlflow run`` line that repeats a run; empty parameters are left out.
+
+    It names the experiment, since runs are found in one, and the active environment.
+    """
+    parts = ["mlflow", "run", ".", "-e", entry_point, "--env-manager", "local"]
+    parts += ["--experiment-name", current_experiment()]
+    for key, value in parameters.items():
+        if str(value) != "":
+            parts += ["-P", f"{key}={value}"]
+    return shlex.join(parts)

@@ -14,7 +14,7 @@ from xling.tracking.outbox.entry import REFERENCE, Entry, entries, taken
 from xling.tracking.outbox.link import Link, in_short, link, outbox
 from xling.tracking.outbox.reading import known_ids, latest_id, note_finished, resolved
 from xling.tracking.outbox.sending import is_final, send
-from xling.tracking.processes import PROCESS
+from xling.tracking.process_identity import PROCESS
 from xling.tracking.store import StoreSilent, check_server, store_errors, store_key, tracking_uri
 
 # Seconds between the last tries of a process: a database may be locked for a moment.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xling.files.atomic import written_file
-from xling.tracking.logged import LoggedRun
+from xling.tracking.logged_run import LoggedRun
 from xling.tracking.outbox.entry import (
     ADAPTER,
     REFERENCE,
