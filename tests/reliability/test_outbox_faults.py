@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tests.reliability.stores import describe_store
 from tests.tracking_servers import Proxy, Server, running_server
 from xling import tracking
-from xling.tracking.outbox import link as links
+from xling.tracking.outbox import connection as links
 from xling.tracking.outbox.entry import entries
 
 pytestmark = pytest.mark.slow

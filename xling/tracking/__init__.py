@@ -23,7 +23,7 @@ from xling.tracking.logs import (
     set_tags,
 )
 from xling.tracking.opening import check_store, open_store, sync_store
-from xling.tracking.outbox.post import account, delivered
+from xling.tracking.outbox.delivery import account, delivered
 from xling.tracking.runs import note_reuse, tracked_run
 from xling.tracking.search import (
     download_artifact,

@@ -24,10 +24,10 @@ from xling.models.memory import free_memory
 from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS
 from xling.serving.limits import LIMITS, default_limits
+from xling.tracking.outbox.connection import outbox
 from xling.tracking.outbox.entry import ADAPTER
-from xling.tracking.outbox.link import outbox
-from xling.tracking.outbox.reading import adapter_id, find_waiting_adapter, latest_id
-from xling.tracking.outbox.sending import is_final, one_try
+from xling.tracking.outbox.pending import adapter_id, find_waiting_adapter, latest_id
+from xling.tracking.outbox.sender import is_final, one_try
 from xling.tracking.runs import active_entry, log_operation
 from xling.tracking.store import store_errors, tracking_uri
 

@@ -5,7 +5,7 @@ import socket
 
 from mlflow import MlflowClient
 
-from xling.tracking.outbox.post import deliver_waiting, retry_now
+from xling.tracking.outbox.delivery import deliver_waiting, retry_now
 from xling.tracking.process_identity import HOST, PROCESS, STARTED, is_gone
 from xling.tracking.runs import note_project_run
 from xling.tracking.store import (

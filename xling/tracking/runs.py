@@ -15,9 +15,9 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from xling.files.paths import state_folder
 from xling.messages.secrets import Terminated, without_password
+from xling.tracking.outbox.connection import link, outbox
+from xling.tracking.outbox.delivery import deliver, finish
 from xling.tracking.outbox.entry import Entry, Head
-from xling.tracking.outbox.link import link, outbox
-from xling.tracking.outbox.post import deliver, finish
 from xling.tracking.process_identity import process_tags
 from xling.tracking.store import (
     Experiment,

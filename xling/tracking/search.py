@@ -16,9 +16,9 @@ from mlflow.exceptions import MlflowException
 from xling.files.paths import cache_folder
 from xling.messages.secrets import without_password
 from xling.tracking.logged_run import LoggedRun
-from xling.tracking.outbox.link import outbox
-from xling.tracking.outbox.post import is_silent
-from xling.tracking.outbox.reading import find_entry, finished_before, finished_here, logged
+from xling.tracking.outbox.connection import outbox
+from xling.tracking.outbox.delivery import is_silent
+from xling.tracking.outbox.pending import find_entry, finished_before, finished_here, logged
 from xling.tracking.runs import active_experiment, is_active
 from xling.tracking.store import (
     StoreUnavailable,

@@ -10,10 +10,10 @@ from typing import Any
 from mlflow import MlflowClient
 
 from xling.messages.secrets import without_password
+from xling.tracking.outbox.connection import Link, in_short, link, outbox
 from xling.tracking.outbox.entry import REFERENCE, Entry, entries, taken
-from xling.tracking.outbox.link import Link, in_short, link, outbox
-from xling.tracking.outbox.reading import known_ids, latest_id, note_finished, resolved
-from xling.tracking.outbox.sending import is_final, send
+from xling.tracking.outbox.pending import known_ids, latest_id, note_finished, resolved
+from xling.tracking.outbox.sender import is_final, send
 from xling.tracking.process_identity import PROCESS
 from xling.tracking.store import StoreSilent, check_server, store_errors, store_key, tracking_uri
 
