@@ -249,7 +249,7 @@ class Bench:
         return {**found, "warm_up_s": warm, "first_loss": curve[0], "last_loss": curve[-1]}
 
     def _train(self, prompts: list[str], way: dict[str, Any]) -> list[float]:
-        from xling.training import Example, train_adapter
+        from xling.training.loop import Example, train_adapter
 
         examples = [Example(*each) for each in zip(prompts, self.golds, strict=False)]
         with self._adapter() as adapted, tempfile.TemporaryDirectory() as folder:

@@ -155,7 +155,7 @@ def text_of(tokenizer, length: int, number: int) -> str:
 
 
 def train(model, tokenizer, prompts: list[str], *, checkpointed: bool) -> None:
-    from xling.training import Example, train_adapter
+    from xling.training.loop import Example, train_adapter
 
     with TemporaryDirectory(prefix="xling-") as folder:
         train_adapter(

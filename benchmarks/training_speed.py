@@ -148,9 +148,9 @@ def held_text(contestants: Contestants) -> str:
 
 def load_rows(count: int) -> Rows:
     """Rows of all languages in turn, in the order in which `train_adapter` takes them."""
-    from xling.distributed.batches import example_order
     from xling.models.loading import load_tokenizer
     from xling.prompts import PromptFormat, label_token_ids, render_prompts
+    from xling.training.batching import example_order
 
     name, items = load_items(LANGUAGES)
     codes = dict.fromkeys(item.dialect for item in items)

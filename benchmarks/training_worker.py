@@ -18,7 +18,7 @@ def start(settings: dict[str, Any]) -> Callable[[Any], Any]:
     """
 
     from xling.models import locate_model
-    from xling.training import Example, train_adapter
+    from xling.training.loop import Example, train_adapter
 
     opened = locate_model(settings["model"], quantise=settings["quantise"]).open()
 

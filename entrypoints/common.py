@@ -197,7 +197,7 @@ def entry_point(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Any:
-        from xling.distributed.following import check_started_alone
+        from xling.training.torchrun import check_started_alone
 
         _prepare_process()
         with errors_told():

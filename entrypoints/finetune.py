@@ -14,9 +14,9 @@ from entrypoints.common import (
     seed_option,
     study_option,
 )
-from xling.distributed.following import led
 from xling.study import Cell, Study
 from xling.study.settings import ARMS, Arm
+from xling.training.torchrun import led
 
 
 @click.command(cls=OneMessage)

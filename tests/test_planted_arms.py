@@ -33,7 +33,7 @@ from xling.records import describe_format, summarize_records
 from xling.scoring import InProcessEngine
 from xling.scoring.option_orders import recall_std
 from xling.study import Cell
-from xling.training import Example, TrainingResult, train_adapter
+from xling.training.loop import Example, TrainingResult, train_adapter
 
 pytestmark = pytest.mark.slow
 

@@ -94,7 +94,7 @@ def test_the_message_names_the_stage_and_what_to_do() -> None:
             "MOST_PROMPTS = 1",
             "score",
         ),
-        ("xling.training_steps", "class Step", "class Stride", "train"),
+        ("xling.training.step", "class Step", "class Stride", "train"),
         ("xling.data.training_rows", "SHUFFLES = 200", "SHUFFLES = 1", "prepare train score"),
         ("xling.scoring.reasoning", '"</think>"', '"</thought>"', "chain-of-thought"),
         ("xling.scoring.option_orders", "OPTIONS = 4", "OPTIONS = 5", "permuted"),
@@ -142,7 +142,7 @@ def test_the_graph_has_every_module() -> None:
 
 def test_training_and_scoring_keep_apart_where_they_can() -> None:
     train, score = reached("train"), reached("score")
-    assert {"xling.training", "xling.training_steps", "xling.distributed.running"} <= train - score
+    assert {"xling.training", "xling.training.step", "xling.training.train"} <= train - score
     assert {
         "xling.execution.evaluate.examiner",
         "xling.execution.evaluate.by_language",
@@ -215,7 +215,7 @@ def commented(folder: Path) -> None:
     [
         commented,
         lambda copy: renamed(copy, "xling.planning.memory_limits", "xling.planning.refusals"),
-        lambda copy: renamed(copy, "xling.distributed.worker", "xling.distributed.process"),
+        lambda copy: renamed(copy, "xling.training.worker", "xling.training.process"),
         lambda copy: merged(copy, "xling.scoring.prefix_forward", "xling.scoring.batch_runner"),
     ],
     ids=["commented", "renamed", "renamed-command", "merged"],

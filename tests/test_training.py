@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 
-from xling.distributed.team import Team
 from xling.models.adapters import attach_lora, chosen_modules, matching_modules
 from xling.models.architectures import DENSE_PROJECTIONS
 from xling.models.fast_forward import (
@@ -18,7 +17,8 @@ from xling.models.fast_forward import (
 from xling.models.loading import four_bit_share, load_base, load_tokenizer
 from xling.prompts import label_token_ids
 from xling.scoring.in_process import answer_logits
-from xling.training import Example, train_adapter
+from xling.training.loop import Example, train_adapter
+from xling.training.team import Team
 
 RECIPE = {
     "epochs": 2,
@@ -167,7 +167,7 @@ def test_memory_that_runs_out_makes_passes_smaller_and_losses_stay(
 ):
     folder = tiny_model("llama")
     whole, _ = train(folder, tmp_path / "a", micro_batch_size=micro_batch_size)
-    with caplog.at_level(logging.WARNING, logger="xling.training_steps"):
+    with caplog.at_level(logging.WARNING, logger="xling.training.step"):
         parts, _ = train(folder, tmp_path / "b", micro_batch_size=micro_batch_size, most_tokens=100)
     assert "memory ran out" in caplog.text
     assert len(caplog.records) <= 3  # it is remembered from step to step

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xling.distributed.job import TrainingJob
-from xling.distributed.launch import launch
-from xling.distributed.running import train_and_save
-from xling.distributed.team import Team
 from xling.models import locate_model
 from xling.prompts import label_token_ids
-from xling.training import Example
+from xling.training.job import TrainingJob
+from xling.training.launch import launch
+from xling.training.loop import Example
+from xling.training.team import Team
+from xling.training.train import train_and_save
 
 # 28 examples in steps of 8: the last step of an epoch is short.
 EXAMPLES = [

@@ -7,10 +7,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs, read
-from xling.distributed.launch import launch
-from xling.distributed.running import train_and_save
-from xling.distributed.team import Team
 from xling.models import locate_model
+from xling.training.launch import launch
+from xling.training.team import Team
+from xling.training.train import train_and_save
 
 # Two processes sum in another order than one; a router can then send a token elsewhere.
 TOLERANCE = 1e-3

@@ -31,7 +31,7 @@ def test_catalogs_processes_are_checked_where_there_are_gpus(monkeypatch):
     monkeypatch.setattr("xling.models.weights.catalog", lambda: catalog() | {"pair": pair})
     odd = study("pair", training={"batch_size": 15})
     check_processes(odd)  # without GPUs one process trains
-    monkeypatch.setattr("xling.distributed.choosing._gpus_here", lambda: 2)
+    monkeypatch.setattr("xling.training.processes._gpus_here", lambda: 2)
     with pytest.raises(ValueError, match="model pair: batch_size 15 cannot be shared"):
         check_processes(odd)
     check_processes(study("pair", training={"batch_size": 16}))

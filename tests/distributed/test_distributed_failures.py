@@ -12,15 +12,15 @@ from safetensors.numpy import load_file
 
 from tests.place import ROOT
 from tests.training_jobs import EXAMPLES, STEPS, TRAINING, processes_with, read
-from xling.distributed.batches import batches_of, example_order
-from xling.distributed.failures import clear_failures, first_failure, record_failure
-from xling.distributed.job import write_job
-from xling.distributed.launch import launch
 from xling.study.settings import per_process
+from xling.training.batching import batches_of, example_order
+from xling.training.failures import clear_failures, first_failure, record_failure
+from xling.training.job import write_job
+from xling.training.launch import launch
 
 LAUNCH = (
     "import signal, sys; from pathlib import Path;"
-    "from xling.distributed.job import read_job; from xling.distributed.launch import launch;"
+    "from xling.training.job import read_job; from xling.training.launch import launch;"
     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143));"
     "path = Path(sys.argv[1]);"
     "launch(*read_job(path), path.parent)"

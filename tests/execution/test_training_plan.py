@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from xling.distributed.checkpoints import PROGRESS, STATE
 from xling.execution import prepare_study
 from xling.execution.finetune.run_finetune import finetune_fingerprint
 from xling.execution.finetune.setup import (
@@ -20,6 +19,7 @@ from xling.files.checksums import written_sealed
 from xling.models import BaseShelf, locate_model
 from xling.planning import memory_limits
 from xling.study import Study
+from xling.training.checkpoints import PROGRESS, STATE
 
 MEMORY_USE = ("gradient_checkpointing", "plain_copy", "pass_rows", "pass_tokens")
 AMPLE, SHORT = 2**40, 10_000

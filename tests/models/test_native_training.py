@@ -7,7 +7,7 @@ from tests.native_checkpoints import save_fp8_model, save_mxfp4_model
 from xling.models import locate_model
 from xling.models.loading import four_bit_share
 from xling.prompts import label_token_ids
-from xling.training import Example, train_adapter
+from xling.training.loop import Example, train_adapter
 
 EXAMPLES = [Example(f"The key is {n % 4 + 1}. Answer: (", n % 4 + 1) for n in range(24)]
 IDS = torch.arange(3, 40)[None]

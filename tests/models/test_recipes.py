@@ -12,7 +12,7 @@ from xling.models.architectures import architectures
 from xling.models.catalog import Recipe, catalog
 from xling.models.loading import four_bit_share
 from xling.prompts import label_token_ids
-from xling.training import Example, train_adapter
+from xling.training.loop import Example, train_adapter
 
 ATTENTION = [f"self_attn.{name}_proj" for name in "qkvo"]
 MLP = ["gate_proj", "up_proj", "down_proj"]

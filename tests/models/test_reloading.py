@@ -14,8 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
-from xling.distributed.running import train_and_save
-from xling.distributed.team import Team
 from xling.execution.finetune.log_adapter import TrainedAdapter, log_trained
 from xling.models import BaseShelf, loaded
 from xling.models.loaded import checksums
@@ -24,6 +22,8 @@ from xling.prompts import PromptFormat
 from xling.scoring import InProcessEngine
 from xling.tracking import tracked_run
 from xling.tracking.adapters import fetch_adapter, score_logged_adapter
+from xling.training.team import Team
+from xling.training.train import train_and_save
 
 PROMPT = PromptFormat(
     template="{question}", answer_prefix="", chat=False, cloze_template="", cloze_prefix=""

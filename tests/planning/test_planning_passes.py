@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from xling.distributed.batches import PASS_TOKENS, pass_tokens, rows_at_once
 from xling.models.loading import compute_dtype
 from xling.planning.memory import MEASURED_ERROR, Setting, plain_bytes, training_memory
 from xling.planning.memory_limits import AMPLE, check_memory, memory_use
 from xling.planning.passes import MemoryUse, pass_ways
 from xling.planning.sizes import model_sizes
+from xling.training.batching import PASS_TOKENS, pass_tokens, rows_at_once
 
 LENGTH = 400
 MOST = PASS_TOKENS["cpu"] // LENGTH  # rows of a pass

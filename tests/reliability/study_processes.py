@@ -155,7 +155,7 @@ def serve() -> None:
     from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
 
     import xling.execution
-    import xling.training  # noqa: F401
+    import xling.training.loop  # noqa: F401
 
     children: list[int] = []
     for line in sys.stdin:

@@ -21,11 +21,11 @@ from tests.reliability.repeated import (
     logged_runs,
 )
 from tests.training_jobs import EXAMPLES, TrainingJobs
-from xling.distributed.running import train_and_save
-from xling.distributed.team import Team
 from xling.models import locate_model
 from xling.records import LOGPROB_COLUMNS
 from xling.scoring import InProcessEngine
+from xling.training.team import Team
+from xling.training.train import train_and_save
 
 pytestmark = pytest.mark.slow
 

@@ -15,13 +15,13 @@ import pytest
 from tests.tiny_models import save_tiny_model
 from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
 from xling import tracking
-from xling.distributed.running import train_and_save
-from xling.distributed.team import Team
 from xling.execution.evaluate.find_adapters import _fetch_adapter
 from xling.execution.finetune.log_adapter import TrainedAdapter, log_trained
 from xling.models import BaseShelf, locate_model
 from xling.prompts import PromptFormat
 from xling.tracking.adapters import fetch_adapter, score_logged_adapter
+from xling.training.team import Team
+from xling.training.train import train_and_save
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))
 PROMPT = PromptFormat(

@@ -11,13 +11,13 @@ import torch
 
 from tests.execution.test_stage import answer, files, study_of
 from tests.test_training import train
-from xling.distributed.checkpoints import last_whole_checkpoint
 from xling.execution.models import locate
 from xling.execution.study_data import prepare_study
 from xling.files.checksums import SEAL
 from xling.models import BaseShelf
 from xling.scoring.answer_cache import KeptAnswers
 from xling.study import Cell
+from xling.training.checkpoints import last_whole_checkpoint
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))
 

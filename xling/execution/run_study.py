@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from xling import tracking
-from xling.distributed.choosing import processes_for
 from xling.execution.evaluate.engines import check_servers
 from xling.execution.prefetch import Ahead
 from xling.execution.prepare import run_prepare
@@ -14,6 +13,7 @@ from xling.execution.units import Unit, UnitOutcome, run_unit, study_units
 from xling.models import BaseShelf, find_recipe
 from xling.study import Cell, Study
 from xling.study.settings import Execution, per_process
+from xling.training.processes import processes_for
 
 
 class StudyFailed(RuntimeError):

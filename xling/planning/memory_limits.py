@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from xling.distributed.batches import pass_tokens, rows_at_once
 from xling.planning.memory import (
     MEASURED_ERROR,
     Setting,
@@ -15,6 +14,7 @@ from xling.planning.memory import (
 )
 from xling.planning.passes import MemoryUse, pass_ways
 from xling.planning.sizes import Sizes, model_sizes
+from xling.training.batching import pass_tokens, rows_at_once
 
 _STEPS = (2, 4, 8, 16, 32, 64)
 # Of the free memory, that work with copies of its weights may take: of a machine's, other jobs and

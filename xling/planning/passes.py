@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from xling.distributed.batches import rows_at_once
+from xling.training.batching import rows_at_once
 
 
 @dataclass(frozen=True)

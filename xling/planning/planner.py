@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-from xling.distributed.batches import PASS_TOKENS, rows_at_once
 from xling.planning.adapters import four_bit_matrices, lora_matrices, lora_parameters
 from xling.planning.advice import commands, notes
 from xling.planning.compute import (
@@ -33,6 +32,7 @@ from xling.planning.workload import (
 )
 from xling.study import Study
 from xling.study.settings import ModelSettings
+from xling.training.batching import PASS_TOKENS, rows_at_once
 
 # Bytes of a weight in the checkpoint, which an inference server loads as it is.
 _NATIVE_BYTES = {"float": 2.0, "mxfp4": 17 / 32, "fp8": 1.0}

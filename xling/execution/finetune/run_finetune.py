@@ -14,10 +14,6 @@ from xling import tracking
 from xling.data import Item
 from xling.data.leakage import trained_on, write_training_items
 from xling.data.training_rows import TrainingRow
-from xling.distributed.choosing import train_together
-from xling.distributed.job import TrainingJob
-from xling.distributed.running import train_and_save
-from xling.distributed.team import Team
 from xling.execution.cell_run import (
     cell_command,
     cell_identity,
@@ -47,6 +43,10 @@ from xling.files.fingerprint import fingerprint
 from xling.models import BaseShelf, LocatedModel
 from xling.study import Cell
 from xling.study.study import trained_languages
+from xling.training.job import TrainingJob
+from xling.training.processes import train_together
+from xling.training.team import Team
+from xling.training.train import train_and_save
 
 RELOAD_PROMPTS = 8
 PROCESSES = "processes"

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from xling.data.training_rows import TrainingRow
-from xling.distributed.checkpoints import last_whole_checkpoint
-from xling.distributed.choosing import processes_for
 from xling.execution.memory_checks import training_memory_use
 from xling.execution.study_data import Prepared, prompt_format
 from xling.files.atomic import written_file
@@ -19,7 +17,9 @@ from xling.prompts import label_token_ids, render_prompts
 from xling.scoring.context import check_context
 from xling.study import Cell
 from xling.study.settings import per_process
-from xling.training import Example
+from xling.training.checkpoints import last_whole_checkpoint
+from xling.training.loop import Example
+from xling.training.processes import processes_for
 
 # Names in a cell's work folder.
 CHECKPOINTS, TRAINED, MEMORY = "checkpoints", "trained", "memory_use.json"

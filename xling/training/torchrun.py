@@ -21,11 +21,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from xling.distributed.failures import clear_failures, first_failure, record_failure
-from xling.distributed.job import TrainingJob, write_job
-from xling.distributed.running import run_job
-from xling.distributed.team import connected, environment_rank, environment_size
-from xling.training import Example
+from xling.training.failures import clear_failures, first_failure, record_failure
+from xling.training.job import TrainingJob, write_job
+from xling.training.loop import Example
+from xling.training.team import connected, environment_rank, environment_size
+from xling.training.train import run_job
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xling.distributed.team import Parallel
 from xling.models import LocatedModel, locate_model
-from xling.training import Example
+from xling.training.loop import Example
+from xling.training.team import Parallel
 
 EXAMPLES = "examples.json"
 
@@ -25,7 +25,7 @@ class TrainingJob:
         quantise: ``nf4`` or ``none``.
         weights: identity that the weights must have.
         lora: ``r``, ``alpha``, ``dropout``.
-        training: the other arguments of `xling.training.train_adapter`.
+        training: the other arguments of `xling.training.loop.train_adapter`.
         seed: of the adapter's first weights, of the order of examples and of dropout.
         label_ids: token id of each label.
         add_special_tokens: as in scoring.

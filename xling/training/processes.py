@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from xling.distributed.following import current_lead
-from xling.distributed.job import TrainingJob
-from xling.distributed.launch import launch
-from xling.distributed.team import environment_size
-from xling.training import Example
+from xling.training.job import TrainingJob
+from xling.training.launch import launch
+from xling.training.loop import Example
+from xling.training.team import environment_size
+from xling.training.torchrun import current_lead
 
 
 def processes_for(asked: int, *, usual: int) -> int:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from xling.distributed.failures import clear_failures, first_failure
-from xling.distributed.job import TrainingJob, write_job
-from xling.distributed.worker import WATCH
 from xling.files.paths import ROOT
-from xling.training import Example
+from xling.training.failures import clear_failures, first_failure
+from xling.training.job import TrainingJob, write_job
+from xling.training.loop import Example
+from xling.training.worker import WATCH
 
 LAUNCHER = "XLING_LAUNCHER"
 # Seconds that a launcher has to end its processes before it is killed.
@@ -26,7 +26,7 @@ LAUNCHERS_OWN = re.compile(rb"^[WEIF]\d{4} .*torch/distributed/|^Traceback ")
 def launch(job: TrainingJob, examples: Sequence[Example], folder: Path) -> None:
     """Trains in processes of their own, on this machine or as ``XLING_LAUNCHER`` says.
 
-    ``XLING_LAUNCHER`` is a command line that starts ``-m xling.distributed.worker JOB`` in as
+    ``XLING_LAUNCHER`` is a command line that starts ``-m xling.training.worker JOB`` in as
     many processes as the job asks for, on all nodes, such as
     ``srun torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint $HOST:29500``.
 
@@ -43,7 +43,7 @@ def launch(job: TrainingJob, examples: Sequence[Example], folder: Path) -> None:
     path = folder / "job.json"
     write_job(job, examples, path)
     process = subprocess.Popen(
-        [*_launcher(job.processes), "-m", "xling.distributed.worker", str(path)],
+        [*_launcher(job.processes), "-m", "xling.training.worker", str(path)],
         stdin=subprocess.PIPE,  # closes when this process is gone, however it went
         stderr=subprocess.PIPE,
         env=_environment(job.processes),

@@ -1,4 +1,4 @@
-"""One of several processes that train: ``torchrun … -m xling.distributed.worker JOB``."""
+"""One of several processes that train: ``torchrun … -m xling.training.worker JOB``."""
 
 import logging
 import os
@@ -9,10 +9,10 @@ import warnings
 from datetime import timedelta
 from pathlib import Path
 
-from xling.distributed.failures import record_failure
-from xling.distributed.running import run_job
-from xling.distributed.team import connected, environment_rank
 from xling.messages.secrets import mask_output, without_password
+from xling.training.failures import record_failure
+from xling.training.team import connected, environment_rank
+from xling.training.train import run_job
 
 # How long one process waits for another: a checkpoint or a slow load is no failure.
 PATIENCE = timedelta(hours=2)

@@ -4,8 +4,8 @@ import json
 import time
 from pathlib import Path
 
-from xling.distributed.running import OtherProcessFailed
 from xling.messages.secrets import without_password
+from xling.training.train import OtherProcessFailed
 
 # What gloo and NCCL say when the other side is gone.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process")

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xling.distributed.sharding import fill, whole
-from xling.distributed.team import Team
 from xling.files.checksums import fault, written_sealed
+from xling.training.fsdp import fill, whole
+from xling.training.team import Team
 
 if TYPE_CHECKING:
     import torch

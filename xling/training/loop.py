@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from xling.distributed.batches import example_order
-from xling.distributed.batches import pass_tokens as usual_tokens
-from xling.distributed.checkpoints import (
+from xling.models.fast_forward import attention_of_any_shape, last_position_alone, less_work
+from xling.models.memory import peak_memory, reset_peak_memory
+from xling.scoring.in_process import contiguous_head_input
+from xling.study.settings import per_process
+from xling.training.batching import example_order
+from xling.training.batching import pass_tokens as usual_tokens
+from xling.training.checkpoints import (
     Curve,
     last_whole_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from xling.distributed.team import Team
-from xling.models.fast_forward import attention_of_any_shape, last_position_alone, less_work
-from xling.models.memory import peak_memory, reset_peak_memory
-from xling.scoring.in_process import contiguous_head_input
-from xling.study.settings import per_process
-from xling.training_steps import Collator, Passes, Step
+from xling.training.step import Collator, Passes, Step
+from xling.training.team import Team
 
 if TYPE_CHECKING:
     import torch

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from xling.distributed.job import TrainingJob, read_job
-from xling.distributed.sharding import local_bytes, shard, whole
-from xling.distributed.team import Team, environment_rank, environment_size
 from xling.models import OpenedModel
 from xling.models.loading import four_bit_share
 from xling.scoring import InProcessEngine
-from xling.training import Example, train_adapter
+from xling.training.fsdp import local_bytes, shard, whole
+from xling.training.job import TrainingJob, read_job
+from xling.training.loop import Example, train_adapter
+from xling.training.team import Team, environment_rank, environment_size
 
 if TYPE_CHECKING:
     from peft import PeftModel

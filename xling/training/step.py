@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xling.distributed.batches import Batch, batches_of
-from xling.distributed.sharding import whole
-from xling.distributed.team import Team
 from xling.models.memory import free_memory, is_out_of_memory
 from xling.scoring.in_process import answer_logits
+from xling.training.batching import Batch, batches_of
+from xling.training.fsdp import whole
+from xling.training.team import Team
 
 if TYPE_CHECKING:
     import torch
