@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from analysis.report.content import RunSource
 from analysis.runs.pull import PulledRuns, pull_records
 from analysis.runs.records_cache import DIGEST_TAG
-from analysis.study_analysis import MINI_SET_NOTE, Analysis, Reading, analyze_records
+from analysis.study_analysis import MINI_SET_NOTE, Analysis, StudyContext, analyze_records
 from xling import tracking
 from xling.languages import get_language, shared_branches
 from xling.study import Study
@@ -69,9 +69,9 @@ def run_analysis(
     return analysis
 
 
-def _reading(study: Study, pulled: PulledRuns, bound: float, command: str) -> Reading:
+def _reading(study: Study, pulled: PulledRuns, bound: float, command: str) -> StudyContext:
     codes = sorted(set(pulled.accuracies["language"]) | set(study.languages.evaluated))
-    return Reading(
+    return StudyContext(
         family={code: study.languages.family(code) for code in codes},
         bound=bound,
         names={code: get_language(code).name for code in codes},

@@ -48,7 +48,7 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class Reading:
+class StudyContext:
     """How a study is to be read: what its file says, and what a reader is told beside numbers.
 
     `family` maps every language of the runs to `related`, `control` or `source`; `names` to its
@@ -71,7 +71,7 @@ class Reading:
     kin: Sequence[str] = ()
 
 
-def analyze_records(pulled: PulledRuns, reading: Reading, folder: Path) -> Analysis:
+def analyze_records(pulled: PulledRuns, reading: StudyContext, folder: Path) -> Analysis:
     """Analyse a study's runs and write what comes out.
 
     Args:
@@ -173,7 +173,7 @@ def _routing(pulled: PulledRuns, family: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _write_exhibit_tables(
-    study: str, exhibits: Sequence[Exhibit], reading: Reading, folder: Path
+    study: str, exhibits: Sequence[Exhibit], reading: StudyContext, folder: Path
 ) -> list[Path]:
     """The tables of exhibits, as they are shown."""
     return [
@@ -192,7 +192,7 @@ def _write_tables(
     study: str,
     compared: Comparisons,
     estimates: Sequence[Estimate],
-    reading: Reading,
+    reading: StudyContext,
     folder: Path,
 ) -> list[Path]:
     """Estimates, cells, and accuracy by language for every comparison that has cells."""

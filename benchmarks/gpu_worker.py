@@ -133,7 +133,7 @@ class Bench:
 
     def scoring(self, count: int) -> dict[str, dict[str, float]]:
         """Seconds of each way, after a warm-up on some prompts."""
-        from xling.models.fast_forward import blocks_of, less_work
+        from xling.models.fast_forward import blocks_of, reduce_compute
 
         model = self.opened.model
         ways = {
@@ -149,7 +149,7 @@ class Bench:
         for name, (copies, engine) in ways.items():
             with ExitStack() as stack:
                 if copies is not None:
-                    stack.enter_context(less_work(model, plain_copies=copies))
+                    stack.enter_context(reduce_compute(model, plain_copies=copies))
                 if COMPILED in name:
                     stack.enter_context(compiled(blocks_of(model)))
                 found[name] = self._scored(count, engine)
@@ -158,7 +158,7 @@ class Bench:
             found[name]["difference"] = float(abs(scores - reference).max())
             found[name]["same"] = float((scores.argmax(1) == reference.argmax(1)).mean())
             print(name, found[name], file=sys.stderr, flush=True)
-        with self._adapter() as adapted, less_work(adapted.eval(), plain_copies=True):
+        with self._adapter() as adapted, reduce_compute(adapted.eval(), plain_copies=True):
             name = f"{SCORED}, with an adapter"
             found[name] = self._scored(count, {}, model=adapted)
             found[name].pop("scores")

@@ -33,7 +33,7 @@ import numpy as np
 import requests
 
 from xling.data import Item, build_mini
-from xling.files.atomic import written_file
+from xling.files.atomic import atomic_write
 from xling.files.paths import cache_folder
 from xling.models import catalog, locate_model
 from xling.models.weights.packaged import packaged_file
@@ -62,7 +62,7 @@ def float_copy(source: Path, target: Path) -> Path:
     if target.is_file():
         return target
     reader = GGUFReader(source)
-    with written_file(target) as temporary:
+    with atomic_write(target) as temporary:
         writer = GGUFWriter(temporary, reader.get_field("general.architecture").contents())
         for name, field in reader.fields.items():
             if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):

@@ -16,7 +16,7 @@ import click
 
 from xling.messages.errors import message_of
 from xling.messages.secrets import Terminated, mask_output
-from xling.messages.values import MOST, named, shown
+from xling.messages.values import MOST, format_name, format_value
 from xling.study import Study
 from xling.study.load import load_study, parse_study
 from xling.study.settings import ARMS, LARGEST, REASONING, SCORING
@@ -44,7 +44,7 @@ class OneMessage(click.Command):
                 # A study's problems have a line each; click's own words hold what was typed.
                 words = error.format_message()
                 lines = words.split("\n") if _is_of_a_study(error) else [words]
-                told = "\n".join(named(line, MOST_OF_USAGE) for line in lines)
+                told = "\n".join(format_name(line, MOST_OF_USAGE) for line in lines)
                 raise click.UsageError(told, ctx=error.ctx) from error
 
 
@@ -109,7 +109,7 @@ class Whole(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Reads the number; a wrong one is a usage error."""
         if isinstance(value, str) and len(value) > MOST:
-            self.fail(f"{shown(value)} is not a valid integer up to {self.most}", param, ctx)
+            self.fail(f"{format_value(value)} is not a valid integer up to {self.most}", param, ctx)
         number = int(super().convert(value, param, ctx))
         if number > self.most:
             self.fail(f"{number} is more than {self.most}", param, ctx)
@@ -124,7 +124,7 @@ class Finite(click.FloatRange):
     ) -> float:
         """Reads the number; a wrong one is a usage error."""
         if isinstance(value, str) and len(value) > MOST:
-            self.fail(f"{shown(value)} is not a valid float", param, ctx)
+            self.fail(f"{format_value(value)} is not a valid float", param, ctx)
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value!r} is no finite number", param, ctx)
@@ -177,7 +177,7 @@ def split_names(context: click.Context, parameter: click.Parameter, value: str) 
     """Names separated by commas, as a tuple; empty: none asked for."""
     names = tuple(name.strip() for name in value.split(",") if name.strip())
     if value and not names:
-        raise click.BadParameter(f"{shown(value)} names no model; leave it empty for all")
+        raise click.BadParameter(f"{format_value(value)} names no model; leave it empty for all")
     return names
 
 

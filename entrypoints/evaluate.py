@@ -48,13 +48,13 @@ def main(
     """Score a base model or an adapter in every language of a study."""
     from xling import tracking
     from xling.execution import accuracy_lines, prepare_study, run_evaluate
-    from xling.models import BaseShelf
+    from xling.models import BaseModelCache
 
     cell = Cell(study.find_model(model), arm, seed, reasoning, scoring)
     tracking.check_store()
     prepared = prepare_study(study, data=data, limit=limit)
     tracking.open_store()
-    run_id = run_evaluate(prepared, cell, BaseShelf(), adapter=adapter, force=force)
+    run_id = run_evaluate(prepared, cell, BaseModelCache(), adapter=adapter, force=force)
     for line in accuracy_lines(prepared.study, run_id):
         click.echo(line)
 

@@ -13,11 +13,12 @@ from entrypoints.common import (
     split_names,
     study_option,
 )
+from xling.execution import StudyData
 from xling.study import Study
 from xling.study.settings import EXECUTIONS, Execution
 
 if TYPE_CHECKING:
-    from xling.execution import Prepared
+    pass
 
 BOUND = 0.05
 
@@ -68,7 +69,7 @@ def main(
 
 
 def _run(
-    prepared: "Prepared", parameters: dict[str, str], execution: Execution, force: bool
+    prepared: "StudyData", parameters: dict[str, str], execution: Execution, force: bool
 ) -> None:
     from xling import tracking
     from xling.execution import register_study, run_cells

@@ -16,7 +16,7 @@ from entrypoints.common import (
     force_option,
     seed_option,
 )
-from xling.messages.values import shown
+from xling.messages.values import format_value
 from xling.study.load import study_names
 from xling.study.settings import LONGEST_NAME
 
@@ -42,7 +42,7 @@ def _free_name(context: click.Context, parameter: click.Parameter, value: str) -
     """A name for a study that no study file has."""
     if value and (not STUDY_NAME.fullmatch(value) or len(value) > LONGEST_NAME):
         raise click.BadParameter(
-            f"{shown(value)} may hold letters, digits, _ and - only, {LONGEST_NAME} at most"
+            f"{format_value(value)} may hold letters, digits, _ and - only, {LONGEST_NAME} at most"
         )
     if value in study_names():
         raise click.BadParameter(f"{value!r} is the name of a study file; give another")

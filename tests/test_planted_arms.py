@@ -25,9 +25,9 @@ from tests.planted_models import (
 from xling.data.training_rows import TrainingRow, label_agreement
 from xling.execution import prepare_study
 from xling.execution.evaluate.answers import Answers, record_frame
-from xling.execution.evaluate.examiner import Examiner
-from xling.execution.study_data import Prepared, prompt_format
-from xling.models import OpenedModel, locate_model
+from xling.execution.evaluate.examiner import ItemScorer
+from xling.execution.study_data import StudyData, prompt_format
+from xling.models import LoadedModel, locate_model
 from xling.prompts import label_token_ids, render_prompts
 from xling.records import describe_format, summarize_records
 from xling.scoring import InProcessEngine
@@ -74,8 +74,8 @@ class Bench:
         test = vowel_rows(HELD_OUT, part="test", seed=2, vowels=vowels)
         data = folder / "data"
         save_rows(data, train + test, LANGUAGES)
-        self.prepared: Prepared = prepare_study(planted_study(data, model, training))
-        self.opened: OpenedModel = locate_model(str(model), chat=False, quantise="none").open()
+        self.prepared: StudyData = prepare_study(planted_study(data, model, training))
+        self.opened: LoadedModel = locate_model(str(model), chat=False, quantise="none").open()
         self._folder = folder
         self._layout = prompt_format(self.prepared, self.opened.recipe)
 
@@ -92,7 +92,7 @@ class Bench:
         engine = InProcessEngine(
             opened.model, opened.tokenizer, add_special_tokens=not self._layout.chat
         )
-        examiner = Examiner(
+        examiner = ItemScorer(
             engine, opened.tokenizer, self._layout, cell=cell, study=self.prepared.study
         )
         answers = examiner.ask(items, description="", unfinished=self._folder / "unfinished")

@@ -26,15 +26,15 @@ from tests.result_code import (
     result_code,
     source_of,
 )
-from xling.execution import Prepared, prepare_study
+from xling.execution import StudyData, prepare_study
 from xling.execution.evaluate.run_evaluate import evaluate_fingerprint
 from xling.execution.finetune.run_finetune import finetune_fingerprint
 from xling.files.fingerprint import fingerprint
 from xling.files.result_versions import REASONS, result_versions
-from xling.models import LocatedModel, locate_model
+from xling.models import ModelFiles, locate_model
 from xling.study import Cell, Study
 
-Asked = tuple[Prepared, Cell, LocatedModel]
+Asked = tuple[StudyData, Cell, ModelFiles]
 Cells = dict[str, Asked]
 
 KEPT = json.loads(LOCK.read_text(encoding="utf-8"))
@@ -258,7 +258,7 @@ def test_an_unknown_stage_is_refused() -> None:
 def cells(tiny_model) -> Cells:
     """One cell of every kind, with its study's data and its model."""
 
-    def prepared_of(architecture: str, **server: object) -> Prepared:
+    def prepared_of(architecture: str, **server: object) -> StudyData:
         model = {"id": str(tiny_model(architecture)), "name": "tiny", **server}
         study = Study.model_validate(
             {
@@ -281,7 +281,7 @@ def cells(tiny_model) -> Cells:
         "llama", engine="server", server={"url": "http://localhost:1/v1", "model": "tiny"}
     )
 
-    def cell(prepared: Prepared, arm: str = "base", **more: str) -> Asked:
+    def cell(prepared: StudyData, arm: str = "base", **more: str) -> Asked:
         model = prepared.study.models[0]
         return prepared, Cell(model, arm, 0, **more), locate_model(model.id)  # type: ignore[arg-type]
 

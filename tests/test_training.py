@@ -10,15 +10,15 @@ from xling.models.architectures import DENSE_PROJECTIONS
 from xling.models.fast_forward import (
     last_position_alone,
     lean_adapters,
-    less_work,
     plain_copy,
     plain_weight,
+    reduce_compute,
 )
 from xling.models.loading import four_bit_share, load_base, load_tokenizer
 from xling.prompts import label_token_ids
 from xling.scoring.in_process import answer_logits
 from xling.training.loop import Example, train_adapter
-from xling.training.team import Team
+from xling.training.team import ProcessGroup
 
 RECIPE = {
     "epochs": 2,
@@ -144,7 +144,7 @@ def test_gradient_checkpointing_trains_the_same(tiny_model, tmp_path):
 
 
 def test_processes_that_read_different_checkpoints_are_refused(tiny_model, tmp_path):
-    class Apart(Team):
+    class Apart(ProcessGroup):
         """This process's team-mate sees a folder without checkpoints."""
 
         def gather(self, value):
@@ -233,7 +233,7 @@ def test_less_work_draws_the_same_dropout(tiny_model, copied):
     adapted.train()
     torch.manual_seed(1)
     plain = gradients(adapted)
-    with less_work(adapted, plain_copies=copied):
+    with reduce_compute(adapted, plain_copies=copied):
         torch.manual_seed(1)
         lean = gradients(adapted)
         torch.manual_seed(2)
@@ -293,7 +293,7 @@ def test_adapters_on_half_precision_are_added_there_and_trained_in_single(tiny_m
     adapted.train()
     plain = gradients(adapted)
     kinds = [type(module) for module in adapted.modules()]
-    with less_work(adapted, plain_copies=copied):
+    with reduce_compute(adapted, plain_copies=copied):
         assert kinds != [type(module) for module in adapted.modules()]
         lean = gradients(adapted)
     assert kinds == [type(module) for module in adapted.modules()]

@@ -11,7 +11,7 @@ from xling.prompts import label_token_ids
 from xling.training.job import TrainingJob
 from xling.training.launch import launch
 from xling.training.loop import Example
-from xling.training.team import Team
+from xling.training.team import ProcessGroup
 from xling.training.train import train_and_save
 
 # 28 examples in steps of 8: the last step of an epoch is short.
@@ -71,7 +71,7 @@ class TrainingJobs:
             lora = {"r": 4, "alpha": 8, "dropout": 0.0}
             if kind == "alone":
                 job = self.make(kind, processes=1, lora=lora)
-                train_and_save(job, EXAMPLES, job.locate().open(), Team())
+                train_and_save(job, EXAMPLES, job.locate().open(), ProcessGroup())
             else:
                 job = self.make(kind, processes=2, parallel=kind, lora=lora)
                 launch(job, EXAMPLES, self.folder / f"{kind}-logs")

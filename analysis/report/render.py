@@ -109,7 +109,7 @@ def write_report(
                 r.estimand.startswith("slope ") and r.estimate is not None for r in estimates
             ),
             bound=unsigned_points(bound),
-            told_apart=told_apart(estimates),
+            told_apart=grouping_source(estimates),
             estimates=estimates_table(estimates),
             cells=cells_table(cells, names),
             units=SAMPLING_UNITS,
@@ -128,7 +128,7 @@ def write_report(
     return path
 
 
-def told_apart(estimates: Sequence[Estimate]) -> str:
+def grouping_source(estimates: Sequence[Estimate]) -> str:
     """By which answers weak and strong models are told apart.
 
     Args:

@@ -24,7 +24,7 @@ from analysis.report.arm_sentences import arm_sentences
 from analysis.runs.pull import PulledRuns
 from analysis.simulation.answers import run_records, simulate_correct
 from analysis.simulation.design import Design
-from analysis.study_analysis import Analysis, Reading, analyze_records
+from analysis.study_analysis import Analysis, StudyContext, analyze_records
 from analysis.tables.fields import table_frame
 from xling.records import RUN_COLUMNS, check_records
 from xling.tracking import LoggedRun
@@ -86,7 +86,7 @@ def whole() -> PulledRuns:
 
 
 def analyse(runs: PulledRuns, folder: Path, **changes: object) -> Analysis:
-    reading = Reading(
+    reading = StudyContext(
         family=DESIGN.families, bound=0.05, names={"fra_Latn": "Fr<ench>"}, left_out=("fra_Latn",)
     )
     return analyze_records(runs, replace(reading, **changes), folder)

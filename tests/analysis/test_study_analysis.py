@@ -22,7 +22,7 @@ from analysis.figures.labels import place_labels
 from analysis.gains.cells import gain_cells
 from analysis.gains.gain_table import PRIMARY
 from analysis.runs.pull import PulledRuns
-from analysis.study_analysis import MINI_SET_NOTE, Analysis, Reading, analyze_records
+from analysis.study_analysis import MINI_SET_NOTE, Analysis, StudyContext, analyze_records
 from analysis.tables.write import write_table
 from xling.records import check_records
 
@@ -45,7 +45,7 @@ def analyse(frame: pd.DataFrame, folder: Path, accuracies: pd.DataFrame | None =
         ("r1", "r2"),
         ("two runs for one cell",),
     )
-    reading = Reading(
+    reading = StudyContext(
         family=FAMILY,
         distance={"heb_Hebr": 4, "mlt_Latn": 2},
         bound=0.05,

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs, read
 from xling.models import locate_model
 from xling.training.launch import launch
-from xling.training.team import Team
+from xling.training.team import ProcessGroup
 from xling.training.train import train_and_save
 
 # Two processes sum in another order than one; a router can then send a token elsewhere.
@@ -32,7 +32,7 @@ def test_sharded_training_is_that_of_one_process_and_is_not_repeated(
     assert located.needs_gradient_checkpointing == (architecture == "gpt_oss")
     training = SHORT | {"gradient_checkpointing": located.needs_gradient_checkpointing}
     one = jobs.make("one", processes=1, lora=LORA, training=training)
-    train_and_save(one, EXAMPLES, located.open(), Team())
+    train_and_save(one, EXAMPLES, located.open(), ProcessGroup())
     two = jobs.make("two", processes=2, lora=LORA, training=training)
     launch(two, EXAMPLES, tmp_path / "logs")
     alone, together = (read(Path(job.target), "report") for job in (one, two))

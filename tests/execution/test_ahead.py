@@ -18,7 +18,7 @@ import torch
 from tests.native_checkpoints import save_mxfp4_model
 from xling.execution import prefetch as ahead_module
 from xling.execution.models import locate
-from xling.execution.prefetch import Ahead
+from xling.execution.prefetch import Prefetcher
 from xling.files.paths import cache_folder
 from xling.study.settings import ModelSettings
 
@@ -82,7 +82,7 @@ def made() -> list[Path]:
 def test_the_next_model_is_converted_by_another_process(
     present: ModelSettings, quantised: ModelSettings
 ) -> None:
-    with Ahead() as ahead:
+    with Prefetcher() as ahead:
         ahead.begin(quantised, after=present)
         assert len(fetches()) == 1
         ahead.begin(quantised, after=present)
@@ -96,7 +96,7 @@ def test_the_next_model_is_converted_by_another_process(
 
 
 def test_a_model_that_is_here_starts_no_process(present: ModelSettings) -> None:
-    with Ahead() as ahead:
+    with Prefetcher() as ahead:
         ahead.begin(present.model_copy(update={"name": "same"}), after=present)
         assert not fetches()
 
@@ -109,7 +109,7 @@ def test_no_conversion_begins_where_memory_is_short(
 ) -> None:
     monkeypatch.setattr(ahead_module, "_free_bytes", lambda: 10**9)
     caplog.set_level(logging.INFO, "xling")
-    with Ahead() as ahead:
+    with Prefetcher() as ahead:
         ahead.begin(quantised, after=present)
         assert not fetches()
         ahead.arrive(quantised)
@@ -123,7 +123,7 @@ def test_a_failure_is_told_once_and_left_to_the_model_s_cells(
     caplog.set_level(logging.INFO, "xling")
     cache_folder().parent.mkdir()
     cache_folder().write_text("a file, where a folder should be")
-    with Ahead() as ahead:
+    with Prefetcher() as ahead:
         ahead.begin(quantised, after=present)
         ahead.arrive(quantised)
         ahead.begin(quantised, after=present)
@@ -138,7 +138,7 @@ def test_an_exception_ends_a_slow_fetch(
     present: ModelSettings, silent_hub: threading.Event
 ) -> None:
     started = time.monotonic()
-    with pytest.raises(KeyError), Ahead() as ahead:
+    with pytest.raises(KeyError), Prefetcher() as ahead:
         ahead.begin(ModelSettings(id="someone/slow"), after=present)
         assert silent_hub.wait(60)
         assert len(fetches()) == 1
@@ -185,7 +185,7 @@ def test_nothing_is_left_running_after_a_signal(
 
 
 def test_the_process_gives_way(present: ModelSettings, silent_hub: threading.Event) -> None:
-    with Ahead() as ahead:
+    with Prefetcher() as ahead:
         ahead.begin(ModelSettings(id="someone/slow"), after=present)
         assert silent_hub.wait(60)
         (fetch,) = fetches()

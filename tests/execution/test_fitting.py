@@ -10,7 +10,7 @@ from xling.execution.memory_checks import (
     scoring_copies,
     training_memory_use,
 )
-from xling.models import BaseShelf, locate_model
+from xling.models import BaseModelCache, locate_model
 from xling.planning import memory_limits
 from xling.planning import scoring_batch as batches
 from xling.study import Study
@@ -34,7 +34,7 @@ def test_what_fits_goes_on_and_what_does_not_is_refused_with_numbers(
 ) -> None:
     prepared = prepare_study(study)
     base, tuned = study.cells()
-    located, shelf = locate_model(study.models[0].id), BaseShelf()
+    located, shelf = locate_model(study.models[0].id), BaseModelCache()
     training = {"length": 200, "rows": 4, "gradient_checkpointing": False, "processes": 1}
     check_scoring_room(prepared, base, located, shelf, batch_tokens=512)
     check_training_room(prepared, tuned, located, shelf, **training)
@@ -50,7 +50,7 @@ def test_weights_that_are_loaded_already_are_not_counted_twice(
 ) -> None:
     prepared = prepare_study(study)
     base = study.cells()[0]
-    located, shelf = locate_model(study.models[0].id), BaseShelf()
+    located, shelf = locate_model(study.models[0].id), BaseModelCache()
     needed = peak_of_scoring(prepared, base, located, shelf, monkeypatch)
     shelf.open(located)
     assert shelf.holds(located)
@@ -74,7 +74,7 @@ def peak_of_scoring(prepared, cell, located, shelf, monkeypatch) -> int:
 
 def test_a_batch_is_as_large_as_memory_allows(study: Study, monkeypatch) -> None:
     prepared = prepare_study(study)
-    located, shelf = locate_model(study.models[0].id), BaseShelf()
+    located, shelf = locate_model(study.models[0].id), BaseModelCache()
     asked = prepared.study.scoring.batch_tokens
     whole = scoring_batch(prepared, located, shelf)
     assert whole == asked  # narrow layers: no tensor is large
@@ -92,7 +92,7 @@ def test_a_batch_is_as_large_as_memory_allows(study: Study, monkeypatch) -> None
 
 def test_a_scoring_copies_weights_where_there_is_much_room(study: Study, monkeypatch) -> None:
     prepared = prepare_study(study)
-    located, shelf = locate_model(study.models[0].id), BaseShelf()
+    located, shelf = locate_model(study.models[0].id), BaseModelCache()
     for free, copied in ((2**40, True), (FEW, False)):
         monkeypatch.setattr(memory_limits, "available_bytes", lambda free=free: free)
         assert scoring_copies(prepared, located, shelf, batch_tokens=1024) is copied
@@ -124,7 +124,7 @@ def test_a_base_that_is_freed_before_the_work_counts_as_free(
     prepared = prepare_study(study)
     base, tuned = study.cells()
     located, other = locate_model(study.models[0].id), locate_model(str(tiny_model("qwen3")))
-    shelf = BaseShelf()
+    shelf = BaseModelCache()
     # Memory of a machine whose other model is in the way.
     monkeypatch.setattr(
         memory_limits, "available_bytes", lambda processes=1: FEW if shelf.holds(other) else 2**32

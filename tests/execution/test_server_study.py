@@ -12,7 +12,7 @@ from tests.serving import TinyServer
 from xling import tracking
 from xling.execution import prepare_study, run_evaluate, run_finetune
 from xling.execution.evaluate.engines import check_servers, reach_server
-from xling.models import BaseShelf
+from xling.models import BaseModelCache
 from xling.records import LOGPROB_COLUMNS, read_records
 from xling.study import Cell
 from xling.study.load import load_study
@@ -90,8 +90,8 @@ def compare(here: pd.DataFrame, there: pd.DataFrame) -> None:
 def test_base_records_are_those_of_this_process(place, server, store, tmp_path, how):
     server.reset(by_id=True)
     local, remote = prepared_of(place), prepared_of(place, server.url)
-    here = run_evaluate(local, cell_of(local, "base", **how), BaseShelf(), force=False)
-    there = run_evaluate(remote, cell_of(remote, "base", **how), BaseShelf(), force=False)
+    here = run_evaluate(local, cell_of(local, "base", **how), BaseModelCache(), force=False)
+    there = run_evaluate(remote, cell_of(remote, "base", **how), BaseModelCache(), force=False)
     compare(*(table(run, "records.parquet", tmp_path) for run in (here, there)))
     run = mlflow.get_run(there)
     params = {name.removeprefix("cfg."): value for name, value in run.data.params.items()}
@@ -107,14 +107,14 @@ def test_base_records_are_those_of_this_process(place, server, store, tmp_path, 
     training = 0 if "reasoning" in how else TRAINING
     assert len(rows) == len(CODES) * (HELD_OUT + training) and (rows["tries"] >= 1).all()
     server.seen.bodies.clear()
-    again = run_evaluate(remote, cell_of(remote, "base", **how), BaseShelf(), force=False)
+    again = run_evaluate(remote, cell_of(remote, "base", **how), BaseModelCache(), force=False)
     assert again == there and not server.seen.bodies
 
 
 def test_bounded_labels_are_counted(place, server, store, tmp_path):
     server.reset(echo=False, most_listed=5)
     remote = prepared_of(place, server.url)
-    run_id = run_evaluate(remote, cell_of(remote, "base"), BaseShelf(), force=True)
+    run_id = run_evaluate(remote, cell_of(remote, "base"), BaseModelCache(), force=True)
     rows = table(run_id, "server.parquet", tmp_path)
     heldout = rows[(rows["part"] == "heldout") & (rows["language"] == "heb_Hebr")]
     share = (heldout["bounded_labels"] != "").mean()
@@ -127,14 +127,14 @@ def test_bounds_stay_out_of_calibration_and_below_one(place, server, store, tmp_
     server.reset(echo=False, most_listed=5)
     remote = prepared_of(place, server.url)
     cell = cell_of(remote, "base", scoring="permuted")
-    run_id = run_evaluate(remote, cell, BaseShelf(), force=True)
+    run_id = run_evaluate(remote, cell, BaseModelCache(), force=True)
     metrics = mlflow.get_run(run_id).data.metrics
     assert all(metrics[f"bounded/{code}"] > 0 for code in CODES)
     assert not [name for name in metrics if name.startswith(("ece/", "position_", "recall_std"))]
     assert table(run_id, "records.parquet", tmp_path)["answer_mass"].max() <= 1
     before = len(mlflow.search_runs(search_all_experiments=True, output_format="list"))
     with pytest.raises(ValueError, match="which scoring cloze needs"):
-        run_evaluate(remote, cell_of(remote, "base", scoring="cloze"), BaseShelf(), force=True)
+        run_evaluate(remote, cell_of(remote, "base", scoring="cloze"), BaseModelCache(), force=True)
     assert len(mlflow.search_runs(search_all_experiments=True, output_format="list")) == before
 
 
@@ -159,16 +159,16 @@ def test_a_tuned_arm_is_answered_by_the_adapter_that_was_trained(place, server, 
     server.reset()
     local, remote = prepared_of(place), prepared_of(place, server.url)
     cell = cell_of(local, "finetuned")
-    run_finetune(local, cell, BaseShelf(), fold=0, force=False)
-    here = run_evaluate(local, cell, BaseShelf(), force=False)
+    run_finetune(local, cell, BaseModelCache(), fold=0, force=False)
+    here = run_evaluate(local, cell, BaseModelCache(), force=False)
     before = mlflow.search_runs(search_all_experiments=True, output_format="list")
     with pytest.raises(ValueError, match="does not serve adapter 'tiny-finetuned-seed-0'"):
-        run_evaluate(remote, cell_of(remote, "finetuned"), BaseShelf(), force=False)
+        run_evaluate(remote, cell_of(remote, "finetuned"), BaseModelCache(), force=False)
     after = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert len(before) == len(after)
     server.behaviour.loads = True
     tuned = cell_of(remote, "finetuned")
-    there = run_evaluate(remote, tuned, BaseShelf(), force=False)
+    there = run_evaluate(remote, tuned, BaseModelCache(), force=False)
     compare(*(table(run, "records.parquet", tmp_path) for run in (here, there)))
     assert list(server.models) == ["tiny"]
     adapter = mlflow.get_run(there).data.params["cfg.server.adapter"]

@@ -12,10 +12,10 @@ import pytest
 from xling.execution.evaluate import by_language
 from xling.execution.evaluate.answers import Answers
 from xling.execution.evaluate.by_language import answer_stage
-from xling.execution.evaluate.examiner import Examiner
+from xling.execution.evaluate.examiner import ItemScorer
 from xling.execution.models import locate
-from xling.execution.study_data import Prepared, prepare_study, prompt_format
-from xling.models import BaseShelf
+from xling.execution.study_data import StudyData, prepare_study, prompt_format
+from xling.models import BaseModelCache
 from xling.scoring import InProcessEngine
 from xling.study import Cell, Study
 
@@ -59,7 +59,7 @@ class Counting(InProcessEngine):
 @pytest.fixture(scope="module")
 def opened(tiny_model) -> Any:
     study = study_of(tiny_model("llama"))
-    return BaseShelf().open(locate(study.models[0]))
+    return BaseModelCache().open(locate(study.models[0]))
 
 
 def study_of(folder: Path) -> Study:
@@ -79,7 +79,7 @@ def study_of(folder: Path) -> Study:
 
 
 def answer(
-    opened: Any, prepared: Prepared, cell: Cell, folder: Path, after: int | None = None
+    opened: Any, prepared: StudyData, cell: Cell, folder: Path, after: int | None = None
 ) -> list[int]:
     """Runs a stage; gives the numbers of items of the engine's calls."""
     located = locate(cell.model)
@@ -88,7 +88,7 @@ def answer(
     )
     engine.calls, engine.after = [], after
     layout = prompt_format(prepared, located.recipe)
-    examiner = Examiner(
+    examiner = ItemScorer(
         engine, opened.tokenizer, layout, cell=cell, study=prepared.study, model=opened.model
     )
     with suppress(KeyboardInterrupt):
@@ -186,7 +186,7 @@ def test_a_mixture_whose_routing_is_recorded_is_asked_by_language_and_part(
 ) -> None:
     prepared = prepare_study(study_of(tiny_model("qwen3_moe")))
     cell = Cell(prepared.study.models[0], "base", 0)
-    mixture = BaseShelf().open(locate(cell.model))
+    mixture = BaseModelCache().open(locate(cell.model))
     assert answer(mixture, prepared, cell, tmp_path / "direct") == [HELD_OUT, BASELINE] * len(CODES)
     assert {f"routing/{code}.parquet" for code in CODES} < set(files(tmp_path / "direct"))
     permuted = Cell(prepared.study.models[0], "base", 0, "direct", "permuted")

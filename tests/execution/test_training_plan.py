@@ -15,8 +15,8 @@ from xling.execution.finetune.setup import (
     how_to_train,
     with_memory,
 )
-from xling.files.checksums import written_sealed
-from xling.models import BaseShelf, locate_model
+from xling.files.checksums import checksummed_directory
+from xling.models import BaseModelCache, locate_model
 from xling.planning import memory_limits
 from xling.study import Study
 from xling.training.checkpoints import PROGRESS, STATE
@@ -48,7 +48,7 @@ def decided(study: Study, work: Path, free: int, monkeypatch, **training: object
     cell, located = prepared.study.cells()[1], locate_model(study.models[0].id)
     monkeypatch.setattr(memory_limits, "available_bytes", lambda processes: free)
     how = how_to_train(prepared, cell, located)
-    return with_memory(how, prepared, cell, located, BaseShelf(), longest=200, work=work)
+    return with_memory(how, prepared, cell, located, BaseModelCache(), longest=200, work=work)
 
 
 def use_of(how: Training) -> dict[str, object]:
@@ -58,7 +58,7 @@ def use_of(how: Training) -> dict[str, object]:
 def leave_a_checkpoint(work: Path) -> None:
     folder = work / CHECKPOINTS / "checkpoint-4"
     folder.parent.mkdir(parents=True)
-    with written_sealed(folder) as temporary:
+    with checksummed_directory(folder) as temporary:
         (temporary / STATE).touch()
         (temporary / PROGRESS).write_text('{"global_step": 4}', encoding="utf-8")
 

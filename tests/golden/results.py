@@ -14,12 +14,12 @@ import torch
 
 from tests.tiny_models import byte_tokenizer
 from xling.data import build_mini, mini_languages
-from xling.execution import Prepared, prepare_study
+from xling.execution import StudyData, prepare_study
 from xling.execution.cell_run import prompt_format
 from xling.execution.evaluate.by_language import answer_stage
-from xling.execution.evaluate.examiner import Examiner
+from xling.execution.evaluate.examiner import ItemScorer
 from xling.execution.evaluate.log_results import instrument_metrics
-from xling.models import OpenedModel, locate_model
+from xling.models import LoadedModel, locate_model
 from xling.prompts import (
     PromptFormat,
     label_token_ids,
@@ -165,13 +165,13 @@ def split_hashes(kind: str) -> list[dict[str, Any]]:
     ]
 
 
-def row_names(prepared: Prepared, arm: str, seed: int) -> list[str]:
+def row_names(prepared: StudyData, arm: str, seed: int) -> list[str]:
     """Training rows in their order: language, item and the label that is trained on."""
     rows = prepared.training_rows(cell_of(prepared.study, arm, seed=seed))
     return [f"{row.item.dialect} {row.item.item_id} {row.label}" for row in rows]
 
 
-def prompt_hashes(prepared: Prepared) -> Results:
+def prompt_hashes(prepared: StudyData) -> Results:
     """Every form of a language's prompts: plain, and in each family's chat template."""
     tokenizers = {"plain": byte_tokenizer()}
     for name in CHAT_TEMPLATES:
@@ -195,13 +195,13 @@ def prompt_hashes(prepared: Prepared) -> Results:
 
 
 @cache
-def prepared_once(study: Study) -> Prepared:
+def prepared_once(study: Study) -> StudyData:
     """A study's data, which many cells share."""
     return prepare_study(study)
 
 
 @cache
-def open_model(model: str) -> OpenedModel:
+def open_model(model: str) -> LoadedModel:
     """A base in four bits, loaded once; trainings take their adapters off it again."""
     return locate_model(model).open()
 
@@ -217,11 +217,11 @@ def score_results(models: Models, names: Sequence[str] = tuple(SCORED)) -> Resul
     return found
 
 
-def evaluate(study: Study, way: str, opened: OpenedModel) -> Results:
+def evaluate(study: Study, way: str, opened: LoadedModel) -> Results:
     """What an evaluate run of the base logs, but for the logging."""
     prepared = prepared_once(study)
     cell = cell_of(prepared.study, "base", way=way)
-    examiner = Examiner(
+    examiner = ItemScorer(
         engine_of(opened),
         opened.tokenizer,
         prompt_format(prepared, opened.recipe),
@@ -266,7 +266,7 @@ def train_results(models: Models, names: Sequence[str] = tuple(TRAINED)) -> Resu
 
 
 def train(
-    study: Study, arm: str, opened: OpenedModel, *, dropout: float = 0.0, **changes: Any
+    study: Study, arm: str, opened: LoadedModel, *, dropout: float = 0.0, **changes: Any
 ) -> Results:
     """One training, as a finetune run does it, but for the logging.
 
@@ -341,7 +341,7 @@ def embedded_training_results() -> Results:
     return {key: found[key] for key in ("curve", "tokens", "modules", "heldout_logprobs")}
 
 
-def engine_of(opened: OpenedModel) -> InProcessEngine:
+def engine_of(opened: LoadedModel) -> InProcessEngine:
     special = not opened.recipe.chat
     return InProcessEngine(
         opened.model, opened.tokenizer, add_special_tokens=special, batch_tokens=2048

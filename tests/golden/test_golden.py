@@ -31,7 +31,7 @@ from tests.golden.results import (
     train_results,
 )
 from xling.execution import prepare_study
-from xling.models import OpenedModel
+from xling.models import LoadedModel
 
 on_a_cpu = pytest.mark.skipif(
     torch.cuda.is_available(), reason="recorded in float32 on a CPU; a GPU computes in bfloat16"
@@ -115,13 +115,13 @@ def test_no_recorded_choice_could_be_turned_by_rounding() -> None:
 # From here on: the comparison sees what it is there for.
 
 
-def opened_for(models: Models, architecture: str) -> tuple[Any, OpenedModel]:
+def opened_for(models: Models, architecture: str) -> tuple[Any, LoadedModel]:
     folder = str(models(architecture))
     return golden_study(folder), open_model(folder)
 
 
 @contextmanager
-def shifted_logit(opened: OpenedModel, token: str, by: float) -> Iterator[None]:
+def shifted_logit(opened: LoadedModel, token: str, by: float) -> Iterator[None]:
     """As if scoring had changed a little: one token's logit is moved."""
     (number,) = opened.tokenizer(token, add_special_tokens=False)["input_ids"]
 

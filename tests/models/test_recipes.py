@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.tiny_models import save_tiny_gemma3
-from xling.models import LocatedModel, Weights, find_recipe
+from xling.models import ModelFiles, Weights, find_recipe
 from xling.models.adapters import chosen_modules, matching_modules
 from xling.models.architectures import architectures
 from xling.models.catalog import Recipe, catalog
@@ -50,7 +50,7 @@ def located(request, tiny_model, tmp_path):
         save_tiny_gemma3(folder)
     else:
         folder = tiny_model(request.param)
-    return LocatedModel(Recipe("tiny", repository=str(folder)), Weights(folder, ""), "nf4")
+    return ModelFiles(Recipe("tiny", repository=str(folder)), Weights(folder, ""), "nf4")
 
 
 def test_four_bits_adapter_training_and_reload(located, tmp_path):
@@ -135,7 +135,7 @@ def test_no_architecture_adapts_a_router(tiny_model):
 def test_recipe_pattern_reaches_single_experts(tiny_model):
     folder = tiny_model("qwen3_moe")
     recipe = Recipe("tiny", repository=str(folder), lora_modules=r"experts\.2\.up_proj$")
-    opened = LocatedModel(recipe, Weights(folder, ""), "nf4").open()
+    opened = ModelFiles(recipe, Weights(folder, ""), "nf4").open()
     with opened.trainable(r=2, alpha=4, dropout=0.0, seed=0) as (_, modules):
         assert modules == tuple(f"model.layers.{n}.mlp.experts.2.up_proj" for n in (0, 1))
     assert matching_modules(opened.model, recipe.lora_modules) == modules

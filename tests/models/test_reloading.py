@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
 from xling.execution.finetune.log_adapter import TrainedAdapter, log_trained
-from xling.models import BaseShelf, loaded
+from xling.models import BaseModelCache, loaded
 from xling.models.loaded import checksums
 from xling.models.loading import load_base
 from xling.prompts import PromptFormat
 from xling.scoring import InProcessEngine
 from xling.tracking import tracked_run
 from xling.tracking.adapters import fetch_adapter, score_logged_adapter
-from xling.training.team import Team
+from xling.training.team import ProcessGroup
 from xling.training.train import train_and_save
 
 PROMPT = PromptFormat(
@@ -38,8 +38,8 @@ def trained(tiny_model, tmp_path):
     target = tmp_path / "job" / "trained"
     target.mkdir()
     job = replace(job, target=str(target), training=TRAINING | {"epochs": 1, "checkpoints": 1})
-    shelf = BaseShelf()
-    train_and_save(job, EXAMPLES, shelf.open(job.locate()), Team())
+    shelf = BaseModelCache()
+    train_and_save(job, EXAMPLES, shelf.open(job.locate()), ProcessGroup())
     check = json.loads((target / "check.json").read_text())
     report = json.loads((target / "report.json").read_text())
     logprobs = np.array(check["logprobs"])
@@ -133,7 +133,7 @@ def test_logged_adapter_is_checked_on_the_shelf_s_base(trained, store, tmp_path,
     shelf, job, adapter = trained
     base = shelf.open(job.locate()).model
     before = checksums(base)
-    with shelf.lent(), a_run():
+    with shelf.share(), a_run():
         log_trained(adapter, settings(job), tmp_path / "job")
     assert not loads
     assert shelf.open(job.locate()).model is base
@@ -144,7 +144,7 @@ def test_logged_adapter_is_checked_on_the_shelf_s_base(trained, store, tmp_path,
 def test_an_empty_shelf_keeps_the_base_that_a_check_loads(trained, store, tmp_path, loads):
     shelf, job, adapter = trained
     shelf.release()
-    with shelf.lent(), a_run():
+    with shelf.share(), a_run():
         log_trained(adapter, settings(job), tmp_path / "job")
     shelf.open(job.locate())
     assert len(loads) == 1
@@ -159,7 +159,7 @@ def test_adapter_of_a_base_that_its_training_changed_is_refused(trained, store, 
         engine = InProcessEngine(live.model, live.tokenizer, add_special_tokens=True)
         scores = engine.score(adapter.check_prompts).logprobs
     live = base = engine = None
-    with shelf.lent(), a_run(), pytest.raises(RuntimeError, match="scores differently"):
+    with shelf.share(), a_run(), pytest.raises(RuntimeError, match="scores differently"):
         log_trained(replace(adapter, check_logprobs=scores), settings(job), tmp_path / "job")
     assert len(loads) == 1
 
@@ -171,17 +171,17 @@ def test_broken_logged_adapter_is_caught_on_the_shelf_s_base(trained, store, tmp
     save_file({name: 3 * value for name, value in load_file(path).items()}, path)
     kept = tmp_path / "kept"
     kept.mkdir()
-    with shelf.lent(), a_run(), pytest.raises(RuntimeError, match="scores differently"):
+    with shelf.share(), a_run(), pytest.raises(RuntimeError, match="scores differently"):
         log_trained(adapter, settings(job), kept)
     path.write_bytes(b"cut")
-    with shelf.lent(), a_run(), pytest.raises(Exception, match="safetensors|header"):
+    with shelf.share(), a_run(), pytest.raises(Exception, match="safetensors|header"):
         log_trained(adapter, settings(job), kept)
     assert not loads
 
 
 def test_a_base_with_something_left_on_it_is_forgotten(trained, loads):
     shelf, job, adapter = trained
-    with shelf.lent():
+    with shelf.share():
         shelf.open(job.locate()).with_adapter(adapter.folder)
     assert not shelf.holds(job.locate())
     model = shelf.open(job.locate()).model

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from xling.models.adapters import attach_lora, chosen_modules
-from xling.models.fast_forward import less_work
+from xling.models.fast_forward import reduce_compute
 from xling.planning.compute import forward_flops, training_flops, training_seconds, writing_seconds
 from xling.planning.configurations import shipped_configurations
 from xling.planning.gpus import gpus
@@ -89,7 +89,7 @@ def test_kept_bytes_are_those_that_autograd_keeps(
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with less_work(adapted, plain_copies=False), hooks:
+    with reduce_compute(adapted, plain_copies=False), hooks:
         loss = loss_of(adapted)
     setting = Setting(value_bytes=dtype.itemsize, r=R, dropout=dropout, mask_bytes=dtype.itemsize)
     estimate = training_memory(

@@ -8,7 +8,7 @@ import pytest
 from xling.models.loading import compute_dtype
 from xling.planning.memory import MEASURED_ERROR, Setting, plain_bytes, training_memory
 from xling.planning.memory_limits import AMPLE, check_memory, memory_use
-from xling.planning.passes import MemoryUse, pass_ways
+from xling.planning.passes import MemoryUse, pass_plans
 from xling.planning.sizes import model_sizes
 from xling.training.batching import PASS_TOKENS, pass_tokens, rows_at_once
 
@@ -143,12 +143,12 @@ def test_a_refusal_names_passes_that_share_a_step_equally(held) -> None:
 
 
 def test_ways_take_less_and_less() -> None:
-    assert list(pass_ways(5, "auto", fixed=False)) == [
+    assert list(pass_plans(5, "auto", fixed=False)) == [
         *[(rows, False) for rows in (5, 2, 1)],
         *[(rows, True) for rows in (5, 2, 1)],
     ]
-    assert list(pass_ways(8, "auto", fixed=True)) == [(8, False), (8, True)]
-    assert list(pass_ways(2, False, fixed=False)) == [(2, False), (1, False)]
+    assert list(pass_plans(8, "auto", fixed=True)) == [(8, False), (8, True)]
+    assert list(pass_plans(2, False, fixed=False)) == [(2, False), (1, False)]
 
 
 def test_every_device_has_tokens_of_a_pass() -> None:

@@ -24,7 +24,7 @@ from tests.training_jobs import EXAMPLES, TrainingJobs
 from xling.models import locate_model
 from xling.records import LOGPROB_COLUMNS
 from xling.scoring import InProcessEngine
-from xling.training.team import Team
+from xling.training.team import ProcessGroup
 from xling.training.train import train_and_save
 
 pytestmark = pytest.mark.slow
@@ -210,7 +210,7 @@ def test_trainings_on_other_threads_and_in_other_passes_come_close(tiny_model, t
         job = jobs.make(name, processes=1, lora=DROPOUT | {"dropout": 0.0})
         changes = {"micro_batch_size": rows, "epochs": 3 * SOAK}
         job = replace(job, training=job.training | changes)
-        train_and_save(job, EXAMPLES, job.locate().open(), Team())
+        train_and_save(job, EXAMPLES, job.locate().open(), ProcessGroup())
         folder = tmp_path / name
         weights = load_file(folder / "adapter" / "adapter_model.safetensors")
         check = json.loads((folder / "check.json").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from tests.reliability.test_fuzz_records import check_frame
 from xling.importing import ImportedResults, read_lm_eval, read_table
 from xling.languages import belebele_codes
 from xling.records import ARMS, REASONINGS, SCORINGS
-from xling.scoring.answer_cache import KeptAnswers, ReasoningFile, answer_key
+from xling.scoring.answer_cache import AnswerCache, ReasoningFile, answer_key
 from xling.scoring.generation import Generation
 
 FIXTURE = Path(__file__).resolve().parents[1] / "data" / "lm_eval" / "tiny-llama"
@@ -158,7 +158,7 @@ def test_an_accuracy_that_is_none_is_not_taken_as_agreeing(said: float, tmp_path
 def test_kept_answers_are_those_that_were_put_or_refused(tmp_path: Path) -> None:
     def check(rng: random.Random) -> str:
         path = write(tmp_path / "kept.jsonl", b"")
-        kept = KeptAnswers(path)
+        kept = AnswerCache(path)
         stored = {
             answer_key("label", [number]): {
                 "logprobs": [-1.5, -math.inf],
@@ -176,7 +176,7 @@ def test_kept_answers_are_those_that_were_put_or_refused(tmp_path: Path) -> None
             raw = damaged(rng, raw)
         write(path, raw)
         try:
-            again = KeptAnswers(path)
+            again = AnswerCache(path)
         except Exception as error:
             return refused(error, told=[str(path), "line "])
         whole = path.read_bytes()
@@ -186,7 +186,7 @@ def test_kept_answers_are_those_that_were_put_or_refused(tmp_path: Path) -> None
                 row = json.loads(line)
                 assert again[json.loads(row["content"])["key"]] is not None
         again.put("new", {"text": "y"})
-        assert KeptAnswers(path)["new"] == {"text": "y"}
+        assert AnswerCache(path)["new"] == {"text": "y"}
         return "accepted"
 
     found = sweep("kept-answers", 600, check)

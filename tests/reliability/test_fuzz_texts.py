@@ -19,7 +19,7 @@ from xling.data.schema import sha256_of_items
 from xling.data.text import is_blank, look_of
 from xling.files.strict_json import parse_json
 from xling.importing import read_table
-from xling.messages.values import listed, named, shown
+from xling.messages.values import format_name, format_value, join_names
 from xling.prompts import fill_template
 from xling.records import read_records, records_sha256, write_records
 from xling.study import Study
@@ -116,12 +116,15 @@ def test_json_with_a_key_twice_is_refused(value: dict[str, Any], data: st.DataOb
 @many
 @given(st.one_of(JSON, st.text(), st.binary(), st.integers(10**3000, 10**5000)))
 def test_a_shown_value_is_short_and_one_line(value: Any) -> None:
-    for words in (shown(value), named(str(value)[:9000]) if not _is_huge(value) else ""):
+    for words in (
+        format_value(value),
+        format_name(str(value)[:9000]) if not _is_huge(value) else "",
+    ):
         assert len(words.splitlines()) <= 1 and words.isprintable() and words.encode() is not None
-    assert len(shown(value)) < 3000
+    assert len(format_value(value)) < 3000
     if isinstance(value, str):
-        assert len(shown(value)) < 140 and len(named(value)) < 140
-        assert len(listed([value] * 50)) < 1500
+        assert len(format_value(value)) < 140 and len(format_name(value)) < 140
+        assert len(join_names([value] * 50)) < 1500
 
 
 def _is_huge(value: object) -> bool:

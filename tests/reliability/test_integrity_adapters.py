@@ -17,10 +17,10 @@ from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
 from xling import tracking
 from xling.execution.evaluate.find_adapters import _fetch_adapter
 from xling.execution.finetune.log_adapter import TrainedAdapter, log_trained
-from xling.models import BaseShelf, locate_model
+from xling.models import BaseModelCache, locate_model
 from xling.prompts import PromptFormat
 from xling.tracking.adapters import fetch_adapter, score_logged_adapter
-from xling.training.team import Team
+from xling.training.team import ProcessGroup
 from xling.training.train import train_and_save
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))
@@ -56,8 +56,8 @@ def place(store):
     target = folder / "job" / "trained"
     target.mkdir()
     job = replace(job, target=str(target), training=TRAINING | {"epochs": 1, "checkpoints": 1})
-    shelf = BaseShelf()
-    train_and_save(job, EXAMPLES, shelf.open(job.locate()), Team())
+    shelf = BaseModelCache()
+    train_and_save(job, EXAMPLES, shelf.open(job.locate()), ProcessGroup())
     check = json.loads((target / "check.json").read_text())
     report = json.loads((target / "report.json").read_text())
     adapter = TrainedAdapter(

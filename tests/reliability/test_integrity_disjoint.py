@@ -15,15 +15,15 @@ from tests.conftest import SHARED
 from xling.data import Item, load_folder, split_items
 from xling.data.leakage import (
     TRAINING_ITEMS,
-    prove_disjoint,
+    check_no_leakage,
     read_training_items,
     trained_on,
     without_repeats,
     write_training_items,
 )
 from xling.data.parallel import make_data_set
-from xling.execution.leakage_checks import prove_evaluation, prove_training
-from xling.execution.study_data import Prepared, prepare_study
+from xling.execution.leakage_checks import check_no_evaluation_leakage, check_no_training_leakage
+from xling.execution.study_data import StudyData, prepare_study
 from xling.study import Cell, Study
 from xling.study.load import load_study
 
@@ -50,7 +50,7 @@ def study_of(seed: int = 0, **data) -> Study:
     return Study.model_validate(settings)
 
 
-def prepared_of(study: Study, limit: int = 0) -> Prepared:
+def prepared_of(study: Study, limit: int = 0) -> StudyData:
     """A study with its data; of the mini set, some items say the same."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -75,7 +75,7 @@ def test_every_arm_fold_and_limit_of_a_study_is_proven_disjoint(data, limit, tmp
             adapters = []
             for fold, split in enumerate(prepared.splits):
                 rows = prepared.training_rows(cell, fold)
-                proof = prove_training(prepared, rows, name=arm, fold=fold)
+                proof = check_no_training_leakage(prepared, rows, name=arm, fold=fold)
                 questions = len({row.item.item_id for row in rows})
                 assert proof.startswith(
                     f"0 of {questions} training questions among {len(split.heldout_ids)} held-out"
@@ -85,13 +85,13 @@ def test_every_arm_fold_and_limit_of_a_study_is_proven_disjoint(data, limit, tmp
                 write_training_items(folder, trained_on(row.item for row in rows))
                 adapters.append(SimpleNamespace(folder=folder, uri=f"run-{fold}"))
             parts = prepared.evaluated_items(cell)
-            asked = prove_evaluation(prepared, cell, parts, adapters)
+            asked = check_no_evaluation_leakage(prepared, cell, parts, adapters)
             assert asked.count("0 of ") == len(adapters) == max(1, asked.count("fold "))
             if len(adapters) > 1:  # each fold's adapter has seen what the others hold out
                 with pytest.raises(ValueError, match="held-out questions were trained on"):
-                    prove_evaluation(prepared, cell, parts, adapters[::-1])
+                    check_no_evaluation_leakage(prepared, cell, parts, adapters[::-1])
         base = cell_of(study, "base")
-        proof = prove_evaluation(prepared, base, prepared.evaluated_items(base), [])
+        proof = check_no_evaluation_leakage(prepared, base, prepared.evaluated_items(base), [])
         baseline = 0 if data["split"] == "cross-fit" else 4
         assert proof.startswith(f"no training; baseline: 0 of {baseline} training questions among")
 
@@ -110,7 +110,7 @@ def test_one_held_out_question_in_the_training_is_refused(arm, data):
         rows = wrong.training_rows(cell_of(study, arm), fold)
         said = rf"finetune x: 1 of {len(split.heldout_ids)} held-out .*by item id, first {lost}"
         with pytest.raises(ValueError, match=said):
-            prove_training(wrong, rows, name="x", fold=fold)
+            check_no_training_leakage(wrong, rows, name="x", fold=fold)
 
 
 def test_a_baseline_question_that_is_held_out_is_refused():
@@ -123,7 +123,7 @@ def test_a_baseline_question_that_is_held_out_is_refused():
         "heldout": parts["heldout"],
     }
     with pytest.raises(ValueError, match="baseline: 1 of 40 held-out questions"):
-        prove_evaluation(prepared, cell, mixed, [])
+        check_no_evaluation_leakage(prepared, cell, mixed, [])
 
 
 def item(number: int, **changes) -> Item:
@@ -152,12 +152,12 @@ def test_the_same_question_under_another_id_is_shared_however_it_is_spelt():
     )
     assert twin.flores_passage != first.flores_passage
     with pytest.raises(ValueError, match=r"1 of 2 .*\(1 by passage and question, first .*/9#1 "):
-        prove_disjoint(training, {"fra_Latn": [item(3), twin]}, where="x")
+        check_no_leakage(training, {"fra_Latn": [item(3), twin]}, where="x")
     other_language = replace(twin, dialect="ita_Latn")
     other_question = replace(twin, question="Qui est fermé ?")
     other_passage = replace(twin, flores_passage="Le café est ouvert.")
     heldout = {"ita_Latn": [other_language], "fra_Latn": [other_question, other_passage]}
-    assert prove_disjoint(training, heldout, where="x").startswith("0 of 2 training questions")
+    assert check_no_leakage(training, heldout, where="x").startswith("0 of 2 training questions")
 
 
 def data_of(items: list[Item]):
@@ -200,8 +200,8 @@ def test_a_sentence_that_stands_twice_in_real_data_is_found():
         for each in (split, kept)
     )
     with pytest.raises(ValueError, match="1 of 204 held-out questions were trained on"):
-        prove_disjoint(before, heldout, where="x")
-    assert prove_disjoint(after, heldout, where="x").startswith("0 of 799 ")
+        check_no_leakage(before, heldout, where="x")
+    assert check_no_leakage(after, heldout, where="x").startswith("0 of 799 ")
 
 
 def test_what_an_adapter_was_trained_on_comes_back_or_is_refused(tmp_path):
@@ -224,7 +224,7 @@ def test_an_adapter_of_another_split_of_the_same_data_is_refused(tmp_path: Path)
     """As one that is named by hand: its own study held out other questions."""
     refused = 0
     for seed in range(1, 1 + 6 * SOAK):
-        other: Prepared = prepared_of(study_of(seed=seed, split="question", held_out=40))
+        other: StudyData = prepared_of(study_of(seed=seed, split="question", held_out=40))
         rows = other.training_rows(cell_of(other.study, "finetuned"))
         folder = tmp_path / str(seed)
         folder.mkdir()
@@ -235,6 +235,6 @@ def test_an_adapter_of_another_split_of_the_same_data_is_refused(tmp_path: Path)
         adapter = SimpleNamespace(folder=folder, uri="models:/by-hand@champion")
         said = rf"'models:/by-hand@champion': \d+ of 40 held-out .*\({len(seen)} by item id, first "
         with pytest.raises(ValueError, match=said):
-            prove_evaluation(here, cell, here.evaluated_items(cell), [adapter])
+            check_no_evaluation_leakage(here, cell, here.evaluated_items(cell), [adapter])
         refused += 1
     assert refused == 6 * SOAK

@@ -12,7 +12,7 @@ import pytest
 from analysis.gains.responses import encode_responses
 from analysis.report.warnings import suspicious_notes, suspicious_results
 from analysis.runs.pull import PulledRuns
-from analysis.study_analysis import Reading, analyze_records
+from analysis.study_analysis import StudyContext, analyze_records
 from tests.analysis.simulated_records import FAMILY, accuracies_of, study
 from xling.records import (
     LEAST_CONSTANT,
@@ -168,7 +168,7 @@ def test_the_report_says_so_first_and_again_in_the_notes(frame, tmp_path: Path):
         "s", check_records(rows), accuracies_of(rows), ("id-base", "id-finetuned"),
         ("two runs for one cell",), (run_of("base"), run_of("finetuned")),
     )  # fmt: skip
-    reading = Reading(family=FAMILY, bound=0.05, names={code: code for code in FAMILY})
+    reading = StudyContext(family=FAMILY, bound=0.05, names={code: code for code in FAMILY})
     analysis = analyze_records(pulled, reading, tmp_path / "bad")
     page = (tmp_path / "bad" / "report.html").read_text()
     heading = page.index('<h2 id="warnings">')

@@ -20,7 +20,7 @@ from xling.execution.cell_run import work_folder
 from xling.execution.finetune.run_finetune import finetune_fingerprint, run_finetune
 from xling.execution.finetune.setup import TRAINED
 from xling.execution.models import locate
-from xling.models import BaseShelf
+from xling.models import BaseModelCache
 from xling.records import read_records, suspicious_languages, warning_text
 from xling.study import Cell, Study
 
@@ -82,7 +82,7 @@ def tuned(store, base):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(store / "state"))
         prepared = prepare_study(study_of(base, "mute"))
-        shelf = BaseShelf()
+        shelf = BaseModelCache()
         cells = {arm: Cell(prepared.study.models[0], arm, 0) for arm in ("base", "finetuned")}
         trained = run_finetune(prepared, cells["finetuned"], shelf, force=False)
         asked = {arm: run_evaluate(prepared, c, shelf, force=False) for arm, c in cells.items()}
@@ -124,7 +124,7 @@ def test_an_adapter_that_has_seen_the_questions_is_refused_before_any_work(tuned
     cell = Cell(other.study.models[0], "finetuned", 0)
     before = len(tracking.find_runs(kind="evaluate", study="other"))
     with pytest.raises(ValueError, match=rf"adapter '{trained}': . of 40 held-out questions were"):
-        run_evaluate(other, cell, BaseShelf(), adapter=trained, force=False)
+        run_evaluate(other, cell, BaseModelCache(), adapter=trained, force=False)
     assert len(tracking.find_runs(kind="evaluate", study="other")) == before == 0
 
 
@@ -137,7 +137,7 @@ def test_a_training_that_would_mix_is_refused_before_any_work(tuned):
     wrong = replace(prepared, splits=(mixed,))
     before = len(tracking.find_runs(kind="finetune", study="mute"))
     with pytest.raises(ValueError, match="finetune mute/finetuned/seed-0: 8 of .* were trained on"):
-        run_finetune(wrong, cells["finetuned"], BaseShelf(), force=True)
+        run_finetune(wrong, cells["finetuned"], BaseModelCache(), force=True)
     assert len(tracking.find_runs(kind="finetune", study="mute")) == before == 1
 
 
@@ -148,9 +148,11 @@ def test_an_adapter_that_does_not_say_what_it_was_trained_on_is_refused(tuned, s
     kept = hidden.read_bytes()
     hidden.unlink()
     with pytest.raises(ValueError, match="are not those that were logged"):
-        run_evaluate(prepared, cells["finetuned"], BaseShelf(), adapter=trained, force=False)
+        run_evaluate(prepared, cells["finetuned"], BaseModelCache(), adapter=trained, force=False)
     hidden.write_bytes(kept)
-    reused = run_evaluate(prepared, cells["finetuned"], BaseShelf(), adapter=trained, force=False)
+    reused = run_evaluate(
+        prepared, cells["finetuned"], BaseModelCache(), adapter=trained, force=False
+    )
     assert reused
 
 
@@ -164,7 +166,7 @@ def test_a_trained_adapter_damaged_before_it_was_logged_is_trained_again(tuned, 
     assert tracking_run.status == "FINISHED"
     client = mlflow.MlflowClient()
     client.set_tag(trained, "xling.fingerprint", "another")  # as if it had not been logged
-    again = run_finetune(prepared, cells["finetuned"], BaseShelf(), force=False)
+    again = run_finetune(prepared, cells["finetuned"], BaseModelCache(), force=False)
     assert again != trained
     assert "is damaged (report.json is cut off at 40 bytes" in caplog.text
     assert json.loads(path.read_text())["steps"] == tracking_run.metrics["train_steps"]

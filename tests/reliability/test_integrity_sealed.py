@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from xling.files.atomic import written_whole
-from xling.files.checksums import SEAL, fault, kept_whole, read_seen, seal, written_sealed
+from xling.files.atomic import atomic_directory
+from xling.files.checksums import (
+    SEAL,
+    checksummed_directory,
+    find_damage,
+    make_once,
+    read_seen,
+    write_checksums,
+)
 
 CASES = 60 * int(os.environ.get("XLING_SOAK", "1"))
 
@@ -18,7 +25,7 @@ CASES = 60 * int(os.environ.get("XLING_SOAK", "1"))
 def folder(tmp_path):
     target = tmp_path / "cache" / "weights"
     rng = random.Random(0)
-    with written_sealed(target) as temporary:
+    with checksummed_directory(target) as temporary:
         (temporary / "deep").mkdir()
         (temporary / "model.safetensors").write_bytes(rng.randbytes(5_000))
         (temporary / "deep" / "config.json").write_text('{"layers": 2}')
@@ -40,9 +47,11 @@ def changed(content: bytes, rng: random.Random) -> bytes:
 
 
 def test_an_untouched_folder_is_whole_and_not_read_again(folder, monkeypatch):
-    assert not fault(folder) and not fault(folder, thorough=True)
-    monkeypatch.setattr("xling.files.checksums.see", lambda path: pytest.fail(f"{path} was read"))
-    assert not fault(folder)
+    assert not find_damage(folder) and not find_damage(folder, thorough=True)
+    monkeypatch.setattr(
+        "xling.files.checksums.stamp_file", lambda path: pytest.fail(f"{path} was read")
+    )
+    assert not find_damage(folder)
 
 
 def test_every_change_of_any_file_is_found_and_named(folder, tmp_path):
@@ -50,13 +59,13 @@ def test_every_change_of_any_file_is_found_and_named(folder, tmp_path):
     for case in range(CASES):
         copy = tmp_path / f"copy-{case}"
         shutil.copytree(folder, copy)
-        assert not fault(copy)  # a copy has other times, and the same content
+        assert not find_damage(copy)  # a copy has other times, and the same content
         path = rng.choice(files(copy))
         before = path.stat()
         path.write_bytes(changed(path.read_bytes(), rng))
         if rng.random() < 0.5:  # as an archive or a copy sets the time back
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        assert path.name in fault(copy)
+        assert path.name in find_damage(copy)
         shutil.rmtree(copy)
 
 
@@ -76,18 +85,18 @@ def test_every_change_of_any_file_is_found_and_named(folder, tmp_path):
 )
 def test_what_is_wrong_is_said(folder, harm, says):
     harm(folder)
-    assert re.search(says, fault(folder))
+    assert re.search(says, find_damage(folder))
 
 
 def test_files_may_be_added_where_that_is_allowed(folder):
     (folder / "more.json").write_text("{}")
-    assert not fault(folder, more=True) and fault(folder) == "more.json was added"
+    assert not find_damage(folder, more=True) and find_damage(folder) == "more.json was added"
 
 
 def test_a_touched_file_is_read_once_and_then_known(folder):
     path = folder / "model.safetensors"
     os.utime(path, ns=(1, 1))
-    assert not fault(folder)
+    assert not find_damage(folder)
     assert read_seen(folder / SEAL)["model.safetensors"].modified == 1
 
 
@@ -96,11 +105,11 @@ def test_a_damaged_folder_is_made_again_and_said(folder):
         (temporary / "model.safetensors").write_text("anew")
 
     said: list[str] = []
-    kept_whole(folder, make, warn=said.append)
+    make_once(folder, make, warn=said.append)
     assert (folder / "deep").is_dir() and not said
     os.truncate(folder / "model.safetensors", 10)
-    kept_whole(folder, make, warn=said.append)
-    assert (folder / "model.safetensors").read_text() == "anew" and not fault(folder)
+    make_once(folder, make, warn=said.append)
+    assert (folder / "model.safetensors").read_text() == "anew" and not find_damage(folder)
     assert said == ["model.safetensors is cut off at 10 bytes, not 5000"]
 
 
@@ -110,13 +119,13 @@ def test_a_folder_whose_making_fails_is_not_there(tmp_path):
         raise RuntimeError("no room")
 
     with pytest.raises(RuntimeError, match="no room"):
-        kept_whole(tmp_path / "new", make, warn=print)
+        make_once(tmp_path / "new", make, warn=print)
     assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_of_an_earlier_version_is_sealed_by_hand(tmp_path):
-    with written_whole(tmp_path / "old") as temporary:
+    with atomic_directory(tmp_path / "old") as temporary:
         (temporary / "file").write_text("content")
-    assert fault(tmp_path / "old") == "it has no checksums"
-    seal(tmp_path / "old")
-    assert not fault(tmp_path / "old")
+    assert find_damage(tmp_path / "old") == "it has no checksums"
+    write_checksums(tmp_path / "old")
+    assert not find_damage(tmp_path / "old")

@@ -14,8 +14,8 @@ from tests.test_training import train
 from xling.execution.models import locate
 from xling.execution.study_data import prepare_study
 from xling.files.checksums import SEAL
-from xling.models import BaseShelf
-from xling.scoring.answer_cache import KeptAnswers
+from xling.models import BaseModelCache
+from xling.scoring.answer_cache import AnswerCache
 from xling.study import Cell
 from xling.training.checkpoints import last_whole_checkpoint
 
@@ -94,7 +94,7 @@ def test_a_damaged_language_of_a_broken_evaluation_is_asked_again(
 ):
     prepared = prepare_study(study_of(tiny_model("llama")))
     cell = Cell(prepared.study.models[0], "base", 0, "direct", scoring)
-    opened = BaseShelf().open(locate(cell.model))
+    opened = BaseModelCache().open(locate(cell.model))
     assert answer(opened, prepared, cell, tmp_path)
     expected = files(tmp_path)
     assert answer(opened, prepared, cell, tmp_path) == []  # all is there
@@ -115,7 +115,7 @@ def test_a_damaged_language_of_a_broken_evaluation_is_asked_again(
 
 def test_no_bit_of_a_kept_answer_changes_unseen(tmp_path):
     path = tmp_path / "kept.jsonl"
-    kept = KeptAnswers(path)
+    kept = AnswerCache(path)
     answers = {f"key-{n}": {"logprobs": [-0.125 * n, -1.5, -2.25e-3]} for n in range(6)}
     for key, answer_ in answers.items():
         kept.put(key, dict(answer_))
@@ -125,7 +125,7 @@ def test_no_bit_of_a_kept_answer_changes_unseen(tmp_path):
     for _ in range(400 * SOAK):
         turn_a_bit(path, rng)
         try:
-            found = KeptAnswers(path)
+            found = AnswerCache(path)
         except ValueError as error:
             refused += 1
             assert f"{path}, line " in str(error) and "is asked again" in str(error)

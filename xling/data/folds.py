@@ -8,7 +8,7 @@ import numpy as np
 
 from xling.data.schema import DataSet
 from xling.data.splits import Split, check_disjoint, first_language, in_order, passages_of, shuffled
-from xling.messages.values import both_ends
+from xling.messages.values import shorten_middle
 
 
 def cross_fit_splits(data: DataSet, *, folds: int, seed: int, limit: int = 0) -> tuple[Split, ...]:
@@ -75,7 +75,7 @@ def check_folds(data: DataSet, splits: Sequence[Split]) -> None:
             if passage in seen:
                 raise ValueError(
                     f"folds {seen[passage]} and {fold} overlap: both hold out passage "
-                    f"{both_ends(passage)}. Each passage belongs to one fold."
+                    f"{shorten_middle(passage)}. Each passage belongs to one fold."
                 )
             seen[passage] = fold
     used = {frozenset((*split.training_ids, *split.heldout_ids)) for split in splits}
@@ -83,6 +83,6 @@ def check_folds(data: DataSet, splits: Sequence[Split]) -> None:
     never = sorted(frozenset().union(*used) - heldout)
     if never:
         raise ValueError(
-            f"folds: {len(never)} questions are never held out, first {both_ends(never[0])}. Each "
+            f"folds: {len(never)} questions are never held out, first {shorten_middle(never[0])}. Each "
             "question belongs to one fold."
         )

@@ -9,7 +9,7 @@ from typing import Any
 from xling.data.parallel import make_data_set
 from xling.data.pins import check_pinned
 from xling.data.schema import DataSet, Item, parse_row, sha256_of_items
-from xling.messages.values import listed, named
+from xling.messages.values import format_name, join_names
 
 BELEBELE = "facebook/belebele"
 # The commit that mteb (BelebeleRetrieval) and lighteval pin.
@@ -47,7 +47,7 @@ def load_hub(
     missing = [code for code in languages if code not in there]
     if missing:
         raise ValueError(
-            f"{repository} at {revision} has no {listed(missing)}. It has {listed(there)}."
+            f"{repository} at {revision} has no {join_names(missing)}. It has {join_names(there)}."
         )
     items = {}
     for code in dict.fromkeys(languages):
@@ -100,7 +100,7 @@ def _unreachable(repository: str, revision: str, error: Exception) -> Connection
     reason = str(error).strip().splitlines()[:1] or [""]
     return ConnectionError(
         f"the data set {repository} at revision {revision} could not be loaded from the hub "
-        f"({type(error).__name__}: {named(reason[0], 200)}). Check the name, the revision and the "
+        f"({type(error).__name__}: {format_name(reason[0], 200)}). Check the name, the revision and the "
         "network; set HF_TOKEN if the repository asks for a login; set HF_HUB_OFFLINE=1 to use "
         "what an earlier run has cached; or give a folder of <code>.jsonl files with "
         "-P data=FOLDER."
@@ -117,7 +117,7 @@ def _items(rows: Iterable[Mapping[str, Any]], where: str, code: str) -> list[Ite
         items.append(parse_row({**row, "dialect": code}, where=f"{where} row {number}"))
     if others:
         warnings.warn(
-            f"{where}: some rows name another dialect ({listed(sorted(others), 3)}); they are "
+            f"{where}: some rows name another dialect ({join_names(sorted(others), 3)}); they are "
             f"taken as {code}.",
             UserWarning,
             stacklevel=3,

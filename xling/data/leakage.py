@@ -81,7 +81,7 @@ def read_training_items(folder: Path, *, adapter: str) -> TrainedOn:
         ) from error
 
 
-def prove_disjoint(
+def check_no_leakage(
     training: TrainedOn, heldout: Mapping[str, Sequence[Item]], *, where: str
 ) -> str:
     """Prove that no held-out question was trained on, by id or by text.

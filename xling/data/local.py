@@ -9,7 +9,7 @@ from pathlib import Path
 from xling.data.parallel import make_data_set
 from xling.data.schema import DataSet, Item, parse_row
 from xling.files.strict_json import parse_json
-from xling.messages.values import listed
+from xling.messages.values import join_names
 
 
 def load_folder(path: str | Path, *, languages: Sequence[str]) -> DataSet:
@@ -45,8 +45,8 @@ def _check_files(folder: Path, languages: Sequence[str]) -> None:
     if missing:
         there = sorted(file.name for file in folder.glob("*.jsonl"))
         raise ValueError(
-            f"data folder {folder} lacks {listed(f'{code}.jsonl' for code in missing)}. It has "
-            f"{listed(there) or 'no .jsonl file'}. Add the files, or leave these languages out."
+            f"data folder {folder} lacks {join_names(f'{code}.jsonl' for code in missing)}. It has "
+            f"{join_names(there) or 'no .jsonl file'}. Add the files, or leave these languages out."
         )
 
 

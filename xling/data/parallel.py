@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from xling.data.schema import DataSet, Item
 from xling.data.text import look_of
-from xling.messages.values import both_ends, listed
+from xling.messages.values import join_names, shorten_middle
 
 # Items that one warning names.
 _MOST_NAMED = 10
@@ -71,7 +71,7 @@ def check_parallel(items: Mapping[str, Sequence[Item]], *, source: str) -> None:
                 cut = extra == list(left)[-len(extra) :] and not any(r not in left for r in right)
                 raise ValueError(
                     f"{source}: {has} and {lacks} are not parallel: {len(extra)} items of {has} "
-                    f"are not in {lacks}, first {', '.join(map(both_ends, extra[:3]))}. Each "
+                    f"are not in {lacks}, first {', '.join(map(shorten_middle, extra[:3]))}. Each "
                     "language needs the same links and question numbers."
                     + (f" They are the last ones: is {lacks} cut off?" if cut else "")
                 )
@@ -80,8 +80,8 @@ def check_parallel(items: Mapping[str, Sequence[Item]], *, source: str) -> None:
             item_id = unlike[0]
             raise ValueError(
                 f"{source}: {first} and {code} are not parallel: {len(unlike)} items differ in "
-                f"the gold answer or the split, first {', '.join(map(both_ends, unlike[:3]))} "
-                f"({both_ends(item_id)} has {_say(reference[item_id])} in {first}, "
+                f"the gold answer or the split, first {', '.join(map(shorten_middle, unlike[:3]))} "
+                f"({shorten_middle(item_id)} has {_say(reference[item_id])} in {first}, "
                 f"{_say(facts[item_id])} in {code})."
             )
 
@@ -92,7 +92,7 @@ def _facts(rows: Sequence[Item], code: str, source: str) -> dict[str, tuple[int,
     for item in rows:
         if item.item_id in facts:
             raise ValueError(
-                f"{source}: item {both_ends(item.item_id)} stands twice in {code}. Link and "
+                f"{source}: item {shorten_middle(item.item_id)} stands twice in {code}. Link and "
                 "question_number together must name one item; remove or renumber one of the two."
             )
         facts[item.item_id] = (item.correct_answer_num, item.part)
@@ -113,7 +113,7 @@ def _warn_of_equal_options(items: Mapping[str, Sequence[Item]], *, source: str) 
                 found.setdefault(item.item_id, []).append(code)
     if found:
         first = [
-            f"{both_ends(item_id)} ({listed(codes, 3)})"
+            f"{shorten_middle(item_id)} ({join_names(codes, 3)})"
             for item_id, codes in itertools.islice(found.items(), _MOST_NAMED)
         ]
         more = f"; … ({len(found) - len(first)} more)" if len(found) > len(first) else ""

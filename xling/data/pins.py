@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from xling.files.atomic import written_file
+from xling.files.atomic import atomic_write
 from xling.files.paths import cache_folder
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -42,7 +42,7 @@ def check_pinned(repository: str, revision: str, sha256_by_language: Mapping[str
                 f"was wrong, delete {path}."
             )
     if not set(sha256_by_language) <= set(known):
-        with written_file(path) as temporary:
+        with atomic_write(path) as temporary:
             content = json.dumps({**known, **sha256_by_language}, indent=1, sort_keys=True)
             temporary.write_text(content + "\n", encoding="utf-8")
 

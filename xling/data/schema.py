@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from xling.data.text import is_blank, is_one_line
-from xling.messages.values import listed, shown
+from xling.messages.values import format_value, join_names
 
 TRAINING = "training"
 HELDOUT = "heldout"
@@ -146,19 +146,19 @@ def parse_row(row: Mapping[str, object], *, where: str, language: str = "") -> I
     if missing:
         raise ValueError(
             f"{where}: missing field {', '.join(missing)}. Each row needs {', '.join(_REQUIRED)}; "
-            f"this one has {listed(row) or 'none'}."
+            f"this one has {join_names(row) or 'none'}."
         )
     texts = {field: _text(row[field], field, where) for field in (*_TEXTS, "dialect")}
     if language and texts["dialect"] != language:
         raise ValueError(
-            f"{where}: dialect is {shown(texts['dialect'])}, but the data of {language!r} was "
+            f"{where}: dialect is {format_value(texts['dialect'])}, but the data of {language!r} was "
             "asked for. Put each language's rows under its own code."
         )
     _check_link(texts["link"], where)
     gold = _whole(row["correct_answer_num"], "correct_answer_num", where)
     if gold not in (1, 2, 3, 4):
         raise ValueError(
-            f"{where}: correct_answer_num is {shown(gold)}; it must be 1, 2, 3 or 4 (the first "
+            f"{where}: correct_answer_num is {format_value(gold)}; it must be 1, 2, 3 or 4 (the first "
             "option is 1, not 0)."
         )
     return Item(
@@ -178,7 +178,7 @@ def parse_row(row: Mapping[str, object], *, where: str, language: str = "") -> I
 
 def _text(value: object, field: str, where: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{where}: {field} is {shown(value)}; it must be text.")
+        raise ValueError(f"{where}: {field} is {format_value(value)}; it must be text.")
     if "\0" in value:
         raise ValueError(f"{where}: {field} holds a null character; remove it.")
     if any("\ud800" <= character <= "\udfff" for character in value):
@@ -198,13 +198,15 @@ def _whole(value: object, field: str, where: str) -> int:
         number = int(value) if len(value.strip().lstrip("0")) < 20 else _MOST_NUMBER + 1
     if 0 <= number <= _MOST_NUMBER:
         return number
-    raise ValueError(f"{where}: {field} is {shown(value)}; it must be a whole number from 0 up.")
+    raise ValueError(
+        f"{where}: {field} is {format_value(value)}; it must be a whole number from 0 up."
+    )
 
 
 def _check_link(link: str, where: str) -> None:
     if len(link) > _LONGEST_LINK or not is_one_line(link):
         raise ValueError(
-            f"{where}: link is {shown(link)}; it must be one line of {_LONGEST_LINK} characters "
+            f"{where}: link is {format_value(link)}; it must be one line of {_LONGEST_LINK} characters "
             "at most, without control characters."
         )
 
@@ -215,5 +217,5 @@ def _part(value: object, where: str) -> str:
     if isinstance(value, str) and value in _PARTS:
         return _PARTS[value]
     raise ValueError(
-        f"{where}: split is {shown(value)}; it must be {', '.join(_PARTS)}, or left out."
+        f"{where}: split is {format_value(value)}; it must be {', '.join(_PARTS)}, or left out."
     )

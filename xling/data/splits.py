@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from xling.data.schema import HELDOUT, TRAINING, DataSet, Item
-from xling.messages.values import both_ends
+from xling.messages.values import shorten_middle
 
 SplitKind = Literal["question", "passage", "given", "cross-fit"]
 # What one call divides in two; cross-fitting divides the data several times (xling.data.folds).
@@ -91,19 +91,19 @@ def check_disjoint(data: DataSet, split: Split) -> None:
     if both:
         raise ValueError(
             f"split: {len(both)} held-out questions are also in training, first "
-            f"{both_ends(both[0])}. Draw the split again."
+            f"{shorten_middle(both[0])}. Draw the split again."
         )
     unknown = sorted((training | heldout) - set(data.item_ids))
     if unknown:
         raise ValueError(
             f"split: {len(unknown)} ids are not in the data set {data.name}, first "
-            f"{both_ends(unknown[0])}. Split the data that is used."
+            f"{shorten_middle(unknown[0])}. Split the data that is used."
         )
     shared = shared_passages(data, split)
     if split.kind in ("passage", "cross-fit") and shared:
         raise ValueError(
             f"split: {len(shared)} passages have questions in both parts, first "
-            f"{both_ends(shared[0])}, though it is split by passage. Draw the split again."
+            f"{shorten_middle(shared[0])}, though it is split by passage. Draw the split again."
         )
 
 

@@ -5,10 +5,10 @@ from xling.execution.finetune.run_finetune import adapter_name, run_finetune
 from xling.execution.prepare import run_prepare
 from xling.execution.register import register_best, register_study
 from xling.execution.run_study import StudyOutcome, run_cells
-from xling.execution.study_data import Prepared, prepare_study, resolve_study
+from xling.execution.study_data import StudyData, prepare_study, resolve_study
 
 __all__ = [
-    "Prepared",
+    "StudyData",
     "StudyOutcome",
     "accuracy_lines",
     "adapter_name",

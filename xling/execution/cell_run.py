@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xling import tracking
-from xling.execution.study_data import ItemsByPart, Prepared, items_sha256, prompt_format
-from xling.files.atomic import done_by_one
+from xling.execution.study_data import ItemsByPart, StudyData, items_sha256, prompt_format
+from xling.files.atomic import work_lock
 from xling.files.paths import state_folder
-from xling.models import LocatedModel
+from xling.models import ModelFiles
 from xling.models.loading import compute_dtype, device_name
 from xling.study import Cell
 from xling.study.study import trained_languages
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def cell_identity(prepared: Prepared, cell: Cell, located: LocatedModel) -> dict[str, Any]:
+def cell_identity(prepared: StudyData, cell: Cell, located: ModelFiles) -> dict[str, Any]:
     """What decides any cell's result but the items that it uses."""
     return {
         "model": cell.model.label,
@@ -36,7 +36,7 @@ def cell_identity(prepared: Prepared, cell: Cell, located: LocatedModel) -> dict
 
 
 def cell_params(
-    prepared: Prepared, cell: Cell, located: LocatedModel, fold: int | None = None
+    prepared: StudyData, cell: Cell, located: ModelFiles, fold: int | None = None
 ) -> dict[str, Any]:
     """Parameters that every cell's run logs under ``cfg.``; of one fold, or of all together.
 
@@ -71,7 +71,7 @@ def cell_params(
     }
 
 
-def cell_command(entry_point: str, prepared: Prepared, cell: Cell, **more: Any) -> str:
+def cell_command(entry_point: str, prepared: StudyData, cell: Cell, **more: Any) -> str:
     """The ``mlflow run`` line that repeats a cell alone."""
     return tracking.run_command(
         entry_point,
@@ -98,11 +98,11 @@ def one_at_a_time(digest: str, *, kind: str, name: str) -> Iterator[None]:
     def say() -> None:
         logger.info("%s %s: another process is at it; waiting for it", kind, name)
 
-    with done_by_one(digest[:32], waiting=say):
+    with work_lock(digest[:32], waiting=say):
         yield
 
 
-def reuse(digest: str, *, kind: str, prepared: Prepared, name: str, force: bool) -> str | None:
+def reuse(digest: str, *, kind: str, prepared: StudyData, name: str, force: bool) -> str | None:
     """Id of the finished run that has a result already; None if it must be computed."""
     if force:
         return None
@@ -114,7 +114,7 @@ def reuse(digest: str, *, kind: str, prepared: Prepared, name: str, force: bool)
     return finished.run_id
 
 
-def log_items(prepared: Prepared, parts: ItemsByPart) -> None:
+def log_items(prepared: StudyData, parts: ItemsByPart) -> None:
     """Logs, by digest, which items the active run used.
 
     Args:

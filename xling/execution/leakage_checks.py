@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 from xling import tracking
-from xling.data.leakage import prove_disjoint, read_training_items, trained_on
+from xling.data.leakage import check_no_leakage, read_training_items, trained_on
 from xling.data.training_rows import TrainingRow
-from xling.execution.study_data import ItemsByPart, Prepared
+from xling.execution.study_data import ItemsByPart, StudyData
 from xling.study import Cell
 
 
-def prove_training(prepared: Prepared, rows: Sequence[TrainingRow], *, name: str, fold: int) -> str:
+def check_no_training_leakage(
+    prepared: StudyData, rows: Sequence[TrainingRow], *, name: str, fold: int
+) -> str:
     """Proves that a training sees nothing that its fold holds out.
 
     Args:
@@ -26,11 +28,11 @@ def prove_training(prepared: Prepared, rows: Sequence[TrainingRow], *, name: str
     """
     heldout = {code: prepared.items(code, "heldout", fold) for code in prepared.data.languages}
     training = trained_on(row.item for row in rows)
-    return prove_disjoint(training, heldout, where=f"finetune {name}")
+    return check_no_leakage(training, heldout, where=f"finetune {name}")
 
 
-def prove_evaluation(
-    prepared: Prepared, cell: Cell, parts: ItemsByPart, fetched: Sequence[tracking.FetchedAdapter]
+def check_no_evaluation_leakage(
+    prepared: StudyData, cell: Cell, parts: ItemsByPart, fetched: Sequence[tracking.FetchedAdapter]
 ) -> str:
     """Proves that no adapter is asked what it was trained on, in this study or in another.
 
@@ -53,7 +55,7 @@ def prove_evaluation(
         baseline = trained_on(
             item for items in parts.get("training", {}).values() for item in items
         )
-        proof = prove_disjoint(baseline, parts["heldout"], where=f"{where}, baseline")
+        proof = check_no_leakage(baseline, parts["heldout"], where=f"{where}, baseline")
         return f"no training; baseline: {proof}"
     proofs = []
     for fold, adapter in enumerate(fetched):
@@ -62,6 +64,6 @@ def prove_evaluation(
             for code in prepared.study.languages.evaluated
         }
         trained = read_training_items(adapter.folder, adapter=repr(adapter.uri))
-        proof = prove_disjoint(trained, heldout, where=f"{where}, adapter {adapter.uri!r}")
+        proof = check_no_leakage(trained, heldout, where=f"{where}, adapter {adapter.uri!r}")
         proofs.append(f"fold {fold}: {proof}" if len(fetched) > 1 else proof)
     return "; ".join(proofs)

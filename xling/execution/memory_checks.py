@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from xling.execution.study_data import Prepared, prompt_format
-from xling.models import BaseShelf, LocatedModel
+from xling.execution.study_data import StudyData, prompt_format
+from xling.models import BaseModelCache, ModelFiles
 from xling.planning.memory_limits import check_memory, memory_use
 from xling.planning.passes import MemoryUse
 from xling.planning.scoring_batch import copies_fit, fitting_batch
@@ -11,7 +11,7 @@ from xling.prompts import render_prompts
 from xling.study import Cell
 
 
-def scoring_batch(prepared: Prepared, located: LocatedModel, shelf: BaseShelf) -> int:
+def scoring_batch(prepared: StudyData, located: ModelFiles, shelf: BaseModelCache) -> int:
     """Padded tokens of a scoring batch: what the study asks for, or less where memory is short.
 
     Another model that the shelf holds makes room first, here as in all of this module.
@@ -29,7 +29,7 @@ def scoring_batch(prepared: Prepared, located: LocatedModel, shelf: BaseShelf) -
 
 
 def scoring_copies(
-    prepared: Prepared, located: LocatedModel, shelf: BaseShelf, *, batch_tokens: int
+    prepared: StudyData, located: ModelFiles, shelf: BaseModelCache, *, batch_tokens: int
 ) -> bool:
     """Whether a scoring computes with plain copies of four-bit weights.
 
@@ -50,7 +50,12 @@ def scoring_copies(
 
 
 def check_scoring_room(
-    prepared: Prepared, cell: Cell, located: LocatedModel, shelf: BaseShelf, *, batch_tokens: int
+    prepared: StudyData,
+    cell: Cell,
+    located: ModelFiles,
+    shelf: BaseModelCache,
+    *,
+    batch_tokens: int,
 ) -> None:
     """Refuses to score with a model that this machine cannot hold.
 
@@ -79,10 +84,10 @@ def check_scoring_room(
 
 
 def check_training_room(
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
-    located: LocatedModel,
-    shelf: BaseShelf,
+    located: ModelFiles,
+    shelf: BaseModelCache,
     *,
     length: int,
     rows: int,
@@ -124,10 +129,10 @@ def check_training_room(
 
 
 def training_memory_use(
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
-    located: LocatedModel,
-    shelf: BaseShelf,
+    located: ModelFiles,
+    shelf: BaseModelCache,
     *,
     length: int,
     rows: int,
@@ -164,7 +169,7 @@ def training_memory_use(
     )
 
 
-def _make_room(located: LocatedModel, shelf: BaseShelf, *, processes: int = 1) -> bool:
+def _make_room(located: ModelFiles, shelf: BaseModelCache, *, processes: int = 1) -> bool:
     """Frees a base that would be freed before the model is used, and so counts as free memory.
 
     Returns:
@@ -176,7 +181,7 @@ def _make_room(located: LocatedModel, shelf: BaseShelf, *, processes: int = 1) -
     return False
 
 
-def _longest(prepared: Prepared, located: LocatedModel) -> int:
+def _longest(prepared: StudyData, located: ModelFiles) -> int:
     """Tokens of the longest prompt, as far as letters tell: of each language's longest item."""
     codes = prepared.study.languages.evaluated
     items = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from xling.models import LocatedModel, fetch_weights, find_recipe, locate_model
+from xling.models import ModelFiles, fetch_weights, find_recipe, locate_model
 from xling.models.catalog import Recipe
 from xling.models.loaded import configured_context
 from xling.study.settings import ModelSettings
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def locate(model: ModelSettings) -> LocatedModel:
+def locate(model: ModelSettings) -> ModelFiles:
     """Brings a study's model to this machine; see `xling.models.locate_model`."""
     return locate_model(
         model.id,
@@ -25,7 +25,7 @@ def locate(model: ModelSettings) -> LocatedModel:
     )
 
 
-def locate_served(model: ModelSettings) -> LocatedModel:
+def locate_served(model: ModelSettings) -> ModelFiles:
     """A study's model without weights that are on the hub: a server has them.
 
     It has the identity of the whole model, since tokenizer and weights are of one commit; it
@@ -35,7 +35,7 @@ def locate_served(model: ModelSettings) -> LocatedModel:
         ValueError: unknown model, or missing files.
     """
     recipe = _recipe(model)
-    return LocatedModel(recipe, fetch_weights(recipe, tokenizer_only=True), model.quantise)
+    return ModelFiles(recipe, fetch_weights(recipe, tokenizer_only=True), model.quantise)
 
 
 def locate_tokenizer(

@@ -50,7 +50,7 @@ class _Fetch:
     output: IO[bytes]
 
 
-class Ahead:
+class Prefetcher:
     """Brings the next model; a block, after which nothing is left running, however it ends.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from xling import tracking
 from xling.execution.cell_run import one_at_a_time, reuse
 from xling.execution.models import locate_tokenizer
-from xling.execution.study_data import Prepared, prompt_format
+from xling.execution.study_data import StudyData, prompt_format
 from xling.files.fingerprint import fingerprint
 from xling.prompts import label_token_ids, render_prompts
 from xling.scoring.context import check_context
@@ -16,7 +16,7 @@ from xling.study.settings import ModelSettings
 logger = logging.getLogger(__name__)
 
 
-def run_prepare(prepared: Prepared, *, force: bool = False) -> str:
+def run_prepare(prepared: StudyData, *, force: bool = False) -> str:
     """Logs a study's data: digests, manifest, items and tokens by language.
 
     Tokens are those of the exact prompts of all items, with each model's own tokenizer.
@@ -42,7 +42,7 @@ def run_prepare(prepared: Prepared, *, force: bool = False) -> str:
         return reused or _prepare_run(prepared, digest, force=force)
 
 
-def _prepare_run(prepared: Prepared, digest: str, *, force: bool) -> str:
+def _prepare_run(prepared: StudyData, digest: str, *, force: bool) -> str:
     study = prepared.study
     command = tracking.run_command("prepare", prepared.parameters)
     with tracking.tracked_run(
@@ -66,7 +66,7 @@ def _prepare_run(prepared: Prepared, digest: str, *, force: bool) -> str:
         return run_id
 
 
-def _token_counts(prepared: Prepared, model: ModelSettings) -> dict[str, int]:
+def _token_counts(prepared: StudyData, model: ModelSettings) -> dict[str, int]:
     """Prompt tokens of all items by language, with one model's tokenizer.
 
     The labels and lengths are checked here as well, before any weights are fetched for it.
@@ -117,7 +117,7 @@ def _check_context(
         raise ValueError(f"{model.label}: {error}") from error
 
 
-def _log(prepared: Prepared, counts: Mapping[str, Mapping[str, int]]) -> None:
+def _log(prepared: StudyData, counts: Mapping[str, Mapping[str, int]]) -> None:
     hashes = prepared.data.sha256_by_language()
     for code in prepared.data.languages:
         tracking.log_data_set(

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 from xling import tracking
 from xling.execution.evaluate.engines import check_servers
-from xling.execution.prefetch import Ahead
+from xling.execution.prefetch import Prefetcher
 from xling.execution.prepare import run_prepare
 from xling.execution.ray.scheduler import run_units_on_ray
-from xling.execution.study_data import Prepared
+from xling.execution.study_data import StudyData
 from xling.execution.units import Unit, UnitOutcome, run_unit, study_units
-from xling.models import BaseShelf, find_recipe
+from xling.models import BaseModelCache, find_recipe
 from xling.study import Cell, Study
 from xling.study.settings import Execution, per_process
 from xling.training.processes import processes_for
@@ -70,7 +70,7 @@ class StudyOutcome:
 
 
 def run_cells(
-    prepared: Prepared, *, force: bool = False, execution: Execution = "local"
+    prepared: StudyData, *, force: bool = False, execution: Execution = "local"
 ) -> StudyOutcome:
     """Prepares, trains and evaluates every cell.
 
@@ -102,11 +102,11 @@ def run_cells(
     )
 
 
-def _run_here(prepared: Prepared, units: Sequence[Unit], *, force: bool) -> list[UnitOutcome]:
+def _run_here(prepared: StudyData, units: Sequence[Unit], *, force: bool) -> list[UnitOutcome]:
     """One unit after another; beside each, the next model is brought to this machine."""
-    shelf = BaseShelf()
+    shelf = BaseModelCache()
     outcomes = []
-    with Ahead() as ahead:
+    with Prefetcher() as ahead:
         for place, unit in enumerate(units):
             ahead.arrive(unit.model)
             following = next((u.model for u in units[place:] if u.model != unit.model), None)

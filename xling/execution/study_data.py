@@ -38,7 +38,7 @@ ItemsByPart = Mapping[str, Mapping[str, Sequence[Item]]]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class StudyData:
     """What every cell of a study needs to know of its data.
 
     Attributes:
@@ -188,7 +188,7 @@ def items_sha256(items: Mapping[str, Sequence[Item]]) -> str:
     return sha256_of_items(item for rows in items.values() for item in rows)
 
 
-def prepare_study(study: Study, *, data: str = "", limit: int = 0) -> Prepared:
+def prepare_study(study: Study, *, data: str = "", limit: int = 0) -> StudyData:
     """Loads, checks and splits a study's data.
 
     Args:
@@ -214,7 +214,7 @@ def prepare_study(study: Study, *, data: str = "", limit: int = 0) -> Prepared:
         difficulties=settings.difficulties,
         seed=settings.seed,
     )
-    return Prepared(
+    return StudyData(
         study=resolved,
         data=loaded,
         splits=_splits(resolved, loaded, limit),
@@ -254,7 +254,7 @@ def data_label(path: str) -> str:
     return "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in last) or "data"
 
 
-def prompt_format(prepared: Prepared, recipe: Recipe) -> PromptFormat:
+def prompt_format(prepared: StudyData, recipe: Recipe) -> PromptFormat:
     """How the study's items are put to a model."""
     prompt = prepared.study.prompt
     return PromptFormat(

@@ -7,8 +7,8 @@ from itertools import groupby
 from xling import tracking
 from xling.execution.evaluate.run_evaluate import run_evaluate
 from xling.execution.finetune.run_finetune import run_finetune
-from xling.execution.study_data import Prepared
-from xling.models import BaseShelf
+from xling.execution.study_data import StudyData
+from xling.models import BaseModelCache
 from xling.study import Cell, Study
 from xling.study.settings import ModelSettings
 
@@ -70,7 +70,7 @@ def study_units(study: Study) -> tuple[Unit, ...]:
     )
 
 
-def run_unit(prepared: Prepared, unit: Unit, shelf: BaseShelf, *, force: bool) -> UnitOutcome:
+def run_unit(prepared: StudyData, unit: Unit, shelf: BaseModelCache, *, force: bool) -> UnitOutcome:
     """Trains a unit's adapter, with cross-fitting one of each fold, and evaluates its cells.
 
     A cell that fails is recorded, and the others go on; without an adapter none can.
@@ -101,7 +101,7 @@ def run_unit(prepared: Prepared, unit: Unit, shelf: BaseShelf, *, force: bool) -
     return outcome
 
 
-def _train(prepared: Prepared, cell: Cell, shelf: BaseShelf, *, force: bool) -> None:
+def _train(prepared: StudyData, cell: Cell, shelf: BaseModelCache, *, force: bool) -> None:
     """Trains a cell's adapter; with cross-fitting one of each fold."""
     for fold in range(len(prepared.splits)):
         run_finetune(prepared, cell, shelf, fold=fold, force=force)

@@ -14,7 +14,7 @@ from xling.messages.errors import DISK_ERRORS
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path) -> Iterator[Path]:
     """Gives a temporary folder that becomes `target` only if the block ends without an error.
 
     Two processes may make the same folder at once: the first to finish wins, and the other's
@@ -38,7 +38,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def made_by_one(target: Path) -> Iterator[None]:
+def build_lock(target: Path) -> Iterator[None]:
     """One process at a time that makes a folder, and nothing left of one that was killed.
 
     Others wait, and have to look whether the folder is there.
@@ -54,7 +54,7 @@ def made_by_one(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def done_by_one(name: str, *, waiting: Callable[[], None]) -> Iterator[None]:
+def work_lock(name: str, *, waiting: Callable[[], None]) -> Iterator[None]:
     """One process of this machine at a time that does a work of that name.
 
     Args:
@@ -75,7 +75,7 @@ def done_by_one(name: str, *, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def written_file(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """Gives a path that becomes the file `target` only if the block ends without an error.
 
     The file lies on the disk, not only in a buffer, before it gets its name; an older file is
@@ -112,7 +112,7 @@ def _naming_a_full_disk(folder: Path) -> Iterator[None]:
         raise
 
 
-def kept_number(path: Path, find: Callable[[], int]) -> int:
+def remember_int(path: Path, find: Callable[[], int]) -> int:
     """A number that was found once, so that work that was cut off goes on with the same.
 
     Args:
@@ -122,6 +122,6 @@ def kept_number(path: Path, find: Callable[[], int]) -> int:
     if path.is_file():
         return int(path.read_text(encoding="utf-8"))
     number = find()
-    with written_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(str(number), encoding="utf-8")
     return number

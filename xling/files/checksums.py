@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from xling.files.atomic import made_by_one, written_file, written_whole
+from xling.files.atomic import atomic_directory, atomic_write, build_lock
 
 SEAL = ".sealed.json"
 # Nanoseconds. Two changes of a file within one tick of a clock have the same time, so times say
@@ -24,7 +24,7 @@ TICK = 20_000_000
 
 
 @dataclass(frozen=True)
-class Seen:
+class FileStamp:
     """A file as it was when it was hashed.
 
     Attributes:
@@ -40,15 +40,15 @@ class Seen:
     changed: int
 
 
-def see(path: Path) -> Seen:
+def stamp_file(path: Path) -> FileStamp:
     """Hashes a file."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         found = os.fstat(stream.fileno())
-    return Seen(digest, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return FileStamp(digest, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def unchanged(path: Path, seen: Seen) -> bool:
+def unchanged(path: Path, seen: FileStamp) -> bool:
     """Whether a file's size and times are those that it was seen with."""
     found = path.stat()
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) == (
@@ -58,7 +58,7 @@ def unchanged(path: Path, seen: Seen) -> bool:
     )
 
 
-def difference(folder: Path, name: str, seen: Seen) -> str:
+def difference(folder: Path, name: str, seen: FileStamp) -> str:
     """How a file differs in content from what was seen, in words; empty if it does not."""
     path = folder / name
     if not path.is_file():
@@ -67,7 +67,7 @@ def difference(folder: Path, name: str, seen: Seen) -> str:
     if size != seen.size:
         how = "cut off at" if size < seen.size else "changed: it has"
         return f"{name} is {how} {size} bytes, not {seen.size}"
-    sha256 = see(path).sha256
+    sha256 = stamp_file(path).sha256
     if sha256 != seen.sha256:
         return f"{name} is changed: its sha256 is {sha256}, not {seen.sha256}"
     return ""
@@ -77,16 +77,16 @@ def files_sha256(folder: Path) -> str:
     """Hash of the names and contents of a folder's files; of no folder that of no files."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.glob("*") if path.is_file()):
-        digest.update(f"{path.name} {see(path).sha256}\n".encode())
+        digest.update(f"{path.name} {stamp_file(path).sha256}\n".encode())
     return digest.hexdigest()
 
 
-def seal(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Writes the checksums of all files in a folder, deep ones too, beside them."""
-    _write_seal(folder, {name: see(folder / name) for name in _names(folder)})
+    _write_seal(folder, {name: stamp_file(folder / name) for name in _names(folder)})
 
 
-def fault(folder: Path, *, thorough: bool = False, more: bool = False) -> str:
+def find_damage(folder: Path, *, thorough: bool = False, more: bool = False) -> str:
     """What is wrong with a sealed folder, in words; empty if it is as it was sealed.
 
     Args:
@@ -110,7 +110,7 @@ def fault(folder: Path, *, thorough: bool = False, more: bool = False) -> str:
         found = difference(folder, name, seen)
         if found:
             return found
-        renewed[name] = see(path)
+        renewed[name] = stamp_file(path)
     added = sorted(set(_names(folder)) - set(sealed))
     if added and not more:
         return f"{added[0]} was added"
@@ -119,7 +119,7 @@ def fault(folder: Path, *, thorough: bool = False, more: bool = False) -> str:
     return ""
 
 
-def _write_seal(folder: Path, files: Mapping[str, Seen]) -> None:
+def _write_seal(folder: Path, files: Mapping[str, FileStamp]) -> None:
     """Writes a seal that is so much younger than its files that their times say something."""
     newest = max((seen.changed for seen in files.values()), default=0)
     wait = newest + 2 * TICK - time.time_ns()  # another machine's clock may be hours ahead
@@ -128,14 +128,14 @@ def _write_seal(folder: Path, files: Mapping[str, Seen]) -> None:
 
 
 @contextmanager
-def written_sealed(target: Path) -> Iterator[Path]:
-    """As `xling.files.atomic.written_whole`, with the checksums of what the block has written."""
-    with written_whole(target) as temporary:
+def checksummed_directory(target: Path) -> Iterator[Path]:
+    """As `xling.files.atomic.atomic_directory`, with the checksums of what the block has written."""
+    with atomic_directory(target) as temporary:
         yield temporary
-        seal(temporary)
+        write_checksums(temporary)
 
 
-def kept_whole(target: Path, make: Callable[[Path], None], *, warn: Callable[[str], None]) -> None:
+def make_once(target: Path, make: Callable[[Path], None], *, warn: Callable[[str], None]) -> None:
     """Makes a folder unless it is there and whole; one that is damaged is made again.
 
     Processes that ask for it at once wait for the first.
@@ -145,27 +145,27 @@ def kept_whole(target: Path, make: Callable[[Path], None], *, warn: Callable[[st
         make: writes its files into the folder that it is given.
         warn: told, in words, what is wrong with a folder that is made again.
     """
-    if target.is_dir() and not fault(target):
+    if target.is_dir() and not find_damage(target):
         return
-    with made_by_one(target):
+    with build_lock(target):
         if target.is_dir():
-            found = fault(target)
+            found = find_damage(target)
             if not found:  # made by another process in the meantime
                 return
             warn(found)
             shutil.rmtree(target)
-        with written_sealed(target) as temporary:
+        with checksummed_directory(target) as temporary:
             make(temporary)
 
 
-def write_seen(path: Path, files: Mapping[str, Seen]) -> None:
+def write_seen(path: Path, files: Mapping[str, FileStamp]) -> None:
     """Writes what was seen of files, by name."""
     content = {name: asdict(seen) for name, seen in sorted(files.items())}
-    with written_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def read_seen(path: Path) -> dict[str, Seen]:
+def read_seen(path: Path) -> dict[str, FileStamp]:
     """Reads what `write_seen` wrote.
 
     Raises:
@@ -174,7 +174,7 @@ def read_seen(path: Path) -> dict[str, Seen]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Seen(**seen) for name, seen in content.items()}
+        return {name: FileStamp(**seen) for name, seen in content.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"its checksums ({path.name}) are damaged") from error
 

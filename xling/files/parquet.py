@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xling.messages.values import named
+from xling.messages.values import format_name
 
 MAGIC = b"PAR1"
 # Of the footer, whose length and magic end a file.
@@ -38,7 +38,9 @@ def read_parquet(path: Path, *, remedy: str = "") -> pd.DataFrame:
         table.validate(full=True)
         frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas()
     except (pa.ArrowException, ValueError, OSError) as error:
-        reason = (path.is_file() and cut_off(path)) or named(" ".join(str(error).split()), 200)
+        reason = (path.is_file() and cut_off(path)) or format_name(
+            " ".join(str(error).split()), 200
+        )
         what = f"the parquet file is truncated or corrupt ({reason})"
         raise ValueError(f"{path}: {what}; {remedy}" if remedy else what) from error
     return frame.loc[:, [not _INDEX.fullmatch(str(name)) for name in frame.columns]]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from xling.messages.values import named
+from xling.messages.values import format_name
 
 # Python reads no more digits of a whole number, and no identifier or count has as many.
 MOST_DIGITS = 4000
@@ -39,7 +39,7 @@ def _each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"an object has the key {named(twice)!r} twice")
+        raise ValueError(f"an object has the key {format_name(twice)!r} twice")
     return content
 
 

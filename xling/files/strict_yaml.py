@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
-from xling.messages.values import named, shown
+from xling.messages.values import format_name, format_value
 
 # A study file is some pages; what is longer, deeper or swells by aliases is none.
-MOST_SIGNS = 100_000
+MAX_CHARS = 100_000
 MOST_VALUES = 20_000
 MOST_DEPTH = 40
 
@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except ValueError as error:
             raise ValueError(
-                f"line {_line(node)}: {shown(node.value)} is no number that can be read"
+                f"line {_line(node)}: {format_value(node.value)} is no number that can be read"
             ) from error
 
 
@@ -43,8 +43,8 @@ def read_settings(text: str) -> Any:
             too much by its aliases, or a text holds what no file takes. One line, which says the
             text's line.
     """
-    if len(text) > MOST_SIGNS:
-        raise ValueError(f"it has {len(text)} characters; a study file has {MOST_SIGNS} at most")
+    if len(text) > MAX_CHARS:
+        raise ValueError(f"it has {len(text)} characters; a study file has {MAX_CHARS} at most")
     try:
         loader = _Loader(text)
         try:
@@ -91,7 +91,7 @@ class _Checks:
     def _check(self, node: yaml.Node) -> None:
         where = f"line {_line(node)}"
         if node.tag not in _KINDS and node.tag != _MERGE:
-            kind = named(node.tag.removeprefix(_TAG), 40)
+            kind = format_name(node.tag.removeprefix(_TAG), 40)
             raise ValueError(
                 f"{where}: {kind} is nothing that a setting can be; write text in quotes, a "
                 "number, true, false, or a list"
@@ -106,7 +106,7 @@ class _Checks:
             )
             if node.tag not in (f"{_TAG}str", meant):
                 kind = node.tag.removeprefix(_TAG)
-                raise ValueError(f"{where}: {shown(node.value)} is no {kind}")
+                raise ValueError(f"{where}: {format_value(node.value)} is no {kind}")
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
         seen = set()
@@ -115,11 +115,15 @@ class _Checks:
             if key.tag == _MERGE:
                 continue
             if not isinstance(key, yaml.ScalarNode) or key.tag != f"{_TAG}str":
-                what = named(key.value) if isinstance(key, yaml.ScalarNode) else "of several values"
+                what = (
+                    format_name(key.value)
+                    if isinstance(key, yaml.ScalarNode)
+                    else "of several values"
+                )
                 raise ValueError(f"{where}: the key {what} is no text; put it in quotes")
             if key.value in seen:
                 raise ValueError(
-                    f"{where}: the key {shown(key.value)} stands there twice; keep one"
+                    f"{where}: the key {format_value(key.value)} stands there twice; keep one"
                 )
             seen.add(key.value)
 
@@ -146,8 +150,8 @@ def _what_is_wrong(error: yaml.YAMLError, text: str) -> str:
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         words = ": ".join(part for part in (error.context, error.problem) if part)
-        return f"line {mark.line + 1 if mark else 1}: {named(words, 200)}"
+        return f"line {mark.line + 1 if mark else 1}: {format_name(words, 200)}"
     if isinstance(error, yaml.reader.ReaderError):
         line = text[: error.position].count("\n") + 1
-        return f"line {line}: the character {shown(str(error.character), 8)} is not allowed"
-    return named(str(error), 200)
+        return f"line {line}: the character {format_value(str(error.character), 8)} is not allowed"
+    return format_name(str(error), 200)

@@ -19,7 +19,7 @@ import pandas as pd
 
 from xling.data import Item, parse_row
 from xling.files.strict_json import parse_json
-from xling.messages.values import shown
+from xling.messages.values import format_value
 from xling.prompts import prompt_sha256
 from xling.records import LOGPROB_COLUMNS
 
@@ -134,7 +134,9 @@ def _read_sample(row: Mapping[str, Any], where: str, language: str) -> Sample:
             "with the metric acc"
         )
     if not isinstance(row["doc"], dict):
-        raise ValueError(f"{where}: doc is {shown(row['doc'])}; it must hold Belebele's fields")
+        raise ValueError(
+            f"{where}: doc is {format_value(row['doc'])}; it must hold Belebele's fields"
+        )
     item = parse_row(row["doc"], where=f"{where}, doc", language=language)
     pairs = _arguments(row["arguments"], where)
     _check_labels([choice for _, choice in pairs], where)
@@ -146,7 +148,7 @@ def _read_sample(row: Mapping[str, Any], where: str, language: str) -> Sample:
     sample = Sample(item, _logprobs(row["filtered_resps"], where), contexts.pop())
     if row["acc"] not in (0, 1) or bool(row["acc"]) != sample.correct:
         raise ValueError(
-            f"{where}: acc is {shown(row['acc'])}, but the likeliest option is {sample.prediction} "
+            f"{where}: acc is {format_value(row['acc'])}, but the likeliest option is {sample.prediction} "
             f"and the gold one {item.correct_answer_num}; the task's gold answers are not "
             "Belebele's, or the line was changed"
         )
@@ -187,7 +189,7 @@ def _place(key: str) -> int:
 
 def _check_labels(choices: Sequence[str], where: str) -> None:
     if tuple(choice.strip() for choice in choices) not in LABELS:
-        told = ", ".join(shown(choice, 16) for choice in choices)
+        told = ", ".join(format_value(choice, 16) for choice in choices)
         raise ValueError(
             f"{where}: the scored choices are {told}, not the answer labels A to D or 1 to 4. "
             "Scores of whole answers are sums over tokens, and records of scoring cloze need means "
@@ -203,7 +205,7 @@ def _logprobs(value: object, where: str) -> tuple[float, ...]:
     # Rounding may leave a logarithm a little above 0, which records allow; NaN fails this too.
     if len(numbers) != 4 or not all(-math.inf < number <= 1e-6 for number in numbers):
         raise ValueError(
-            f"{where}: filtered_resps is {shown(value)}; it must hold four pairs of a "
+            f"{where}: filtered_resps is {format_value(value)}; it must hold four pairs of a "
             "finite log-probability, at most 0, and whether it is the greedy one"
         )
     return numbers

@@ -20,7 +20,7 @@ from xling.files.strict_json import parse_json
 from xling.importing.harness_samples import SCORING, Sample, read_samples, sample_records
 from xling.importing.imported import MAX_NAME, ImportedResults, ImportedRun, files_sha256
 from xling.languages import belebele_codes
-from xling.messages.values import listed, named, shown
+from xling.messages.values import format_name, format_value, join_names
 from xling.records import RUN_COLUMNS, check_records
 
 SAMPLES = "samples_*.jsonl"
@@ -81,7 +81,7 @@ def read_lm_eval(
     if model and len(folders) > 1:
         raise ValueError(
             f"{path} holds samples in {len(folders)} folders, so one model name does not do: leave "
-            f"`model` empty, or give one of {listed(folders)}"
+            f"`model` empty, or give one of {join_names(folders)}"
         )
     results_files = {folder: _results_files(folder, members) for folder, members in folders.items()}
     runs = []
@@ -91,7 +91,7 @@ def read_lm_eval(
         if arm == "base" and results.adapters:
             raise ValueError(
                 f"{folder}: the results say that an adapter was loaded "
-                f"({listed(sorted(results.adapters))}), so the arm is not base; say which it is"
+                f"({join_names(sorted(results.adapters))}), so the arm is not base; say which it is"
             )
         accuracy, records = _read_languages(members, results)
         run = ImportedRun(
@@ -112,8 +112,8 @@ def read_lm_eval(
 
 def _complete(records: pd.DataFrame, run: ImportedRun) -> pd.DataFrame:
     """The records with the columns that name their run, checked."""
-    named = {column: getattr(run, column) for column in RUN_COLUMNS}
-    return check_records(records.assign(**named))
+    format_name = {column: getattr(run, column) for column in RUN_COLUMNS}
+    return check_records(records.assign(**format_name))
 
 
 def _engine(results: _Results) -> str:
@@ -209,7 +209,7 @@ def _read_results(files: Sequence[Path]) -> _Results:
             if isinstance(value, (int, float)):
                 if not 0 <= value <= 1:  # NaN fails this too
                     raise ValueError(
-                        f"{file}: acc,none of {named(task)} is {shown(value)}, but must lie in "
+                        f"{file}: acc,none of {format_name(task)} is {format_value(value)}, but must lie in "
                         "0 to 1; copy it again"
                     )
                 accuracy[task, _results_time(file)] = float(value)
@@ -246,7 +246,7 @@ def _model_name(
     found = sorted(results.models)
     if len(found) > 1 and not model:
         raise ValueError(
-            f"{folder}: the results files are of {len(found)} models ({listed(found)}); put "
+            f"{folder}: the results files are of {len(found)} models ({join_names(found)}); put "
             "each model's files into a folder of its own, or give `model`"
         )
     source = found[0] if len(found) == 1 else ""
@@ -257,7 +257,7 @@ def _model_name(
         )
     if len(name) > MAX_NAME or not name.isprintable():
         raise ValueError(
-            f"{folder}: the model's name is {shown(name)}; a name is one line of {MAX_NAME} signs "
+            f"{folder}: the model's name is {format_value(name)}; a name is one line of {MAX_NAME} signs "
             "at most: give `model`"
         )
     return source, name

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xling.importing.imported import MAX_NAME, ImportedResults, ImportedRun, files_sha256
 from xling.languages import get_language
-from xling.messages.values import named, shown
+from xling.messages.values import format_name, format_value
 from xling.records import ARMS, REASONINGS, SCORINGS
 
 REQUIRED = ("model", "arm", "language", "accuracy")
@@ -141,7 +141,7 @@ def _check_header(where: str, names: list[str]) -> list[str]:
             close = difflib.get_close_matches(name.lower(), COLUMNS, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(
-                f"{where}: unknown column {shown(name)}.{hint} Rename or drop it; the columns are "
+                f"{where}: unknown column {format_value(name)}.{hint} Rename or drop it; the columns are "
                 f"{', '.join(REQUIRED)} and, if known, {', '.join(OPTIONAL)}"
             )
         if names.count(name) > 1:
@@ -172,7 +172,7 @@ def _check_line(where: str, number: int, row: Mapping[str, str]) -> _Line:
             raise ValueError(f"{where}, column {column}: empty; fill it in, or drop the line")
     if len(row["model"]) > MAX_NAME or not row["model"].isprintable():
         raise ValueError(
-            f"{where}, column model: {shown(row['model'])}; a name is one line of {MAX_NAME} "
+            f"{where}, column model: {format_value(row['model'])}; a name is one line of {MAX_NAME} "
             "signs at most"
         )
     try:
@@ -195,7 +195,7 @@ def _check_line(where: str, number: int, row: Mapping[str, str]) -> _Line:
 
 def _one_of(allowed: Sequence[str], value: str, where: str) -> str:
     if value not in allowed:
-        raise ValueError(f"{where}: {shown(value)}; it must be one of {', '.join(allowed)}")
+        raise ValueError(f"{where}: {format_value(value)}; it must be one of {', '.join(allowed)}")
     return value
 
 
@@ -203,7 +203,9 @@ def _whole(value: str, where: str, *, least: int) -> int:
     # Python reads no more than some thousand digits of a number.
     number = int(value) if value.isascii() and value.isdigit() and len(value) < 40 else -1
     if not least <= number <= MAX_SEED:
-        raise ValueError(f"{where}: {shown(value)}; it must be a whole number from {least} up")
+        raise ValueError(
+            f"{where}: {format_value(value)}; it must be a whole number from {least} up"
+        )
     return number
 
 
@@ -221,10 +223,10 @@ def _proportion(value: str, where: str) -> float:
         remedy = (
             "write a decimal point, not a comma" if "," in value else "drop the line if unknown"
         )
-        raise ValueError(f"{where}: {shown(value)} is not a number; {remedy}")
+        raise ValueError(f"{where}: {format_value(value)} is not a number; {remedy}")
     if not 0 <= number <= 1:
         raise ValueError(
-            f"{where}: {shown(value)[1:-1]} must lie in 0 to 1; write proportions: 0.53, not 53"
+            f"{where}: {format_value(value)[1:-1]} must lie in 0 to 1; write proportions: 0.53, not 53"
         )
     return number
 
@@ -234,7 +236,7 @@ def _refuse_repeated(path: Path, lines: Sequence[_Line]) -> None:
     for line in lines:
         before = first.setdefault((line.cell, line.language), line.number)
         if before != line.number:
-            what = named("/".join(map(str, (*line.cell, line.language))), 200)
+            what = format_name("/".join(map(str, (*line.cell, line.language))), 200)
             raise ValueError(
                 f"{path}, line {line.number}: {what} stands in line {before} already; keep one, or "
                 "tell them apart by the columns seed, reasoning or scoring"

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from xling.messages.values import shown
+from xling.messages.values import format_value
 
 Family = Literal["source", "related", "control"]
 
@@ -89,7 +89,7 @@ def family_of(code: str, *, source_languages: Sequence[str], branch: str) -> Fam
     glottocodes = [_branch_of(get_language(source), branch) for source in source_languages]
     if len(set(glottocodes)) > 1:
         raise ValueError(
-            f"branch: {shown(branch)} names different branches of {', '.join(source_languages)}: "
+            f"branch: {format_value(branch)} names different branches of {', '.join(source_languages)}: "
             f"{', '.join(sorted(set(glottocodes)))}. Give the glottocode of one they share."
         )
     if code in source_languages:
@@ -149,7 +149,7 @@ def _branch_of(source: Language, branch: str) -> str:
     valid = ", ".join(f"{node.name} ({node.glottocode})" for node in source.lineage)
     raise ValueError(
         f"branch: the source language {source.code} ({source.name}) does not belong to "
-        f"{shown(branch)}. Its branches are {valid or 'none: it is an isolate'}."
+        f"{format_value(branch)}. Its branches are {valid or 'none: it is an isolate'}."
     )
 
 
@@ -157,7 +157,7 @@ def _unknown(code: str) -> str:
     close = difflib.get_close_matches(code, belebele_codes(), n=5, cutoff=0.5)
     hint = f" Close to it: {', '.join(close)}." if close else ""
     return (
-        f"unknown language code {shown(code)}.{hint} Codes are Belebele's, such as arb_Arab; "
+        f"unknown language code {format_value(code)}.{hint} Codes are Belebele's, such as arb_Arab; "
         "xling.languages.belebele_codes() lists all 122."
     )
 

@@ -13,7 +13,7 @@ from xling.messages.secrets import without_password
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("xling", "analysis", "entrypoints")
 # A message that is longer is no message.
-MOST_SIGNS = 6000
+MAX_CHARS = 6000
 
 
 def message_of(error: Exception) -> str:
@@ -40,7 +40,7 @@ def message_of(error: Exception) -> str:
             # A library's words need not say what they are about.
             message += f" ({kind} at {place}; --debug shows the traceback)"
     message = without_password(message)
-    return message if len(message) <= MOST_SIGNS else f"{message[:MOST_SIGNS]}… (--debug shows all)"
+    return message if len(message) <= MAX_CHARS else f"{message[:MAX_CHARS]}… (--debug shows all)"
 
 
 def _is_plain(error: Exception) -> bool:

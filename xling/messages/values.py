@@ -31,25 +31,25 @@ class _Short(reprlib.Repr):
         return repr(x if len(x) <= kept else f"{x[:kept]}…")
 
 
-def shown(value: object, most: int = MOST) -> str:
+def format_value(value: object, most: int = MOST) -> str:
     """A value as Python writes it, cut to about `most` signs a text, and four values a list."""
     return " ".join(_Short(most).repr(value).split("\n"))
 
 
-def named(text: str, most: int = MOST) -> str:
+def format_name(text: str, most: int = MOST) -> str:
     """A name without quotes: itself, if it is short and all of it can be seen."""
-    return text if len(text) <= most and text.isprintable() else shown(text, most)
+    return text if len(text) <= most and text.isprintable() else format_value(text, most)
 
 
-def both_ends(text: str, most: int = 120) -> str:
+def shorten_middle(text: str, most: int = 120) -> str:
     """An id, whose end tells it from others as its beginning does; cut in the middle if long."""
     if len(text) > most:
         text = f"{text[: most * 2 // 3]}…{text[-(most // 3) :]}"
-    return text if text.isprintable() else shown(text, most)
+    return text if text.isprintable() else format_value(text, most)
 
 
-def listed(names: Iterable[object], most: int = 10) -> str:
+def join_names(names: Iterable[object], most: int = 10) -> str:
     """Names separated by commas; of more than `most`, how many more there are."""
-    every = [named(str(name), MOST // 2) for name in names]
+    every = [format_name(str(name), MOST // 2) for name in names]
     more = [f"… ({len(every) - most} more)"] if len(every) > most else []
     return ", ".join(every[:most] + more)

@@ -1,18 +1,18 @@
 """Models: the catalog, their weights, four-bit loading and LoRA adapters."""
 
 from xling.models.catalog import catalog
-from xling.models.loaded import BaseShelf, LocatedModel, OpenedModel, locate_model, open_base
+from xling.models.loaded import BaseModelCache, LoadedModel, ModelFiles, get_base, locate_model
 from xling.models.weights.find import Weights, check_model_name, fetch_weights, find_recipe
 
 __all__ = [
-    "BaseShelf",
-    "LocatedModel",
-    "OpenedModel",
+    "BaseModelCache",
+    "LoadedModel",
+    "ModelFiles",
     "Weights",
     "catalog",
     "check_model_name",
     "fetch_weights",
     "find_recipe",
+    "get_base",
     "locate_model",
-    "open_base",
 ]

@@ -114,7 +114,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def less_work(
+def reduce_compute(
     model: "PreTrainedModel | PeftModel",
     *,
     plain_copies: bool,

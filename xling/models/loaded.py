@@ -79,7 +79,7 @@ Quantise = Literal["nf4", "none"]
 
 
 @dataclass(frozen=True)
-class OpenedModel:
+class LoadedModel:
     """A loaded base model, with or without an adapter.
 
     Attributes:
@@ -94,12 +94,12 @@ class OpenedModel:
     model: "PreTrainedModel | PeftModel"
     tokenizer: "PreTrainedTokenizerBase"
 
-    def with_adapter(self, folder: Path) -> "OpenedModel":
+    def with_adapter(self, folder: Path) -> "LoadedModel":
         """The same base with a saved adapter on it."""
         return replace(self, model=load_adapter(self.model, folder))
 
     @contextmanager
-    def adapted(self, folder: Path) -> Iterator["OpenedModel"]:
+    def adapted(self, folder: Path) -> Iterator["LoadedModel"]:
         """Puts a saved adapter on the base for the block, and takes it off after."""
         opened = self.with_adapter(folder)
         try:
@@ -127,7 +127,7 @@ class OpenedModel:
 
 
 @dataclass(frozen=True)
-class LocatedModel:
+class ModelFiles:
     """A model whose weights are on this machine, and are known, but not loaded.
 
     Attributes:
@@ -155,7 +155,7 @@ class LocatedModel:
         architecture = self.architecture
         return architecture is not None and architecture.gradient_checkpointing
 
-    def open(self, *, device_map: DeviceMap | None = None) -> OpenedModel:
+    def open(self, *, device_map: DeviceMap | None = None) -> LoadedModel:
         """Loads it.
 
         Args:
@@ -169,7 +169,7 @@ class LocatedModel:
             self.weights.folder, four_bit=self.quantise == "nf4", device_map=device_map
         )
         check_unchanged(self.recipe, self.weights)
-        return OpenedModel(self.recipe, self.weights, model, self.tokenizer())
+        return LoadedModel(self.recipe, self.weights, model, self.tokenizer())
 
 
 def locate_model(
@@ -180,7 +180,7 @@ def locate_model(
     lora_modules: str = "",
     quantise: Quantise = "nf4",
     expected_identity: str = "",
-) -> LocatedModel:
+) -> ModelFiles:
     """Fetches a model's weights to this machine and checks them.
 
     Args:
@@ -204,7 +204,7 @@ def locate_model(
         _check_architecture(recipe)
     if expected_identity:
         _check_identity(recipe, expected_identity)
-    return LocatedModel(recipe, fetch_weights(recipe), quantise)
+    return ModelFiles(recipe, fetch_weights(recipe), quantise)
 
 
 def _check_identity(recipe: Recipe, expected: str) -> None:
@@ -224,15 +224,15 @@ def _check_architecture(recipe: Recipe) -> None:
         check_derivable(folder, name=recipe.repository)
 
 
-class BaseShelf:
+class BaseModelCache:
     """Keeps the last opened base, so that one load serves all arms of a model."""
 
     def __init__(self) -> None:
-        self._located: LocatedModel | None = None
-        self._opened: OpenedModel | None = None
+        self._located: ModelFiles | None = None
+        self._opened: LoadedModel | None = None
         self._loaded: dict[str, int] | None = None
 
-    def open(self, located: LocatedModel) -> OpenedModel:
+    def open(self, located: ModelFiles) -> LoadedModel:
         """The opened model; loaded only if it is another one than the last."""
         if self._opened is None or not self.holds(located):
             self.release()  # frees the last one before the next is loaded
@@ -241,7 +241,7 @@ class BaseShelf:
             self._loaded = checksums(self._opened.model)
         return replace(self._opened, recipe=located.recipe)
 
-    def holds(self, located: LocatedModel) -> bool:
+    def holds(self, located: ModelFiles) -> bool:
         """Whether this model is the opened one, however it is prompted and adapted."""
         last = self._located
         return last is not None and (
@@ -254,8 +254,8 @@ class BaseShelf:
         free_memory()
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
-        """Lets logged adapters be loaded onto this shelf's base; see `open_base`.
+    def share(self) -> Iterator[None]:
+        """Lets logged adapters be loaded onto this shelf's base; see `get_base`.
 
         The base must be what others will load: if it is not, to the bit, what was loaded (a
         training changed it, or left something on it), it is forgotten before the block, and a
@@ -277,26 +277,26 @@ class BaseShelf:
             self.release()
 
 
-_lender: ContextVar[BaseShelf | None] = ContextVar("lender", default=None)
+_lender: ContextVar[BaseModelCache | None] = ContextVar("lender", default=None)
 
 
-def open_base(located: LocatedModel) -> OpenedModel:
+def get_base(located: ModelFiles) -> LoadedModel:
     """A base without an adapter: that of the shelf which lends in this block, or a fresh one.
 
     Raises:
-        ValueError: as `LocatedModel.open`.
+        ValueError: as `ModelFiles.open`.
     """
     shelf = _lender.get()
     return located.open() if shelf is None else shelf.open(located)
 
 
-def configured_context(located: LocatedModel) -> int | None:
+def configured_context(located: ModelFiles) -> int | None:
     """Tokens that a model takes by its configuration; None where that names no limit."""
     context: int | None = text_config(located).get("max_position_embeddings")
     return context
 
 
-def text_config(located: LocatedModel) -> dict[str, Any]:
+def text_config(located: ModelFiles) -> dict[str, Any]:
     """Read config.json of a model, or the part of it on text where it has one."""
     text = (located.weights.folder / "config.json").read_text(encoding="utf-8")
     config: dict[str, Any] = json.loads(text)

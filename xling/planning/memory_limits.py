@@ -12,7 +12,7 @@ from xling.planning.memory import (
     training_memory,
     weight_bytes,
 )
-from xling.planning.passes import MemoryUse, pass_ways
+from xling.planning.passes import MemoryUse, pass_plans
 from xling.planning.sizes import Sizes, model_sizes
 from xling.training.batching import pass_tokens, rows_at_once
 
@@ -71,7 +71,7 @@ def check_memory(
     import torch
 
     on_gpu = torch.cuda.is_available()
-    sizes, setting = held(
+    sizes, setting = model_on_device(
         folder, quantise=quantise, r=r, dropout=dropout, lora_modules=lora_modules
     )
     there = available_bytes(processes) if available is None else available
@@ -165,7 +165,7 @@ def memory_use(
     """
     from xling.models.loading import device_name
 
-    sizes, setting = held(
+    sizes, setting = model_on_device(
         folder, quantise=quantise, r=r, dropout=dropout, lora_modules=lora_modules
     )
     there = available_bytes(processes) if available is None else available
@@ -187,10 +187,10 @@ def memory_use(
 
     tokens = 0 if fixed_rows else pass_tokens(device_name())
     most = rows_at_once(rows, length, tokens)
-    ways = list(pass_ways(most, asked, fixed=fixed_rows))
+    ways = list(pass_plans(most, asked, fixed=fixed_rows))
     copies = plain_bytes(sizes, setting)
     can_copy = copies > 0 and not (processes > 1 and parallel == "fsdp")
-    room = ample() * beside - copies
+    room = headroom() * beside - copies
     copying = [
         way
         for way in ways
@@ -205,7 +205,7 @@ def memory_use(
     return MemoryUse(checkpointing, plain_copy=plain, pass_rows=rows, pass_tokens=tokens)
 
 
-def held(
+def model_on_device(
     folder: Path, *, quantise: str, r: int, dropout: float, lora_modules: str
 ) -> tuple[Sizes, Setting]:
     """A model's sizes, and how this machine holds it."""
@@ -260,7 +260,7 @@ def on_one_device(there: int) -> int:
     return min(there, torch.cuda.mem_get_info(device)[0] + unused)
 
 
-def ample() -> float:
+def headroom() -> float:
     """`AMPLE` of this machine's device."""
     from xling.models.loading import device_name
 

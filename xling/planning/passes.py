@@ -28,7 +28,7 @@ class MemoryUse:
         return rows_at_once(self.pass_rows, length, self.pass_tokens)
 
 
-def pass_ways(
+def pass_plans(
     rows: int, asked: bool | Literal["auto"], *, fixed: bool
 ) -> Iterator[tuple[int, bool]]:
     """Ways to train that take less and less memory, the fastest first.

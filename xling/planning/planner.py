@@ -25,7 +25,7 @@ from xling.planning.memory import (
     weight_bytes,
 )
 from xling.planning.model_plan import Job, ModelPlan
-from xling.planning.passes import pass_ways
+from xling.planning.passes import pass_plans
 from xling.planning.sizes import Sizes
 from xling.planning.workload import (
     Workload,
@@ -158,7 +158,7 @@ class Planner:
                 most -= 1
             if not fixed:
                 most = rows_at_once(most, longest, PASS_TOKENS["cuda"])
-            for rows, checkpointing in pass_ways(most, chosen, fixed=bool(fixed)):
+            for rows, checkpointing in pass_plans(most, chosen, fixed=bool(fixed)):
                 memory = training_memory(
                     self.sizes,
                     self.setting,

@@ -47,7 +47,7 @@ def fitting_batch(
     """
     import torch
 
-    sizes, setting = memory_limits.held(
+    sizes, setting = memory_limits.model_on_device(
         folder, quantise=quantise, r=r, dropout=0.0, lora_modules=lora_modules
     )
     there = memory_limits.available_bytes() if available is None else available
@@ -94,7 +94,7 @@ def copies_fit(
         loaded: whether the model's weights are in memory already, and so in what is not free.
         available: bytes that are free; None: of this machine, now.
     """
-    sizes, setting = memory_limits.held(
+    sizes, setting = memory_limits.model_on_device(
         folder, quantise=quantise, r=r, dropout=0.0, lora_modules=lora_modules
     )
     there = (
@@ -104,7 +104,7 @@ def copies_fit(
     )
     there += weight_bytes(sizes, setting) if loaded else 0
     copies = plain_bytes(sizes, setting)
-    return 0 < copies <= memory_limits.ample() * there - _needed(sizes, setting, batch_tokens)
+    return 0 < copies <= memory_limits.headroom() * there - _needed(sizes, setting, batch_tokens)
 
 
 def _needed(sizes: Sizes, setting: Setting, tokens: int) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from xling.messages.values import listed
+from xling.messages.values import join_names
 from xling.prompts.chat import answer_turn, check_chat_template
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _check_placeholders(template: str, fields: Sequence[str], what: str) -> str:
     if sorted(found) != sorted(fields):
         raise ValueError(
             f"{what} must hold each of {', '.join(f'{{{name}}}' for name in fields)} "
-            f"once; it holds {listed(f'{{{name}}}' for name in found) or 'none'}"
+            f"once; it holds {join_names(f'{{{name}}}' for name in found) or 'none'}"
         )
     return template
 

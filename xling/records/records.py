@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xling.files.atomic import written_file
+from xling.files.atomic import atomic_write
 from xling.files.parquet import read_parquet
 from xling.records.metrics import (
     LABELS,
@@ -93,7 +93,7 @@ def write_records(frame: pd.DataFrame, path: Path) -> None:
         OSError: If the folder cannot be written or the disk is full; an older file stays as it was.
     """
     table = pa.Table.from_pandas(check_records(frame), schema=RECORD_SCHEMA, preserve_index=False)
-    with written_file(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 

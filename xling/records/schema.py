@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from xling.messages.values import named, shown
+from xling.messages.values import format_name, format_value
 
 ARMS = ("base", "finetuned", "control-source", "shuffled-labels")
 REASONINGS = ("direct", "cot")
@@ -94,7 +94,7 @@ def check_records(frame: pd.DataFrame) -> pd.DataFrame:
     unknown = [str(name) for name in frame.columns if name not in RECORD_SCHEMA.names]
     if unknown:
         raise ValueError(
-            f"records: column {shown(unknown[0])} is not part of a record; drop it (the "
+            f"records: column {format_value(unknown[0])} is not part of a record; drop it (the "
             f"columns are {', '.join(RECORD_SCHEMA.names)})"
         )
     if frame.columns.has_duplicates:
@@ -236,9 +236,9 @@ def _refuse(frame: pd.DataFrame, column: str, bad: Mask, rule: str) -> None:
         return
     row = int(np.argmax(bad))
     where = ", ".join(
-        f"{name} {named(str(frame[name].iloc[row]), 40)}"
+        f"{name} {format_name(str(frame[name].iloc[row]), 40)}"
         for name in ("model", "arm", "language", "item_id")
     )
     value = frame[column].iloc[row]
-    told = shown(value.item() if isinstance(value, np.generic) else value)
+    told = format_value(value.item() if isinstance(value, np.generic) else value)
     raise ValueError(f"records: column {column!r}, row {row} ({where}): value {told} {rule}")

@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xling.files.atomic import written_file
+from xling.files.atomic import atomic_write
 from xling.files.parquet import read_parquet
-from xling.messages.values import listed, named
+from xling.messages.values import format_name, join_names
 
 ROUTING_SCHEMA = pa.schema(
     [
@@ -109,7 +109,7 @@ def check_routing(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if sorted(map(str, frame.columns)) != sorted(ROUTING_SCHEMA.names):
         raise ValueError(
-            f"routing: columns are {listed(frame.columns)}; needed are exactly "
+            f"routing: columns are {join_names(frame.columns)}; needed are exactly "
             f"{', '.join(ROUTING_SCHEMA.names)}"
         )
     if frame.empty:
@@ -120,7 +120,7 @@ def check_routing(frame: pd.DataFrame) -> pd.DataFrame:
         table.validate(full=True)
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise ValueError(
-            f"routing: a column has a wrong type or an empty value: {named(str(error), 200)}"
+            f"routing: a column has a wrong type or an empty value: {format_name(str(error), 200)}"
         ) from None
     checked: pd.DataFrame = table.to_pandas().sort_values(_KEY, ignore_index=True)
     _refuse(checked, checked.duplicated(_KEY), "is there twice; keep one")
@@ -145,7 +145,7 @@ def write_routing(frame: pd.DataFrame, path: Path) -> None:
         OSError: the folder cannot be written; an older file stays as it was.
     """
     table = pa.Table.from_pandas(check_routing(frame), schema=ROUTING_SCHEMA, preserve_index=False)
-    with written_file(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
@@ -227,7 +227,7 @@ def _check_grid(frame: pd.DataFrame) -> None:
     fewest = rows.idxmin()
     raise ValueError(
         f"routing: {sizes[0]} languages, {sizes[1]} layers and {sizes[2]} experts make "
-        f"{np.prod(sizes)} rows, not {len(frame)}; fewest has {named(str(fewest))} "
+        f"{np.prod(sizes)} rows, not {len(frame)}; fewest has {format_name(str(fewest))} "
         f"({rows.min()}); write all "
         "languages of one model, and no other"
     )
@@ -237,6 +237,6 @@ def _refuse(frame: pd.DataFrame, bad: pd.Series, words: str) -> None:
     if bad.any():
         row = frame.iloc[int(np.argmax(bad))]
         raise ValueError(
-            f"routing: {named(row['language'])}, layer {row['layer']}, expert {row['expert']} "
+            f"routing: {format_name(row['language'])}, layer {row['layer']}, expert {row['expert']} "
             f"{words}"
         )

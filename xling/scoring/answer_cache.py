@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xling.files.strict_json import parse_json
-from xling.messages.values import shown
+from xling.messages.values import format_value
 from xling.scoring.generation import Generation
 
 
@@ -23,7 +23,7 @@ def answer_key(mode: str, tokens: Sequence[int]) -> str:
     return hashlib.sha256(json.dumps([mode, *map(int, tokens)]).encode()).hexdigest()
 
 
-class KeptAnswers:
+class AnswerCache:
     """Finished answers by key, one JSON line each; for one process and one thread.
 
     A last line that was not finished is left out and overwritten.
@@ -157,9 +157,9 @@ def _line_to_generation(line: bytes) -> tuple[str, Generation]:
         raise ValueError(f"it has other fields than {', '.join(_KINDS)}")
     for name, kind in _KINDS.items():
         if type(content[name]) is not kind:
-            raise ValueError(f"{name} is {shown(content[name])}")
+            raise ValueError(f"{name} is {format_value(content[name])}")
     if content["n_tokens"] < 0:
-        raise ValueError(f"n_tokens is {shown(content['n_tokens'])}")
+        raise ValueError(f"n_tokens is {format_value(content['n_tokens'])}")
     if any("\ud800" <= sign <= "\udfff" for sign in content["text"]):
         raise ValueError("text holds half a surrogate pair")
     return content["key"], Generation(content["text"], content["n_tokens"], content["truncated"])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from xling.models.memory import free_memory, is_out_of_memory
-from xling.scoring.answer_cache import KeptAnswers
+from xling.scoring.answer_cache import AnswerCache
 from xling.scoring.batch_plan import plan_batches
 from xling.scoring.prefix_forward import Batch, can_share, is_trusted, read_logprobs, tolerance
 from xling.scoring.prefix_trees import Request, Row, lay_out, plan_rows
@@ -36,7 +36,7 @@ LONGEST_EAGER_ROW = 1024
 
 
 @dataclass
-class Runner:
+class BatchRunner:
     """Computes log-probabilities of targets after token sequences.
 
     Attributes:
@@ -55,7 +55,7 @@ class Runner:
     pad_token: int
     batch_tokens: int
     share: bool
-    kept: KeptAnswers | None
+    kept: AnswerCache | None
     repeats: npt.NDArray[np.int64] | None = None
     limit: int | None = None
 

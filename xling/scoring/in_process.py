@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xling.prompts import label_token_ids
-from xling.scoring.answer_cache import KeptAnswers
+from xling.scoring.answer_cache import AnswerCache
 from xling.scoring.answer_spans import AnswerSpan, answer_spans, check_answers, prior_spans
-from xling.scoring.batch_runner import Runner
+from xling.scoring.batch_runner import BatchRunner
 from xling.scoring.context import context_of
 from xling.scoring.generation import generate
 from xling.scoring.prefix_trees import Request
@@ -61,12 +61,12 @@ class InProcessEngine:
         self._tokenizer = tokenizer
         self._add_special_tokens = add_special_tokens
         self._batch_tokens = batch_tokens
-        self._runner = Runner(
+        self._runner = BatchRunner(
             model,
             pad_token=tokenizer.pad_token_id,
             batch_tokens=batch_tokens,
             share=share_prefixes,
-            kept=KeptAnswers(kept) if kept is not None else None,
+            kept=AnswerCache(kept) if kept is not None else None,
         )
 
     @property

@@ -36,14 +36,14 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
     def load_context(self, context: Any) -> None:
         """Loads the base in the precision it was trained on, and the adapter onto it.
 
-        Within a study the base may be in memory already; see `xling.models.open_base`.
+        Within a study the base may be in memory already; see `xling.models.get_base`.
 
         Raises:
             ValueError: the base's weights are not those that the adapter was trained on, or the
                 adapter's files are not those that were logged; or a limit is no number.
         """
         from xling.files.checksums import files_sha256
-        from xling.models import locate_model, open_base
+        from xling.models import get_base, locate_model
 
         settings, folder = context.model_config, Path(context.artifacts["adapter"])
         logged = settings.get("files_sha256")
@@ -62,7 +62,7 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
             quantise=settings["quantise"],
             expected_identity=settings["weights"],
         )
-        self._opened = open_base(located).with_adapter(folder)
+        self._opened = get_base(located).with_adapter(folder)
 
     def close(self) -> None:
         """Takes the adapter off the base, and forgets both."""

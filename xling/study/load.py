@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from xling.files.strict_yaml import MOST_SIGNS, read_settings
+from xling.files.strict_yaml import MAX_CHARS, read_settings
 from xling.messages.secrets import without_password
-from xling.messages.values import named, shown
+from xling.messages.values import format_name, format_value
 from xling.study.settings import (
     DataSettings,
     LanguageSettings,
@@ -58,7 +58,7 @@ def load_study(study: str) -> Study:
         close = difflib.get_close_matches(study, study_names(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"unknown study {shown(without_password(study))}.{hint} "
+            f"unknown study {format_value(without_password(study))}.{hint} "
             f"Valid: {', '.join(study_names())}, or the path of a .yaml file"
         )
     return parse_study(text, where=study)
@@ -119,7 +119,7 @@ def _refuse_secrets(content: Any, where: str) -> None:
 def _read(path: Path) -> str:
     """The text of a file; ValueError if it is none."""
     try:
-        if path.stat().st_size > 4 * MOST_SIGNS:
+        if path.stat().st_size > 4 * MAX_CHARS:
             raise ValueError(f"{path} is too long for a study file: {path.stat().st_size} bytes")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -141,7 +141,7 @@ def _explain(error: ValidationError) -> str:
     """One line for each problem: the key, what is wrong and what is valid."""
     lines = []
     for problem in error.errors(include_url=False):
-        location, got = problem["loc"], f" (got {shown(problem['input'])})"
+        location, got = problem["loc"], f" (got {format_value(problem['input'])})"
         if SERVER in location:
             got = ""  # an address may hold a password
         match problem["type"]:
@@ -166,7 +166,7 @@ def _explain(error: ValidationError) -> str:
                 message = problem["msg"].removeprefix("Value error, ")
             case _:
                 message = problem["msg"] + got
-        key = ".".join(named(str(part), 40) for part in location) or "study"
+        key = ".".join(format_name(str(part), 40) for part in location) or "study"
         lines.append(_cut(f"  {key}: {message}"))
     if len(lines) > MOST_PROBLEMS:
         lines[MOST_PROBLEMS:] = [f"  and {len(lines) - MOST_PROBLEMS} more problems"]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from xling.data import BELEBELE
 from xling.languages import belebele_codes, family_of, get_language
-from xling.messages.values import named, shown
+from xling.messages.values import format_name, format_value
 from xling.prompts import (
     DEFAULT_ANSWER_PREFIX,
     DEFAULT_CLOZE_PREFIX,
@@ -86,14 +86,16 @@ class ServerSettings(Strict):
                 "the key into the environment variable that `key_variable` names"
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"must begin with http:// or https:// and a host (got {shown(url)})")
+            raise ValueError(
+                f"must begin with http:// or https:// and a host (got {format_value(url)})"
+            )
         try:
             _ = parts.port
         except ValueError:
             raise ValueError("must have a port from 0 to 65535, or none, after its host") from None
         if not parts.path.rstrip("/").endswith("/v1"):
             raise ValueError(
-                f"must end in /v1, such as http://localhost:8000/v1 (got {shown(url)})"
+                f"must end in /v1, such as http://localhost:8000/v1 (got {format_value(url)})"
             )
         return url.rstrip("/")
 
@@ -108,7 +110,7 @@ class ServerSettings(Strict):
         for _, name, form, how in parts:
             if name is not None and (name not in ADAPTER_FIELDS or form or how):
                 raise ValueError(
-                    f"{shown(adapter)} has the placeholder {{{named(name)}}}; valid: {valid}"
+                    f"{format_value(adapter)} has the placeholder {{{format_name(name)}}}; valid: {valid}"
                 )
         if not adapter.strip():
             raise ValueError(f"must name the adapter on the server; placeholders: {valid}")
@@ -157,7 +159,7 @@ class ModelSettings(Strict):
         label = self.label
         if not re.fullmatch(NAME, label) or not label.strip("._-") or len(label) > LONGEST_NAME:
             raise ValueError(
-                f"id {shown(self.id)} makes the name {shown(label)}, which runs and the registry "
+                f"id {format_value(self.id)} makes the name {format_value(label)}, which runs and the registry "
                 "do not take; give the model a `name` of letters, digits, '.', '_' and '-', at "
                 f"most {LONGEST_NAME} and not signs alone"
             )
@@ -169,7 +171,9 @@ class ModelSettings(Strict):
         try:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"is no regular expression ({error}): {shown(pattern)}") from error
+            raise ValueError(
+                f"is no regular expression ({error}): {format_value(pattern)}"
+            ) from error
         return pattern
 
     @model_validator(mode="after")
@@ -249,7 +253,7 @@ class PromptSettings(Strict):
         if not prefix.strip() or prefix.endswith(" "):
             raise ValueError(
                 f"must hold text, such as 'Answer:', and not end in a space, which is put before "
-                f"each answer (got {shown(prefix)})"
+                f"each answer (got {format_value(prefix)})"
             )
         return prefix
 
@@ -392,7 +396,7 @@ class LanguageSettings(Strict):
             isinstance(value, tuple) and all(isinstance(code, str) for code in value)
         ):
             return value
-        raise ValueError(f"must be 'all' or a list of language codes (got {shown(value)})")
+        raise ValueError(f"must be 'all' or a list of language codes (got {format_value(value)})")
 
     @field_validator("source", "target", "control_source")
     @classmethod

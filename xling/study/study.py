@@ -7,7 +7,7 @@ from typing import Self
 import yaml
 from pydantic import Field, model_validator
 
-from xling.messages.values import shown
+from xling.messages.values import format_value
 from xling.study.settings import (
     ARMS,
     REASONING,
@@ -169,7 +169,7 @@ class Study(Strict):
             if name in (model.label, model.id):
                 return model
         raise ValueError(
-            f"study {self.name!r} has no model {shown(name)}; "
+            f"study {self.name!r} has no model {format_value(name)}; "
             f"valid: {', '.join(model.label for model in self.models)}"
         )
 

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
-from xling.files.atomic import written_file, written_whole
+from xling.files.atomic import atomic_directory, atomic_write
 from xling.files.checksums import files_sha256
 from xling.files.paths import ROOT
 from xling.files.requirements import adapter_requirements
@@ -96,7 +96,7 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
     """
     entry = active_entry()
     digest = files_sha256(folder)
-    with written_whole(entry.adapter) as temporary:
+    with atomic_directory(entry.adapter) as temporary:
         mlflow.pyfunc.save_model(
             path=str(temporary),
             python_model=str(ROOT / "xling" / "serving" / "adapter_model.py"),
@@ -116,7 +116,7 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
         "model_id": adapter_id(entry),
         "settings": {**settings, FILES_SHA256: digest},
     }
-    with written_file(folder.parent / SETTINGS_FILE) as target:
+    with atomic_write(folder.parent / SETTINGS_FILE) as target:
         target.write_text(json.dumps(logged), encoding="utf-8")
     return adapter_id(entry)
 
@@ -125,7 +125,7 @@ def score_logged_adapter(model_id: str, prompts: Sequence[str]) -> np.ndarray[An
     """Loads a logged model back, scores prompts with it, and frees its memory.
 
     The adapter comes from the store, whatever is in memory, or from the outbox while the store is
-    silent; the base, too, unless a shelf lends its own (`xling.models.BaseShelf.lent`).
+    silent; the base, too, unless a shelf lends its own (`xling.models.BaseModelCache.share`).
 
     Returns:
         Shape (n, 4); natural logs.

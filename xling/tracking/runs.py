@@ -17,7 +17,7 @@ from xling.files.paths import state_folder
 from xling.messages.secrets import Terminated, without_password
 from xling.tracking.outbox.connection import link, outbox
 from xling.tracking.outbox.delivery import deliver, finish
-from xling.tracking.outbox.entry import Entry, Head
+from xling.tracking.outbox.entry import Entry, RunHeader
 from xling.tracking.process_identity import process_tags
 from xling.tracking.store import (
     Experiment,
@@ -148,7 +148,7 @@ def log_operation(operation: Mapping[str, Any]) -> bool:
     return deliver(run, _active.get()[:-1])
 
 
-def _head(kind: str, name: str, study: str, tags: Mapping[str, str], again: bool) -> Head:
+def _head(kind: str, name: str, study: str, tags: Mapping[str, str], again: bool) -> RunHeader:
     """What a run of this process is."""
     above = _active.get()
     parent = above[-1].run_id if above else os.environ.get(PARENT_VARIABLE, "")
@@ -161,7 +161,7 @@ def _head(kind: str, name: str, study: str, tags: Mapping[str, str], again: bool
         **{f"xling.{key}": value for key, value in {**process_tags(), **tags}.items()},
         **json.loads(os.environ.get(TAGS_VARIABLE, "{}")),
     }
-    return Head(
+    return RunHeader(
         id=uuid.uuid4().hex,
         store=tracking_uri(),
         experiment_id=experiment.id,

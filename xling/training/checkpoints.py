@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xling.files.checksums import fault, written_sealed
+from xling.files.checksums import checksummed_directory, find_damage
 from xling.training.fsdp import fill, whole
-from xling.training.team import Team
+from xling.training.team import ProcessGroup
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ def save_checkpoint(
     parameters: Mapping[str, "torch.nn.Parameter"],
     optimiser: "torch.optim.Optimizer",
     curve: Curve,
-    team: Team,
+    team: ProcessGroup,
 ) -> None:
     """Writes a checkpoint, once for all processes, and drops all but it and the one before it.
 
@@ -59,7 +59,7 @@ def save_checkpoint(
         return
     target = folder / f"checkpoint-{len(curve)}"
     shutil.rmtree(target, ignore_errors=True)  # half a checkpoint would be in the way
-    with written_sealed(target) as temporary:
+    with checksummed_directory(target) as temporary:
         save_file(state, temporary / STATE)
         progress = {"global_step": len(curve), "curve": curve}
         (temporary / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
@@ -128,7 +128,7 @@ def step_of(checkpoint: Path) -> int:
 
 def _fault(checkpoint: Path) -> str:
     """What is wrong with a checkpoint, in words; empty if nothing is."""
-    wrong = fault(checkpoint, thorough=True)
+    wrong = find_damage(checkpoint, thorough=True)
     if wrong:
         return wrong
     step = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))["global_step"]

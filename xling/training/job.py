@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xling.models import LocatedModel, locate_model
+from xling.models import ModelFiles, locate_model
 from xling.training.loop import Example
 from xling.training.team import Parallel
 
@@ -53,7 +53,7 @@ class TrainingJob:
     processes: int = 1
     parallel: Parallel = "fsdp"
 
-    def locate(self) -> LocatedModel:
+    def locate(self) -> ModelFiles:
         """Finds the weights on this machine.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from xling.models.fast_forward import attention_of_any_shape, last_position_alone, less_work
+from xling.models.fast_forward import attention_of_any_shape, last_position_alone, reduce_compute
 from xling.models.memory import peak_memory, reset_peak_memory
 from xling.scoring.in_process import contiguous_head_input
 from xling.study.settings import per_process
@@ -22,7 +22,7 @@ from xling.training.checkpoints import (
     save_checkpoint,
 )
 from xling.training.step import Collator, Passes, Step
-from xling.training.team import Team
+from xling.training.team import ProcessGroup
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,7 @@ def train_adapter(
     plain_copy: bool = False,
     pass_rows: int = 0,
     pass_tokens: int = 0,
-    team: Team | None = None,
+    team: ProcessGroup | None = None,
 ) -> TrainingResult:
     """Trains an adapter in place; goes on from the last whole checkpoint in `folder`.
 
@@ -125,7 +125,7 @@ def train_adapter(
     import torch
     from transformers import set_seed
 
-    team = team or Team()
+    team = team or ProcessGroup()
     if not examples:
         raise ValueError("there are no training examples; is `limit` or `held_out` too large?")
     micro = per_process(batch_size, micro_batch_size, team.size)
@@ -183,7 +183,7 @@ def _resumed(
     folder: Path,
     parameters: Mapping[str, "torch.nn.Parameter"],
     optimiser: "torch.optim.Optimizer",
-    team: Team,
+    team: ProcessGroup,
 ) -> Curve:
     """Goes back to the last whole checkpoint, which the first process finds for all.
 
@@ -228,7 +228,7 @@ def _lean(model: "PeftModel", *, plain_copy: bool, sharded: bool) -> Iterator[No
             ways.enter_context(attention_of_any_shape())
             ways.enter_context(last_position_alone(model))
         else:
-            ways.enter_context(less_work(model, plain_copies=plain_copy, last_alone=True))
+            ways.enter_context(reduce_compute(model, plain_copies=plain_copy, last_alone=True))
         yield
 
 

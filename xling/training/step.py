@@ -9,7 +9,7 @@ from xling.models.memory import free_memory, is_out_of_memory
 from xling.scoring.in_process import answer_logits
 from xling.training.batching import Batch, batches_of
 from xling.training.fsdp import whole
-from xling.training.team import Team
+from xling.training.team import ProcessGroup
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ class Passes:
     rows: int
     tokens: int
 
-    def of(self, step: Sequence[int], team: Team) -> tuple[Batch, ...]:
+    def of(self, step: Sequence[int], team: ProcessGroup) -> tuple[Batch, ...]:
         """This process's passes of a step."""
         return batches_of(
             step,
@@ -85,7 +85,7 @@ class Step:
     rows: Sequence[dict[str, Any]]
     optimiser: "torch.optim.Optimizer"
     max_grad_norm: float
-    team: Team
+    team: ProcessGroup
     passes: Passes
 
     def run(self, step: Sequence[int], rate: float, drawn: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ Parallel = Literal["fsdp", "ddp"]
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """One process's place among those that train together.
 
     Attributes:

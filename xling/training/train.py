@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from xling.models import OpenedModel
+from xling.models import LoadedModel
 from xling.models.loading import four_bit_share
 from xling.scoring import InProcessEngine
 from xling.training.fsdp import local_bytes, shard, whole
 from xling.training.job import TrainingJob, read_job
 from xling.training.loop import Example, train_adapter
-from xling.training.team import Team, environment_rank, environment_size
+from xling.training.team import ProcessGroup, environment_rank, environment_size
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -33,7 +33,7 @@ def run_job(path: Path) -> None:
         OtherProcessFailed: another process could not open the base.
     """
     job, examples = read_job(path)
-    team = Team(environment_rank(), environment_size(), job.parallel)
+    team = ProcessGroup(environment_rank(), environment_size(), job.parallel)
     if team.size != job.processes:
         raise ValueError(f"the training needs {job.processes} processes, but {team.size} run")
     opened = _together(team, lambda: job.locate().open())
@@ -41,7 +41,7 @@ def run_job(path: Path) -> None:
 
 
 def train_and_save(
-    job: TrainingJob, examples: Sequence[Example], opened: OpenedModel, team: Team
+    job: TrainingJob, examples: Sequence[Example], opened: LoadedModel, team: ProcessGroup
 ) -> None:
     """Trains an adapter, saves it once, and scores the check prompts with it.
 
@@ -95,7 +95,7 @@ def train_and_save(
     (target / "check.json").write_text(json.dumps(check), encoding="utf-8")
 
 
-def _save_adapter(model: "PeftModel", folder: Path, team: Team, *, base: str) -> None:
+def _save_adapter(model: "PeftModel", folder: Path, team: ProcessGroup, *, base: str) -> None:
     """Writes PEFT's files, with whole tensors, from one process.
 
     They name the base by its id, not by where this machine keeps its weights.
@@ -115,7 +115,7 @@ def _save_adapter(model: "PeftModel", folder: Path, team: Team, *, base: str) ->
         loaded.config._name_or_path, loaded.name_or_path = places
 
 
-def _together(team: Team, action: Callable[[], Result]) -> Result:
+def _together(team: ProcessGroup, action: Callable[[], Result]) -> Result:
     """Does something that can fail on one process alone; then the others stop too.
 
     Raises:

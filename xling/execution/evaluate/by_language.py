@@ -9,10 +9,10 @@ import pandas as pd
 
 from xling.data import Item
 from xling.execution.evaluate.answers import Answers, record_frame
-from xling.execution.evaluate.examiner import Examiner
+from xling.execution.evaluate.examiner import ItemScorer
 from xling.execution.evaluate.log_results import ROUTING, write_parquet
-from xling.execution.study_data import ItemsByPart, Prepared
-from xling.files.checksums import difference, read_seen, see, write_seen
+from xling.execution.study_data import ItemsByPart, StudyData
+from xling.files.checksums import difference, read_seen, stamp_file, write_seen
 from xling.records import write_records
 from xling.routing import routing_frame, write_routing
 from xling.study import Cell
@@ -35,7 +35,7 @@ class Share:
 
 
 def answer_stage(
-    prepared: Prepared, cell: Cell, examiner: Examiner, items: ItemsByPart, folder: Path
+    prepared: StudyData, cell: Cell, examiner: ItemScorer, items: ItemsByPart, folder: Path
 ) -> None:
     """Asks all languages' items in one stream, and writes each language's files.
 
@@ -109,7 +109,7 @@ def _shares(items: ItemsByPart, codes: Sequence[str]) -> list[Share]:
     ]
 
 
-def _streams(examiner: Examiner, items: ItemsByPart, codes: Sequence[str]) -> Iterator[list[str]]:
+def _streams(examiner: ItemScorer, items: ItemsByPart, codes: Sequence[str]) -> Iterator[list[str]]:
     """Languages that are asked in one call: all, up to `MOST_PROMPTS`."""
     together: list[str] = []
     prompts = 0
@@ -130,7 +130,7 @@ def _named(codes: Sequence[str]) -> str:
 
 
 def _ask(
-    examiner: Examiner, shares: Sequence[Share], description: str, unfinished: Path
+    examiner: ItemScorer, shares: Sequence[Share], description: str, unfinished: Path
 ) -> list[Answers]:
     """Answers to each share, in their order."""
     if examiner.records_routing:
@@ -146,7 +146,7 @@ def _ask(
 
 
 def _write_language(
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
     answered: Sequence[tuple[Share, Answers]],
     code: str,
@@ -175,4 +175,4 @@ def _write_language(
         write_parquet(pd.concat(frames, ignore_index=True), folder / name / f"{code}.parquet")
     write_records(pd.concat(records), folder / f"{code}.parquet")
     names = [f"{code}.parquet", *(f"{name}/{code}.parquet" for name in sorted(written))]
-    write_seen(_seal(folder, code), {name: see(folder / name) for name in names})
+    write_seen(_seal(folder, code), {name: stamp_file(folder / name) for name in names})

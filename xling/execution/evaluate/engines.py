@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xling.execution.memory_checks import check_scoring_room, scoring_batch, scoring_copies
-from xling.execution.study_data import Prepared, prompt_format
-from xling.files.atomic import kept_number
+from xling.execution.study_data import StudyData, prompt_format
+from xling.files.atomic import remember_int
 from xling.files.fingerprint import fingerprint
-from xling.models import BaseShelf, LocatedModel
-from xling.models.fast_forward import less_work
+from xling.models import BaseModelCache, ModelFiles
+from xling.models.fast_forward import reduce_compute
 from xling.models.loaded import configured_context
 from xling.prompts import render_prompts
 from xling.routing import has_known_routers
@@ -32,7 +32,7 @@ BATCH_TOKENS = "batch_tokens"
 
 
 @dataclass(frozen=True)
-class Seat:
+class EngineHandle:
     """What one stage's items are put to.
 
     Attributes:
@@ -47,7 +47,7 @@ class Seat:
 
 
 @dataclass(frozen=True)
-class Source:
+class EnginePool:
     """Engines of a cell, one of each stage.
 
     Attributes:
@@ -56,10 +56,10 @@ class Source:
     """
 
     params: dict[str, Any]
-    seats: tuple[AbstractContextManager[Seat], ...]
+    seats: tuple[AbstractContextManager[EngineHandle], ...]
 
 
-def source_identity(prepared: Prepared, cell: Cell) -> dict[str, Any]:
+def source_identity(prepared: StudyData, cell: Cell) -> dict[str, Any]:
     """What of a cell's engine decides its answers, for the fingerprint.
 
     Of a server's device and batches nothing is known, and its key and limits decide nothing. The
@@ -81,7 +81,7 @@ def source_identity(prepared: Prepared, cell: Cell) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Reached:
+class ServerConnection:
     """A cell's server, and what it serves."""
 
     transport: "Transport"
@@ -98,7 +98,7 @@ class Reached:
         return fingerprint({"cell": digest, "server": server}, stages=())
 
 
-def reach_server(model: ModelSettings) -> Reached | None:
+def reach_server(model: ModelSettings) -> ServerConnection | None:
     """Asks a model's server what it serves; None where the model is in this process.
 
     Raises:
@@ -109,7 +109,7 @@ def reach_server(model: ModelSettings) -> Reached | None:
     if model.server is None:
         return None
     transport = Transport(model.server)
-    return Reached(
+    return ServerConnection(
         transport, find_served(transport, model=model.server.model, study_model=model.id)
     )
 
@@ -126,16 +126,16 @@ def check_servers(study: Study) -> None:
 
 @contextmanager
 def engine_source(
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
-    located: LocatedModel,
-    shelf: BaseShelf,
+    located: ModelFiles,
+    shelf: BaseModelCache,
     adapters: Sequence[Path | None],
     folders: Sequence[Path],
     *,
-    reached: Reached | None,
+    reached: ServerConnection | None,
     asked_for: str = "",
-) -> Iterator[Source]:
+) -> Iterator[EnginePool]:
     """Engines of a cell's stages; a server is tried out, and handed adapters, before the block.
 
     Args:
@@ -154,13 +154,13 @@ def engine_source(
     """
     if reached is None:
         work = folders[0].parent
-        tokens = kept_number(work / BATCH_TOKENS, lambda: scoring_batch(prepared, located, shelf))
+        tokens = remember_int(work / BATCH_TOKENS, lambda: scoring_batch(prepared, located, shelf))
         routed = (cell.reasoning, cell.scoring) == ("direct", "answer-token")
         if not shelf.holds(located):
             check_scoring_room(prepared, cell, located, shelf, batch_tokens=tokens)
         copies = scoring_copies(prepared, located, shelf, batch_tokens=tokens)
         params = {"engine": "in-process", "batch_tokens": tokens, "plain_copy": copies}
-        yield Source(
+        yield EnginePool(
             params,
             tuple(
                 _local(located, shelf, adapter, folder, tokens, routed=routed, copies=copies)
@@ -174,15 +174,15 @@ def engine_source(
 
 @contextmanager
 def _local(
-    located: LocatedModel,
-    shelf: BaseShelf,
+    located: ModelFiles,
+    shelf: BaseModelCache,
     adapter: Path | None,
     folder: Path,
     batch_tokens: int,
     *,
     routed: bool,
     copies: bool,
-) -> Iterator[Seat]:
+) -> Iterator[EngineHandle]:
     """A model in this process, with or without an adapter.
 
     Where routing is recorded batches are not kept: what is not computed again is not counted.
@@ -190,7 +190,7 @@ def _local(
     opened = shelf.open(located)
     with (
         opened.adapted(adapter) if adapter else nullcontext(opened) as it,
-        less_work(it.model, plain_copies=copies),
+        reduce_compute(it.model, plain_copies=copies),
     ):
         engine = InProcessEngine(
             it.model,
@@ -199,19 +199,19 @@ def _local(
             batch_tokens=batch_tokens,
             kept=None if routed and has_known_routers(it.model) else folder / KEPT_BATCHES,
         )
-        yield Seat(engine, it.tokenizer, it.model)
+        yield EngineHandle(engine, it.tokenizer, it.model)
 
 
 def _remote(
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
-    located: LocatedModel,
-    reached: Reached,
+    located: ModelFiles,
+    reached: ServerConnection,
     adapters: Sequence[Path | None],
     folders: Sequence[Path],
     asked_for: str,
     stack: ExitStack,
-) -> Source:
+) -> EnginePool:
     from xling.scoring.server import ServedModel, ServerEngine, served_adapter
 
     server = cell.model.server
@@ -255,10 +255,10 @@ def _remote(
         "server.answers": "; ".join(sorted({each.abilities.answers for each in engines})),
         "server.top_logprobs": server.top_logprobs,
     }
-    return Source(params, tuple(nullcontext(Seat(each, tokenizer)) for each in engines))
+    return EnginePool(params, tuple(nullcontext(EngineHandle(each, tokenizer)) for each in engines))
 
 
-def _adapter_names(prepared: Prepared, cell: Cell, server: ServerSettings) -> list[str]:
+def _adapter_names(prepared: StudyData, cell: Cell, server: ServerSettings) -> list[str]:
     """What the server calls the cell's adapters, fold by fold; none for the base."""
     if cell.arm == "base":
         return []

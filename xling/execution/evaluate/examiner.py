@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Examiner:
+class ItemScorer:
     """Asks one model, with or without an adapter, in one cell's way.
 
     Args:

@@ -5,13 +5,13 @@ from pathlib import Path
 from xling import tracking
 from xling.execution.cell_run import cell_command, trained_adapter_folder
 from xling.execution.finetune.run_finetune import adapter_name, finetune_fingerprint, fold_parameter
-from xling.execution.study_data import Prepared
-from xling.models import LocatedModel
+from xling.execution.study_data import StudyData
+from xling.models import ModelFiles
 from xling.study import Cell
 
 
 def find_adapters(
-    prepared: Prepared, cell: Cell, located: LocatedModel, adapter: str, downloads: Path
+    prepared: StudyData, cell: Cell, located: ModelFiles, adapter: str, downloads: Path
 ) -> list[tracking.FetchedAdapter]:
     """Fetches the adapter of each fold, checked against the base.
 
@@ -46,7 +46,7 @@ def find_adapters(
     ]
 
 
-def _trained(prepared: Prepared, cell: Cell, located: LocatedModel) -> list[tuple[str, Path]]:
+def _trained(prepared: StudyData, cell: Cell, located: ModelFiles) -> list[tuple[str, Path]]:
     """The arm's own finetune runs by fold: ids, and where they leave adapters on this machine."""
     runs = []
     for fold in range(len(prepared.splits)):
@@ -63,9 +63,9 @@ def _trained(prepared: Prepared, cell: Cell, located: LocatedModel) -> list[tupl
 
 
 def _fetch_adapter(
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
-    located: LocatedModel,
+    located: ModelFiles,
     uri: str,
     folder: Path,
     *,
@@ -87,7 +87,7 @@ def _fetch_adapter(
     return fetched
 
 
-def _check_origin(prepared: Prepared, cell: Cell, fetched: tracking.FetchedAdapter) -> None:
+def _check_origin(prepared: StudyData, cell: Cell, fetched: tracking.FetchedAdapter) -> None:
     """Refuses an adapter of another arm, seed or splitting: its answers would be another cell's."""
     settings = fetched.settings
     arm, seed = settings.get("arm", "finetuned"), settings.get("seed", 0)

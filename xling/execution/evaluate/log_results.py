@@ -15,8 +15,8 @@ from xling.execution.evaluate.answers import (
     REASONING_TABLE,
     SERVER_TABLE,
 )
-from xling.execution.study_data import Prepared
-from xling.files.atomic import written_file
+from xling.execution.study_data import StudyData
+from xling.files.atomic import atomic_write
 from xling.files.parquet import read_parquet
 from xling.records import (
     LOGPROB_COLUMNS,
@@ -127,7 +127,7 @@ def _cloze_metrics(rows: pd.DataFrame) -> dict[str, float]:
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
     """Writes a table, whole or not at all."""
-    with written_file(path) as temporary:
+    with atomic_write(path) as temporary:
         frame.to_parquet(temporary, index=False, write_page_checksum=True)
 
 
@@ -142,7 +142,7 @@ def read_kept(path: Path) -> pd.DataFrame:
 
 
 def log_evaluated(
-    prepared: Prepared, cell: Cell, folder: Path, stages: list[str], *, model_id: str
+    prepared: StudyData, cell: Cell, folder: Path, stages: list[str], *, model_id: str
 ) -> None:
     """Logs records, what stands beside them, and the metrics of both.
 

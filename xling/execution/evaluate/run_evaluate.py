@@ -19,14 +19,14 @@ from xling.execution.cell_run import (
 )
 from xling.execution.evaluate.by_language import answer_stage
 from xling.execution.evaluate.engines import engine_source, reach_server, source_identity
-from xling.execution.evaluate.examiner import Examiner
+from xling.execution.evaluate.examiner import ItemScorer
 from xling.execution.evaluate.find_adapters import find_adapters
 from xling.execution.evaluate.log_results import log_evaluated
-from xling.execution.leakage_checks import prove_evaluation
+from xling.execution.leakage_checks import check_no_evaluation_leakage
 from xling.execution.models import locate, locate_served
-from xling.execution.study_data import ItemsByPart, Prepared, items_sha256, prompt_format
+from xling.execution.study_data import ItemsByPart, StudyData, items_sha256, prompt_format
 from xling.files.fingerprint import fingerprint
-from xling.models import BaseShelf, LocatedModel
+from xling.models import BaseModelCache, ModelFiles
 from xling.models.loaded import text_config
 from xling.routing import describes_mixture
 from xling.study import Cell, Study
@@ -48,9 +48,9 @@ class Stage:
 
 
 def evaluate_fingerprint(
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
-    located: LocatedModel,
+    located: ModelFiles,
     parts: ItemsByPart,
     fetched: list[tracking.FetchedAdapter],
 ) -> str:
@@ -72,7 +72,7 @@ def evaluate_fingerprint(
 
 
 def run_evaluate(
-    prepared: Prepared, cell: Cell, shelf: BaseShelf, *, adapter: str = "", force: bool
+    prepared: StudyData, cell: Cell, shelf: BaseModelCache, *, adapter: str = "", force: bool
 ) -> str:
     """Scores one model in every evaluated language, or finds the finished run that did.
 
@@ -100,7 +100,7 @@ def run_evaluate(
     parts = prepared.evaluated_items(cell)
     with TemporaryDirectory(prefix="xling-") as downloads:
         fetched = find_adapters(prepared, cell, located, adapter, Path(downloads))
-        disjoint = prove_evaluation(prepared, cell, parts, fetched)
+        disjoint = check_no_evaluation_leakage(prepared, cell, parts, fetched)
         digest = evaluate_fingerprint(prepared, cell, located, parts, fetched)
         with one_at_a_time(digest, kind="evaluate", name=cell.name):
             reused = reuse(digest, kind="evaluate", prepared=prepared, name=cell.name, force=force)
@@ -113,10 +113,10 @@ def run_evaluate(
 
 
 def _evaluate_run(
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
-    shelf: BaseShelf,
-    located: LocatedModel,
+    shelf: BaseModelCache,
+    located: ModelFiles,
     parts: ItemsByPart,
     fetched: list[tracking.FetchedAdapter],
     *,
@@ -164,7 +164,7 @@ def _evaluate_run(
         log_items(prepared, parts)
         for stage, block in zip(stages, source.seats, strict=True):
             with block as seat:
-                examiner = Examiner(
+                examiner = ItemScorer(
                     seat.engine,
                     seat.tokenizer,
                     prompt_format(prepared, located.recipe),
@@ -196,7 +196,7 @@ def check_cell(cell: Cell) -> None:
         )
 
 
-def _result_stages(cell: Cell, located: LocatedModel) -> list[str]:
+def _result_stages(cell: Cell, located: ModelFiles) -> list[str]:
     """List the stages whose code decides a cell's answers; see `xling.files.result_versions`.
 
     Training is none of them: which adapter answers is said by the sha256 of its files.
@@ -215,7 +215,7 @@ def _result_stages(cell: Cell, located: LocatedModel) -> list[str]:
     return stages
 
 
-def _settings(prepared: Prepared, cell: Cell) -> dict[str, Any]:
+def _settings(prepared: StudyData, cell: Cell) -> dict[str, Any]:
     """Settings of this cell's reasoning and scoring, where they have any."""
     study = prepared.study
     settings: dict[str, Any] = {}
@@ -227,7 +227,7 @@ def _settings(prepared: Prepared, cell: Cell) -> dict[str, Any]:
 
 
 def _stages(
-    prepared: Prepared, parts: ItemsByPart, fetched: list[tracking.FetchedAdapter]
+    prepared: StudyData, parts: ItemsByPart, fetched: list[tracking.FetchedAdapter]
 ) -> list[Stage]:
     """One stage, or one of each fold where each fold has an adapter."""
     if len(fetched) <= 1:

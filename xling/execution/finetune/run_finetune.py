@@ -34,18 +34,18 @@ from xling.execution.finetune.setup import (
     training_prompts,
     with_memory,
 )
-from xling.execution.leakage_checks import prove_training
+from xling.execution.leakage_checks import check_no_training_leakage
 from xling.execution.memory_checks import check_training_room
 from xling.execution.models import locate
-from xling.execution.study_data import Prepared, prompt_format, rows_sha256
-from xling.files.checksums import fault, written_sealed
+from xling.execution.study_data import StudyData, prompt_format, rows_sha256
+from xling.files.checksums import checksummed_directory, find_damage
 from xling.files.fingerprint import fingerprint
-from xling.models import BaseShelf, LocatedModel
+from xling.models import BaseModelCache, ModelFiles
 from xling.study import Cell
 from xling.study.study import trained_languages
 from xling.training.job import TrainingJob
 from xling.training.processes import train_together
-from xling.training.team import Team
+from xling.training.team import ProcessGroup
 from xling.training.train import train_and_save
 
 RELOAD_PROMPTS = 8
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 def finetune_fingerprint(
-    prepared: Prepared, cell: Cell, located: LocatedModel, fold: int = 0
+    prepared: StudyData, cell: Cell, located: ModelFiles, fold: int = 0
 ) -> str:
     """Hash of all that decides an adapter.
 
@@ -84,7 +84,7 @@ def finetune_fingerprint(
 
 
 def run_finetune(
-    prepared: Prepared, cell: Cell, shelf: BaseShelf, *, fold: int = 0, force: bool
+    prepared: StudyData, cell: Cell, shelf: BaseModelCache, *, fold: int = 0, force: bool
 ) -> str:
     """Trains one adapter, or finds the finished run that did.
 
@@ -105,7 +105,7 @@ def run_finetune(
     """
     rows = prepared.training_rows(cell, fold)
     name = adapter_name(prepared, cell, fold)
-    disjoint = prove_training(prepared, rows, name=name, fold=fold)
+    disjoint = check_no_training_leakage(prepared, rows, name=name, fold=fold)
     located = locate(cell.model)
     how = how_to_train(prepared, cell, located)
     digest = finetune_fingerprint(prepared, cell, located, fold)
@@ -120,11 +120,11 @@ def run_finetune(
 
 
 def _finetune_run(
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
-    shelf: BaseShelf,
+    shelf: BaseModelCache,
     rows: Sequence[TrainingRow],
-    located: LocatedModel,
+    located: ModelFiles,
     how: Training,
     *,
     digest: str,
@@ -162,19 +162,19 @@ def _finetune_run(
         log_items(prepared, {"training": _by_language(rows)})
         log_labels(rows, cell, trained_languages(study, cell.arm))
         trained = _train_once(prepared, cell, rows, prompts, located, shelf, how, folder)
-        with shelf.lent():  # the logged adapter is checked on this base, if it is as it was loaded
+        with shelf.share():  # the logged adapter is checked on this base, if it is as it was loaded
             log_trained(trained, _adapter_settings(prepared, cell, located, fold), folder)
         for part in (CHECKPOINTS, PROCESSES):
             shutil.rmtree(folder / part, ignore_errors=True)
         return run_id
 
 
-def adapter_name(prepared: Prepared, cell: Cell, fold: int) -> str:
+def adapter_name(prepared: StudyData, cell: Cell, fold: int) -> str:
     """Name of an adapter in runs and messages; with cross-fitting it names the fold."""
     return f"{cell.adapter_name}/fold-{fold}" if prepared.cross_fitted else cell.adapter_name
 
 
-def fold_parameter(prepared: Prepared, fold: int) -> dict[str, int]:
+def fold_parameter(prepared: StudyData, fold: int) -> dict[str, int]:
     """The entry point's parameter ``fold``, where the study has folds."""
     return {"fold": fold} if prepared.cross_fitted else {}
 
@@ -188,23 +188,23 @@ def _by_language(rows: Sequence[TrainingRow]) -> dict[str, list[Item]]:
 
 
 def _train_once(
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
     rows: Sequence[TrainingRow],
     prompts: Prompts,
-    located: LocatedModel,
-    shelf: BaseShelf,
+    located: ModelFiles,
+    shelf: BaseModelCache,
     how: Training,
     folder: Path,
 ) -> TrainedAdapter:
     """Trains, unless an earlier try got as far as saving the adapter and could not log it."""
     done = folder / TRAINED
-    wrong = fault(done, thorough=True, more=True) if done.is_dir() else ""
+    wrong = find_damage(done, thorough=True, more=True) if done.is_dir() else ""
     if wrong:
         logger.warning("trained adapter %s is damaged (%s): it is trained again", done, wrong)
         shutil.rmtree(done)
     if not done.is_dir():
-        with written_sealed(done) as temporary:
+        with checksummed_directory(done) as temporary:
             job = _job(prepared, cell, prompts, located, how, folder / CHECKPOINTS, temporary)
             check_training_room(
                 prepared,
@@ -217,7 +217,7 @@ def _train_once(
                 processes=how.processes,
             )
             if how.processes == 1:
-                train_and_save(job, prompts.examples, shelf.open(located), Team())
+                train_and_save(job, prompts.examples, shelf.open(located), ProcessGroup())
             else:
                 shelf.release()  # the processes need the GPU that it is on
                 train_together(job, prompts.examples, folder / PROCESSES)
@@ -234,10 +234,10 @@ def _train_once(
 
 
 def _job(
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
     prompts: Prompts,
-    located: LocatedModel,
+    located: ModelFiles,
     how: Training,
     checkpoints: Path,
     target: Path,
@@ -269,7 +269,7 @@ def _absolute(model: str) -> str:
 
 
 def _adapter_settings(
-    prepared: Prepared, cell: Cell, located: LocatedModel, fold: int
+    prepared: StudyData, cell: Cell, located: ModelFiles, fold: int
 ) -> dict[str, Any]:
     return {
         "model": _absolute(cell.model.id),

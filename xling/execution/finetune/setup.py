@@ -8,9 +8,9 @@ from typing import Any
 
 from xling.data.training_rows import TrainingRow
 from xling.execution.memory_checks import training_memory_use
-from xling.execution.study_data import Prepared, prompt_format
-from xling.files.atomic import written_file
-from xling.models import BaseShelf, LocatedModel
+from xling.execution.study_data import StudyData, prompt_format
+from xling.files.atomic import atomic_write
+from xling.models import BaseModelCache, ModelFiles
 from xling.models.loading import read_config
 from xling.planning.passes import MemoryUse
 from xling.prompts import label_token_ids, render_prompts
@@ -49,7 +49,7 @@ class Training:
     context: int | None
 
 
-def how_to_train(prepared: Prepared, cell: Cell, located: LocatedModel) -> Training:
+def how_to_train(prepared: StudyData, cell: Cell, located: ModelFiles) -> Training:
     """Decides it before any work.
 
     Raises:
@@ -87,7 +87,7 @@ class Prompts:
 
 
 def training_prompts(
-    prepared: Prepared, rows: Sequence[TrainingRow], located: LocatedModel, how: Training
+    prepared: StudyData, rows: Sequence[TrainingRow], located: ModelFiles, how: Training
 ) -> Prompts:
     """Renders the prompts.
 
@@ -113,10 +113,10 @@ def training_prompts(
 
 def with_memory(
     how: Training,
-    prepared: Prepared,
+    prepared: StudyData,
     cell: Cell,
-    located: LocatedModel,
-    shelf: BaseShelf,
+    located: ModelFiles,
+    shelf: BaseModelCache,
     *,
     longest: int,
     work: Path,
@@ -167,7 +167,7 @@ def with_memory(
         "parallel": how.parallel,
         "use": asdict(use),
     }
-    with written_file(work / MEMORY) as temporary:
+    with atomic_write(work / MEMORY) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return _with_use(how, use, asked, longest)
 

@@ -16,7 +16,7 @@ from xling.execution.prepare import run_prepare
 from xling.execution.ray.cluster import connected, worker_uri
 from xling.execution.ray.resources import Needs, check_needs
 from xling.execution.ray.worker import Assignment, work
-from xling.execution.study_data import Prepared
+from xling.execution.study_data import StudyData
 from xling.execution.units import Unit, UnitOutcome
 from xling.tracking.remote import active_parent, end_lost_runs
 
@@ -49,7 +49,7 @@ def _noted_sigterm() -> Iterator[Callable[[], None]]:
 
 
 def run_units_on_ray(
-    prepared: Prepared, units: Sequence[Unit], *, force: bool
+    prepared: StudyData, units: Sequence[Unit], *, force: bool
 ) -> list[UnitOutcome]:
     """Runs units as tasks of a Ray cluster, each under the active run, with a bar over cells.
 
@@ -95,7 +95,7 @@ class _Tasks:
         pending: unit and number of the try, by task.
     """
 
-    prepared: Prepared
+    prepared: StudyData
     units: Sequence[Unit]
     needs: dict[str, Needs]
     assignment: Assignment

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xling import tracking
-from xling.execution.study_data import Prepared
+from xling.execution.study_data import StudyData
 from xling.execution.units import Unit, UnitOutcome, run_unit
-from xling.models import BaseShelf
+from xling.models import BaseModelCache
 from xling.tracking.remote import ParentRun, work_under
 from xling.tracking.store import select_experiment
 
@@ -38,7 +38,7 @@ class Assignment:
     host: str = ""
 
 
-def work(prepared: Prepared, unit: Unit, assignment: Assignment) -> UnitOutcome:
+def work(prepared: StudyData, unit: Unit, assignment: Assignment) -> UnitOutcome:
     """Runs one unit in this worker process, which serves no other after it.
 
     Raises:
@@ -53,7 +53,7 @@ def work(prepared: Prepared, unit: Unit, assignment: Assignment) -> UnitOutcome:
         os.chdir(assignment.folder)
     work_under(assignment.parent, unit=unit.name)
     select_experiment()
-    outcome = run_unit(prepared, unit, BaseShelf(), force=assignment.force)
+    outcome = run_unit(prepared, unit, BaseModelCache(), force=assignment.force)
     if assignment.host != socket.gethostname():
         outcome.waiting = list(tracking.account().lines)
     return outcome

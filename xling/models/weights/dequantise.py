@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 from tqdm.auto import tqdm
 
-from xling.files.checksums import kept_whole
+from xling.files.checksums import make_once
 from xling.files.paths import cache_folder
 from xling.models.weights.quantised_formats import (
     Planned,
@@ -92,7 +92,7 @@ def dequantised_folder(folder: Path, *, identity: str) -> Path:
     def warn(fault: str) -> None:
         logger.warning("%s is damaged (%s): %s is dequantised again", target, fault, folder)
 
-    kept_whole(
+    make_once(
         target,
         lambda temporary: _dequantise(folder, temporary, target=target, precision=precision),
         warn=warn,

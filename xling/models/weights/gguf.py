@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from xling.files.checksums import kept_whole
+from xling.files.checksums import make_once
 from xling.files.paths import cache_folder
 from xling.models.weights.gguf_header import cut_off
 from xling.models.weights.packaged import file_sha256
@@ -46,7 +46,7 @@ def converted_folder(path: Path, *, sha256: str) -> Path:
     def warn(fault: str) -> None:
         logger.warning("%s is damaged (%s): %s is converted again", folder, fault, path.name)
 
-    kept_whole(folder, make, warn=warn)
+    make_once(folder, make, warn=warn)
     return folder
 
 

@@ -8,7 +8,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from xling.files.checksums import Seen, read_seen, see, unchanged, write_seen
+from xling.files.checksums import FileStamp, read_seen, stamp_file, unchanged, write_seen
 from xling.files.paths import cache_folder
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -36,14 +36,14 @@ def check_hub_files(folder: Path, *, identity: str, remember: bool) -> None:
             continue
         seen = known.get(path.name)
         if seen is None or not unchanged(path, seen):
-            seen = see(path)
+            seen = stamp_file(path)
             _check(path, name, seen)
             found[path.name] = seen
     if remember and found != known:
         write_seen(ledger, found)
 
 
-def _known(ledger: Path) -> dict[str, Seen]:
+def _known(ledger: Path) -> dict[str, FileStamp]:
     """What was checked before; nothing where the list is missing or damaged: it is made again."""
     try:
         return read_seen(ledger)
@@ -51,7 +51,7 @@ def _known(ledger: Path) -> dict[str, Seen]:
         return {}
 
 
-def _check(path: Path, name: str, seen: Seen) -> None:
+def _check(path: Path, name: str, seen: FileStamp) -> None:
     if SHA256.fullmatch(name):
         kind, digest = "sha256", seen.sha256
     else:

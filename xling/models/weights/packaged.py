@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from xling.files.checksums import fault, kept_whole, seal, written_sealed
+from xling.files.checksums import checksummed_directory, find_damage, make_once, write_checksums
 from xling.files.paths import cache_folder
 from xling.models.catalog import PackagedWeights
 from xling.models.weights.gguf_header import cut_off
@@ -40,18 +40,18 @@ def packaged_file(weights: PackagedWeights) -> Path:
     folder = cache_folder() / "packaged" / weights.sha256[:16]
     path = folder / weights.filename
     if not folder.is_dir():
-        with written_sealed(folder) as temporary:
+        with checksummed_directory(folder) as temporary:
             _assemble(weights, temporary)
         return path
-    if fault(folder) and path.is_file() and file_sha256(path) == weights.sha256:
+    if find_damage(folder) and path.is_file() and file_sha256(path) == weights.sha256:
         if os.access(folder, os.W_OK):  # the right file, whatever became of its checksums
-            seal(folder)
+            write_checksums(folder)
         return path
 
     def warn(found: str) -> None:
         logger.warning("%s is damaged (%s) and is made again", path, found)
 
-    kept_whole(folder, lambda temporary: _assemble(weights, temporary), warn=warn)
+    make_once(folder, lambda temporary: _assemble(weights, temporary), warn=warn)
     return path
 
 

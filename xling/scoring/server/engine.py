@@ -8,7 +8,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from xling.prompts import LABELS, label_token_ids
-from xling.scoring.answer_cache import KeptAnswers, answer_key
+from xling.scoring.answer_cache import AnswerCache, answer_key
 from xling.scoring.context import check_context
 from xling.scoring.generation import check_settings
 from xling.scoring.protocol import (
@@ -62,7 +62,7 @@ class ServerEngine:
         self._add_special_tokens = add_special_tokens
         self._name = model.served.request_name(model.adapter)
         self._asked = f"of {model.served.base} {model.kept_as or model.adapter}"
-        self._kept = KeptAnswers(model.kept)
+        self._kept = AnswerCache(model.kept)
         self._abilities = probe(
             transport,
             tokenizer,

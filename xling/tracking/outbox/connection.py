@@ -11,7 +11,7 @@ from xling.files.paths import state_folder
 from xling.tracking.store import store_key, tracking_uri
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
-MOST_SIGNS = 200
+MAX_CHARS = 200
 _CAUSE = re.compile(r"\[Errno \d+\] [\w ]+|too many \d+ error responses|Read timed out")
 
 logger = logging.getLogger(__name__)
@@ -71,4 +71,4 @@ def in_short(reason: str) -> str:
     """What a store's failure comes down to: the innermost cause where it names one."""
     cause = _CAUSE.search(reason)
     line = cause[0] if cause else reason.strip().splitlines()[0]
-    return line if len(line) <= MOST_SIGNS else f"{line[:MOST_SIGNS]}…"
+    return line if len(line) <= MAX_CHARS else f"{line[:MAX_CHARS]}…"

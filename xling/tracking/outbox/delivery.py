@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from xling.messages.secrets import without_password
 from xling.tracking.outbox.connection import Link, in_short, link, outbox
-from xling.tracking.outbox.entry import REFERENCE, Entry, entries, taken
+from xling.tracking.outbox.entry import REFERENCE, Entry, entries, locked
 from xling.tracking.outbox.pending import known_ids, latest_id, note_finished, resolved
 from xling.tracking.outbox.sender import is_final, send
 from xling.tracking.process_identity import PROCESS
@@ -88,7 +88,7 @@ def deliver_waiting() -> int:
     """
     known, sent = link(store_key()), 0
     for entry in entries(outbox()):
-        with taken(entry) as held:
+        with locked(entry) as held:
             if not held:
                 continue
             _end_if_dead(entry)
@@ -184,7 +184,7 @@ def _ended_entries() -> list[Entry]:
     """Ended runs in the outbox that no other process holds."""
     found = []
     for entry in entries(outbox()):
-        with taken(entry) as held:
+        with locked(entry) as held:
             if held and entry.ended and not entry.is_sent:
                 found.append(entry)
     return found

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from xling.files.atomic import written_file, written_whole
+from xling.files.atomic import atomic_directory, atomic_write
 from xling.files.paths import state_folder
 
 HEAD, OPERATIONS, SENT, LOCK, FILES, MODELS = (
@@ -43,7 +43,7 @@ def model_reference(entry_id: str) -> str:
 
 
 @dataclass(frozen=True)
-class Head:
+class RunHeader:
     """What a run is; never changes.
 
     Attributes:
@@ -107,7 +107,7 @@ class Entry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.head = Head(**json.loads((folder / HEAD).read_text(encoding="utf-8")))
+        self.head = RunHeader(**json.loads((folder / HEAD).read_text(encoding="utf-8")))
         sent = folder / SENT
         known = json.loads(sent.read_text(encoding="utf-8")) if sent.is_file() else {}
         self.sent = Sent(**known) if known else Sent(run_id=self.head.adopted)
@@ -116,10 +116,10 @@ class Entry:
         self._lock: IO[str] | None = None
 
     @classmethod
-    def create(cls, outbox: Path, head: Head) -> "Entry":
+    def create(cls, outbox: Path, head: RunHeader) -> "Entry":
         """Makes an entry, whole or not at all, and holds it."""
         folder = outbox / f"{time.time_ns():020d}-{head.id}"
-        with written_whole(folder) as temporary:
+        with atomic_directory(folder) as temporary:
             (temporary / HEAD).write_text(json.dumps(asdict(head)), encoding="utf-8")
             # Held before it has its name: no other process may take it for a dead one's.
             lock = (temporary / LOCK).open("w")
@@ -197,18 +197,18 @@ class Entry:
         """
         place = self.folder / FILES / uuid.uuid4().hex
         if path.is_dir():
-            with written_whole(place) as temporary:
+            with atomic_directory(place) as temporary:
                 shutil.copytree(path, temporary, copy_function=_copy, dirs_exist_ok=True)
             return str(place.relative_to(self.folder))
         place.mkdir(parents=True)
-        with written_file(place / path.name) as target:
+        with atomic_write(place / path.name) as target:
             _copy(str(path), str(target))
         return str((place / path.name).relative_to(self.folder))
 
     def keep_text(self, text: str, name: str) -> str:
         """Keeps a text under a name; returns its place in the entry's folder."""
         place = self.folder / FILES / uuid.uuid4().hex / name
-        with written_file(place) as target:
+        with atomic_write(place) as target:
             target.write_text(text, encoding="utf-8")
         return str(place.relative_to(self.folder))
 
@@ -247,7 +247,7 @@ def entries(outbox: Path) -> list[Entry]:
 
 
 @contextmanager
-def taken(entry: Entry) -> Iterator[bool]:
+def locked(entry: Entry) -> Iterator[bool]:
     """Holds an entry for a block; the value says whether that was possible."""
     if not entry.take():
         yield False

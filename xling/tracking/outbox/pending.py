@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from xling.files.atomic import written_file
+from xling.files.atomic import atomic_write
 from xling.tracking.logged_run import LoggedRun
 from xling.tracking.outbox.entry import (
     ADAPTER,
@@ -93,7 +93,7 @@ def note_finished(outbox: Path, entry: Entry) -> None:
     fingerprint = entry.head.tags.get(FINGERPRINT, "")
     if fingerprint and entry.ended == "FINISHED":
         text = json.dumps({**asdict(logged(entry)), "kind": entry.head.kind})
-        with written_file(outbox / FINISHED / f"{fingerprint}.json") as temporary:
+        with atomic_write(outbox / FINISHED / f"{fingerprint}.json") as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

@@ -23,7 +23,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from xling.files.atomic import written_file
+from xling.files.atomic import atomic_write
 from xling.tracking.outbox.entry import ADAPTER, MODELS, Entry, Operation
 
 ENTRY_TAG = "xling.entry"
@@ -199,7 +199,7 @@ def _send_adapter(entry: Entry, client: MlflowClient, operation: Operation) -> N
     described = Model.load(str(folder / "MLmodel"))
     described.model_id = described.model_uuid = model.model_id
     described.run_id, described.artifact_path = run_id, model.artifact_location
-    with written_file(folder / "MLmodel") as temporary:
+    with atomic_write(folder / "MLmodel") as temporary:
         described.save(str(temporary))
     _again_once(lambda: _name_as_output(client, run_id, str(model.model_id)))
     client.log_model_artifacts(model.model_id, str(folder))
