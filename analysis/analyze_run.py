@@ -1,5 +1,7 @@
 """The analyze run: pulls a study's evaluate runs, computes, and logs what comes out."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -7,6 +7,8 @@ takes). Run it where both folders are:
     python -m benchmarks.measure_lengths --belebele FOLDER --parallel FOLDER
 """
 
+from __future__ import annotations
+
 import csv
 import json
 from collections.abc import Sequence

@@ -10,6 +10,8 @@ The estimates count tensors. So does the measure with `--allocator exact`, where
 at once what a tensor took; with `libc` freed tensors leave holes, as in a usual process.
 """
 
+from __future__ import annotations
+
 import ctypes
 import gc
 import json

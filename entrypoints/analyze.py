@@ -1,5 +1,7 @@
 """Reads a study's finished runs and writes estimates, tables and figures."""
 
+from __future__ import annotations
+
 import click
 
 from entrypoints.common import (

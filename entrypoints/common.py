@@ -1,5 +1,7 @@
 """What every entry point shares: its options, its log, and how it ends."""
 
+from __future__ import annotations
+
 import functools
 import logging
 import math

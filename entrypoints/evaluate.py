@@ -1,5 +1,7 @@
 """Scores one model or adapter in every language of a study."""
 
+from __future__ import annotations
+
 import click
 
 from entrypoints.common import (

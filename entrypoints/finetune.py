@@ -1,5 +1,7 @@
 """Trains one adapter."""
 
+from __future__ import annotations
+
 import click
 
 from entrypoints.common import (

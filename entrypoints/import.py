@@ -1,5 +1,7 @@
 """Logs published or foreign results as evaluate runs, so that they can be analysed."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +78,7 @@ def main(
     _say(results, run_ids, study)
 
 
-def _say(results: "ImportedResults", run_ids: tuple[str, ...], study: Study) -> None:
+def _say(results: ImportedResults, run_ids: tuple[str, ...], study: Study) -> None:
     from xling import tracking
 
     for note in results.notes:

@@ -1,5 +1,7 @@
 """Runs a whole study: data, every cell, analysis, registration."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 import click
@@ -69,7 +71,7 @@ def main(
 
 
 def _run(
-    prepared: "StudyData", parameters: dict[str, str], execution: Execution, force: bool
+    prepared: StudyData, parameters: dict[str, str], execution: Execution, force: bool
 ) -> None:
     from xling import tracking
     from xling.execution import register_study, run_cells

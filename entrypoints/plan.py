@@ -1,5 +1,7 @@
 """Says what each model of a study needs, before anything is downloaded."""
 
+from __future__ import annotations
+
 import click
 
 from entrypoints.common import OneMessage, Whole, entry_point, study_option

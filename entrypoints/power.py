@@ -1,5 +1,7 @@
 """Says what effect a design of given sizes can find, and what bound it can prove."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Loads, checks, splits and logs a study's data."""
 
+from __future__ import annotations
+
 import click
 
 from entrypoints.common import (

@@ -1,5 +1,7 @@
 """Picks the best adapter of each model, registers it and gives it an alias."""
 
+from __future__ import annotations
+
 import re
 
 import click

@@ -1,5 +1,7 @@
 """Logs a simulated study of known truth, to try the analysis on and to check it with."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Sends what an outage of the tracking store held back."""
 
+from __future__ import annotations
+
 import click
 
 from entrypoints.common import OneMessage, entry_point

@@ -3,6 +3,8 @@
 The quantisers share no code with the package or with transformers.
 """
 
+from __future__ import annotations
+
 import json
 import shutil
 from pathlib import Path

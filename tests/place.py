@@ -1,5 +1,7 @@
 """A folder with a store, a study file and tiny models, where commands run as a user's would."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

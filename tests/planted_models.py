@@ -5,6 +5,8 @@ The fact: which letters are vowels, all but one. The model reads texts that end 
 questions, and does not know how to answer with a number.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path

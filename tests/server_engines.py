@@ -1,5 +1,7 @@
 """Engines over the small server of `tests.serving`, and what they are asked."""
 
+from __future__ import annotations
+
 from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served
 from xling.study.settings import ServerSettings
 

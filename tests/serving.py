@@ -1,5 +1,7 @@
 """A small completions server over tiny models, with faults that can be switched on."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +82,7 @@ class TinyServer:
         self.behaviour, self.seen = Behaviour(**behaviour), Seen()
 
     @contextmanager
-    def running(self) -> Iterator["TinyServer"]:
+    def running(self) -> Iterator[TinyServer]:
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

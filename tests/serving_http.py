@@ -1,5 +1,7 @@
 """The HTTP side of `tests.serving`."""
 
+from __future__ import annotations
+
 import json
 import time
 from http.server import BaseHTTPRequestHandler
@@ -17,7 +19,7 @@ class Refused(Exception):
         self.headers = headers
 
 
-def handler(tiny: "TinyServer") -> type[BaseHTTPRequestHandler]:
+def handler(tiny: TinyServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = -1  # head and body in one packet: apart they wait for each other

@@ -1,5 +1,7 @@
 """What the arms are trained on."""
 
+from __future__ import annotations
+
 from collections import Counter
 from itertools import pairwise
 

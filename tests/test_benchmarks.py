@@ -1,5 +1,7 @@
 """The benchmarks' own logic: targets, environments, workers, counting and reporting."""
 
+from __future__ import annotations
+
 import json
 import math
 import sys

@@ -1,5 +1,7 @@
 """Every entry point, by `mlflow run`, on tiny models and a real store, in real processes."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import signal

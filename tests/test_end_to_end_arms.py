@@ -1,5 +1,7 @@
 """Every arm, reasoning and scoring, cross-fitting and routing, by `mlflow run` on tiny models."""
 
+from __future__ import annotations
+
 import json
 import shutil
 import signal

@@ -1,5 +1,7 @@
 """Wrong input to the commands: one clear message, no traceback, and no model library loaded."""
 
+from __future__ import annotations
+
 import importlib
 import os
 import signal

@@ -1,5 +1,7 @@
 """docs/kubernetes: what it says fits conda.yaml, and MLflow's own code takes it."""
 
+from __future__ import annotations
+
 import json
 import re
 import shlex

@@ -1,5 +1,7 @@
 """Real trainings whose outcome is known before: what each arm must and must not teach."""
 
+from __future__ import annotations
+
 import copy
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -103,7 +105,7 @@ class Bench:
 
     def tune(
         self, arm: str, *scorings: str, seed: int = 0, work: str = "", merged: Path | None = None
-    ) -> "Tuned":
+    ) -> Tuned:
         """Trains an arm as the finetune cell does, and asks it in the target language.
 
         Args:

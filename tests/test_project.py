@@ -1,5 +1,7 @@
 """What the project's files say of each other: MLproject, pins, imports."""
 
+from __future__ import annotations
+
 import ast
 import importlib
 import importlib.metadata

@@ -1,5 +1,7 @@
 """Prompt text, and labels that are one unambiguous token under real small tokenizers."""
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

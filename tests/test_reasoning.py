@@ -1,5 +1,7 @@
 """Prompts for reasoning and for answers after it, and the file of finished reasonings."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """What is loaded before a command knows that it has work to do: counted in modules, not seconds."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Study files: what they may say, what they make, and what a wrong one is told."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Tiny models of true architectures, with random weights of a fixed seed."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,7 @@
 """A real tracking server in a process of its own, and a proxy before it that makes faults."""
 
+from __future__ import annotations
+
 import os
 import signal
 import socket

@@ -1,5 +1,7 @@
 """Trainings of a tiny model in one process and in two, and what they leave behind."""
 
+from __future__ import annotations
+
 import json
 import os
 from dataclasses import replace

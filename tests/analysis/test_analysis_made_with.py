@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 
 from analysis.runs.conditions import differing_conditions

@@ -1,5 +1,7 @@
 """Cross-fitting: every question is held out once, and passages stay whole."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import pytest

@@ -1,5 +1,7 @@
 """Sharded training of what is not a plain dense model, and going on from its last checkpoint."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """The next model is brought by a real process, from real checkpoints and a hub that is too slow."""
 
+from __future__ import annotations
+
 import logging
 import os
 import signal

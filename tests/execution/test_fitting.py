@@ -1,5 +1,7 @@
 """Models that this machine cannot hold are refused before they are loaded."""
 
+from __future__ import annotations
+
 import pytest
 
 from xling.execution import prepare_study

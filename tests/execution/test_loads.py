@@ -1,5 +1,7 @@
 """One load of a base serves a whole study: baseline, reasoning, trainings, checks and adapters."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import mlflow

@@ -1,5 +1,7 @@
 """A study on a real Ray cluster of two worker nodes, tiny models, and a real store."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import signal

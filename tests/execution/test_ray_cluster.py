@@ -1,5 +1,7 @@
 """Which cluster a study gets, and what its units ask of it."""
 
+from __future__ import annotations
+
 import re
 import socket
 import time

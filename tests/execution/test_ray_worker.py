@@ -1,5 +1,7 @@
 """What a worker process does before its unit, where the tracking store is silent."""
 
+from __future__ import annotations
+
 import os
 import socket
 import subprocess

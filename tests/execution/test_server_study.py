@@ -1,5 +1,7 @@
 """An evaluate cell over a server gives the records of the same cell in this process."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import mlflow

@@ -1,5 +1,7 @@
 """Many languages in one stream: fewer, fuller batches, and the same files a language."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path

@@ -1,5 +1,7 @@
 """What a cell's training does with memory is decided once, and kept beside its checkpoints."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

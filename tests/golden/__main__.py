@@ -5,6 +5,8 @@ same commit why its results change. A test that fails after any other change has
 that change; recording anew would hide it. Recorded results are of a CPU.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable
 from functools import cache

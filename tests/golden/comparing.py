@@ -1,5 +1,7 @@
 """Compares results with recorded ones: text and whole numbers exactly, the rest with tolerance."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Results of each stage on fixed inputs, as plain dicts: computed to be compared, or recorded."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Callable, Sequence

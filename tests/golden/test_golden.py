@@ -1,5 +1,7 @@
 """Today's results are the recorded ones; see ``python -m tests.golden`` for when to record anew."""
 
+from __future__ import annotations
+
 import copy
 import json
 from collections.abc import Callable, Iterator

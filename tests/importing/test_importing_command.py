@@ -1,5 +1,7 @@
 """The command `import`: what it refuses, and what it leaves in the store."""
 
+from __future__ import annotations
+
 import importlib
 import os
 import signal

@@ -1,5 +1,7 @@
 """Samples of lm-evaluation-harness: a true run (tests/data/lm_eval), and files that are wrong."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Tables of published accuracies: what is read, and how each mistake is told."""
 
+from __future__ import annotations
+
 import hashlib
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """The embedded models themselves: fetched, converted, and scoring as they did when pinned."""
 
+from __future__ import annotations
+
 import re
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Mixtures of experts: set apart or quantised as stacks, equal to the fused model."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM

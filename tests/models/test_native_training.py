@@ -1,5 +1,7 @@
 """Quantised checkpoints go the whole way: four bits, adapter, training, saving and reloading."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

@@ -1,5 +1,7 @@
 """Every architecture of the catalog: four bits, adapter, training, saving and reloading."""
 
+from __future__ import annotations
+
 import re
 
 import pytest

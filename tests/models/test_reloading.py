@@ -1,5 +1,7 @@
 """A base that is given up is freed, and an adapter that does not score as it did is not kept."""
 
+from __future__ import annotations
+
 import json
 import weakref
 from dataclasses import asdict, replace

@@ -1,5 +1,7 @@
 """The disk is compared with what the hub says of a model, before anything is fetched."""
 
+from __future__ import annotations
+
 import json
 import logging
 import threading

@@ -1,5 +1,7 @@
 """Operations and kept bytes against what torch itself counts."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,5 +1,7 @@
 """What a training does with the memory that there is."""
 
+from __future__ import annotations
+
 import json
 import re
 

@@ -1,5 +1,7 @@
 """A tracking server with accounts, in a process of its own."""
 
+from __future__ import annotations
+
 import os
 import signal
 import socket

@@ -4,6 +4,8 @@
 `XLING_CASE=name` tries that case alone.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import random

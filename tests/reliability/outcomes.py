@@ -1,5 +1,7 @@
 """What a study came to, in a form that must be the same however often it was interrupted."""
 
+from __future__ import annotations
+
 import json
 from collections import Counter
 from pathlib import Path

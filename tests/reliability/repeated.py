@@ -1,5 +1,7 @@
 """A tiny study, run by commands in new processes, and all that it left behind."""
 
+from __future__ import annotations
+
 import hashlib
 import subprocess
 import sys

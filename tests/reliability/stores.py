@@ -1,5 +1,7 @@
 """What a store holds, in a form that can be compared: ids and times left out."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path

@@ -9,6 +9,8 @@ Run as a program, it reads one JSON object a line: {"arguments": [...], "environ
 and answers with {"status": of os.waitpid, "pid": of the child}.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re

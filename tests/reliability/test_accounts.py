@@ -1,5 +1,7 @@
 """A study on a tracking server with accounts, by a user who may write one experiment only."""
 
+from __future__ import annotations
+
 import os
 import re
 import subprocess

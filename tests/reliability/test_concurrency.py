@@ -1,5 +1,7 @@
 """Studies at once: on one store, one fresh SQLite file, one cache folder, under one name."""
 
+from __future__ import annotations
+
 from collections import Counter
 from pathlib import Path
 

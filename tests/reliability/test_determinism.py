@@ -1,5 +1,7 @@
 """The same study twice is the same to the last digit; other threads and batches come close."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Iterator

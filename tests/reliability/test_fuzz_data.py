@@ -1,5 +1,7 @@
 """Folders of questions, damaged: what is loaded is what stands there, the rest is refused."""
 
+from __future__ import annotations
+
 import json
 import random
 import unicodedata

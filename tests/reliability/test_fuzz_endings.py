@@ -1,5 +1,7 @@
 """How commands end: one message whatever went wrong, and a traceback only where it is asked for."""
 
+from __future__ import annotations
+
 import importlib
 import os
 import subprocess

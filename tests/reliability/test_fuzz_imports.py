@@ -1,5 +1,7 @@
 """Foreign results and half-finished work, damaged: read as what stands there, or refused."""
 
+from __future__ import annotations
+
 import json
 import math
 import random

@@ -1,5 +1,7 @@
 """Options of every command, with values of all kinds: taken, or a usage error of one line."""
 
+from __future__ import annotations
+
 import importlib
 import math
 import os

@@ -1,5 +1,7 @@
 """Item records, routing and format tables, damaged: read as what they hold, or refused."""
 
+from __future__ import annotations
+
 import io
 import random
 import warnings

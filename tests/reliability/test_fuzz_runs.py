@@ -1,5 +1,7 @@
 """Runs that anyone logged: taken into the analysis as they stand, or refused by name."""
 
+from __future__ import annotations
+
 import random
 import shutil
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Study files, damaged: read as what they say, or refused with the key or the line."""
 
+from __future__ import annotations
+
 import json
 import random
 import time

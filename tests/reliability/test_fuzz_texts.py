@@ -1,5 +1,7 @@
 """Properties of any text: what is right comes back as it was put in, sign by sign."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json

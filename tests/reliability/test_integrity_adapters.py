@@ -1,5 +1,7 @@
 """Adapters in the store, at hand and in the registry: only the right, unchanged one is used."""
 
+from __future__ import annotations
+
 import json
 import os
 import random

@@ -1,5 +1,7 @@
 """Data files that are cut off say so; a commit of the hub gives what it gave before."""
 
+from __future__ import annotations
+
 import json
 import os
 import random

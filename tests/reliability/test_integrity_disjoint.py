@@ -1,5 +1,7 @@
 """Nothing that is held out is trained on: proven for every arm, split, fold and limit."""
 
+from __future__ import annotations
+
 import json
 import os
 import random

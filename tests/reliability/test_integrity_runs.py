@@ -1,5 +1,7 @@
 """Runs prove what they hold out, refuse adapters that have seen it, and mark odd results."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil

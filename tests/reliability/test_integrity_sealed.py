@@ -1,5 +1,7 @@
 """A sealed folder: whatever happens to a file of it is found before it is used."""
 
+from __future__ import annotations
+
 import os
 import random
 import re

@@ -1,5 +1,7 @@
 """Weights: truncated, changed and damaged files are found where they are used, and named."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import random

@@ -1,5 +1,7 @@
 """Unfinished work that was damaged: an older checkpoint is used, or the work is done again."""
 
+from __future__ import annotations
+
 import json
 import os
 import random

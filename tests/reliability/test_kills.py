@@ -1,5 +1,7 @@
 """A study that is killed at every stage ends as one that was left alone."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import signal

@@ -1,5 +1,7 @@
 """Whole studies while the tracking store is away, locked, full or read-only."""
 
+from __future__ import annotations
+
 import re
 import sqlite3
 import subprocess

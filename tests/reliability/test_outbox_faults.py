@@ -1,5 +1,7 @@
 """What runs log, through a tracking server that fails in every way, at seeded places."""
 
+from __future__ import annotations
+
 import logging
 import os
 import socket

@@ -1,5 +1,7 @@
 """Hostile archives and data sets: nothing is written outside of a folder, nothing is run."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json

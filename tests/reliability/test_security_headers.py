@@ -1,5 +1,7 @@
 """Hostile headers of safetensors files: a message that names the file, and no memory spent."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil

@@ -1,5 +1,7 @@
 """Hostile model folders and adapters, opened as a user's would be: nothing in them is run."""
 
+from __future__ import annotations
+
 import json
 import os
 import pickle

@@ -1,5 +1,7 @@
 """Names from study files, options and a shared store: none leaves its folder or its filter."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

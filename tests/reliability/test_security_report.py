@@ -1,5 +1,7 @@
 """A report of runs whose names, description, commands and notes are hostile, in a real browser."""
 
+from __future__ import annotations
+
 import csv
 import re
 import shutil

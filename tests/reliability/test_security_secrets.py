@@ -1,5 +1,7 @@
 """Keys and passwords, planted in environment, addresses and study files: found nowhere after."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess

@@ -1,5 +1,7 @@
 """A served adapter refuses what is too large, with status 400, and goes on answering."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal

@@ -1,5 +1,7 @@
 """Values of `-P` and names of experiments reach a command literally, and run nothing."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import subprocess

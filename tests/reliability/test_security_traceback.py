@@ -1,5 +1,7 @@
 """With XLING_DEBUG=1, and where an error is a bug's: the traceback tells no secret."""
 
+from __future__ import annotations
+
 import pytest
 
 from tests.place import Place

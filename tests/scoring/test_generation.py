@@ -1,5 +1,7 @@
 """Free continuations: batches change nothing, draws are the item's own and truly drawn."""
 
+from __future__ import annotations
+
 import logging
 
 import numpy as np

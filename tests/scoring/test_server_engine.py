@@ -1,5 +1,7 @@
 """A server's answers against those of the same model in this process, and what goes wrong."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import numpy as np

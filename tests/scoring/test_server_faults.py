@@ -1,5 +1,7 @@
 """What goes wrong between a server and us: tries, refusals, secrets, and work that is cut off."""
 
+from __future__ import annotations
+
 import json
 import logging
 import os

@@ -1,5 +1,7 @@
 """The forms of servers' answers, and the settings of a server, read on their own."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

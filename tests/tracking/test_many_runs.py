@@ -1,5 +1,7 @@
 """A study's runs among thousands of others in one real store."""
 
+from __future__ import annotations
+
 import sqlite3
 import uuid
 from pathlib import Path

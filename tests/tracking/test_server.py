@@ -1,5 +1,7 @@
 """Against a real tracking server process, up, gone in the middle, and back."""
 
+from __future__ import annotations
+
 import os
 import re
 import subprocess

@@ -1,5 +1,7 @@
 """A tracking store that falls silent between the cells of a study."""
 
+from __future__ import annotations
+
 import logging
 import socket
 from collections.abc import Iterator

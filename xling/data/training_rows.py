@@ -1,5 +1,7 @@
 """What each arm is trained on: the same questions, in other languages or under other labels."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """Runs a study's cells in this process, or on a Ray cluster."""
 
+from __future__ import annotations
+
 from xling.execution.evaluate.run_evaluate import accuracy_lines, run_evaluate
 from xling.execution.finetune.run_finetune import adapter_name, run_finetune
 from xling.execution.prepare import run_prepare

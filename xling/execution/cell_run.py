@@ -1,5 +1,7 @@
 """What the finetune and the evaluate cells share."""
 
+from __future__ import annotations
+
 import logging
 import shutil
 from collections.abc import Iterator, Mapping

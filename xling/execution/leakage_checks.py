@@ -1,5 +1,7 @@
 """Proves of each training and evaluation that it does not mix the two parts of the data."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from xling import tracking

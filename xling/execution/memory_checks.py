@@ -1,5 +1,7 @@
 """Whether this machine has the memory for a cell, asked before its model is loaded."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 from xling.execution.study_data import StudyData, prompt_format

@@ -1,5 +1,7 @@
 """The plan run: what each model of a study needs."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from tempfile import TemporaryDirectory
 

@@ -11,6 +11,8 @@ it; the other half is for the present model's work. What cannot be brought ahead
 model's own cells, which try again and say why.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import os
@@ -46,7 +48,7 @@ class _Fetch:
     """
 
     model: ModelSettings
-    process: "subprocess.Popen[bytes]"
+    process: subprocess.Popen[bytes]
     output: IO[bytes]
 
 
@@ -180,7 +182,7 @@ def _show_until_end(fetch: _Fetch) -> None:
         time.sleep(POLL)
 
 
-def _end(process: "subprocess.Popen[bytes]", patience: float) -> None:
+def _end(process: subprocess.Popen[bytes], patience: float) -> None:
     if process.stdin is not None:
         process.stdin.close()
     try:

@@ -5,6 +5,8 @@ memory runs out it is ended first. It ends when what started it closes its stand
 gone, and leaves nothing half made.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import os

@@ -1,5 +1,7 @@
 """The prepare run: the study's data, checked, counted and logged."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping
 

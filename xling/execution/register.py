@@ -1,5 +1,7 @@
 """Puts finished adapters into the model registry."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass

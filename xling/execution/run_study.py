@@ -1,5 +1,7 @@
 """Runs every cell of a study, here or on a Ray cluster."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -38,7 +40,7 @@ class StudyOutcome:
     failures: dict[str, str]
     waiting: tuple[str, ...] = ()
 
-    def in_store(self) -> "StudyOutcome":
+    def in_store(self) -> StudyOutcome:
         """The outcome with the ids that the store gave its runs; what waits is sent first.
 
         Raises:

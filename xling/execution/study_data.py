@@ -1,5 +1,7 @@
 """A study with its data at hand: loaded, checked and split."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """A unit: the cells that share one adapter, which are run together."""
 
+from __future__ import annotations
+
 import logging
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -55,7 +57,7 @@ class UnitOutcome:
     waiting: list[str] = field(default_factory=list)
 
     @classmethod
-    def failed(cls, unit: Unit, reason: str) -> "UnitOutcome":
+    def failed(cls, unit: Unit, reason: str) -> UnitOutcome:
         """Every cell of a unit failed for one reason."""
         return cls(failures={cell.name: reason for cell in unit.cells})
 

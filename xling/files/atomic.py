@@ -1,5 +1,7 @@
 """Where converted weights and unfinished work lie on disk."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import shutil

@@ -5,6 +5,8 @@ still whole is told as git tells it: a file of the same size and times is taken 
 other is read and hashed. So weights of any size are checked in no time before each use.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os

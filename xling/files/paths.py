@@ -1,5 +1,7 @@
 """Folders: of the package, and of what it keeps on this machine."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Reads the one list of pins, conda.yaml, for those who need a part of it."""
 
+from __future__ import annotations
+
 from functools import cache
 
 import yaml

@@ -4,6 +4,8 @@ Two forms are read: a table of published accuracies (CSV), and what lm-evaluatio
 with ``--log_samples``, which keeps every item.
 """
 
+from __future__ import annotations
+
 from xling.importing.imported import ImportedResults, ImportedRun
 from xling.importing.lm_eval import read_lm_eval
 from xling.importing.log_runs import log_imported, read_results

@@ -3,6 +3,8 @@
 No data set and no study file is read here.
 """
 
+from __future__ import annotations
+
 from xling.languages.languages import (
     SNAPSHOT,
     belebele_codes,

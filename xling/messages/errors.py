@@ -3,6 +3,8 @@
 It imports nothing heavy: commands need it before they do anything.
 """
 
+from __future__ import annotations
+
 import errno
 import sys
 import traceback

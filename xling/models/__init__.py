@@ -1,5 +1,7 @@
 """Models: the catalog, their weights, four-bit loading and LoRA adapters."""
 
+from __future__ import annotations
+
 from xling.models.catalog import catalog
 from xling.models.loaded import BaseModelCache, LoadedModel, ModelFiles, get_base, locate_model
 from xling.models.weights.find import Weights, check_model_name, fetch_weights, find_recipe

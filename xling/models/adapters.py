@@ -1,5 +1,7 @@
 """Attaches LoRA adapters by explicit module patterns, and loads saved ones."""
 
+from __future__ import annotations
+
 import json
 import logging
 import re
@@ -40,7 +42,7 @@ def lora_pattern(model_type: str, *, pattern: str = "") -> str:
     return architecture.lora_modules if architecture else ""
 
 
-def chosen_modules(model: "PreTrainedModel", *, pattern: str = "") -> tuple[str, ...]:
+def chosen_modules(model: PreTrainedModel, *, pattern: str = "") -> tuple[str, ...]:
     """Names of the modules that get an adapter, in model order.
 
     Args:
@@ -54,7 +56,7 @@ def chosen_modules(model: "PreTrainedModel", *, pattern: str = "") -> tuple[str,
     return matching_modules(model, found) if found else derived_modules(model)
 
 
-def matching_modules(model: "PreTrainedModel", pattern: str) -> tuple[str, ...]:
+def matching_modules(model: PreTrainedModel, pattern: str) -> tuple[str, ...]:
     """Names of the linear modules that a pattern hits, in model order.
 
     Raises:
@@ -75,7 +77,7 @@ def matching_modules(model: "PreTrainedModel", pattern: str) -> tuple[str, ...]:
     return names
 
 
-def derived_modules(model: "PreTrainedModel") -> tuple[str, ...]:
+def derived_modules(model: PreTrainedModel) -> tuple[str, ...]:
     """Every linear layer of the decoder's blocks but routers, for an architecture not known.
 
     Raises:
@@ -107,7 +109,7 @@ def derived_modules(model: "PreTrainedModel") -> tuple[str, ...]:
     return names
 
 
-def linear_modules(model: "PreTrainedModel") -> dict[str, None]:
+def linear_modules(model: PreTrainedModel) -> dict[str, None]:
     """Names of all linear layers, quantised or not, in model order."""
     import torch
 
@@ -116,12 +118,12 @@ def linear_modules(model: "PreTrainedModel") -> dict[str, None]:
     }
 
 
-def linear_routers(model: "PreTrainedModel") -> list[str]:
+def linear_routers(model: PreTrainedModel) -> list[str]:
     """Routers that are linear layers, which a four-bit load would quantise."""
     return [name for name in linear_modules(model) if ROUTER.search(name)]
 
 
-def shortest_targets(model: "PreTrainedModel", modules: Sequence[str]) -> list[str]:
+def shortest_targets(model: PreTrainedModel, modules: Sequence[str]) -> list[str]:
     """What peft is told so that it hits exactly `modules`.
 
     The last part of a name, where all modules that end in it are meant, else full names: peft
@@ -137,14 +139,14 @@ def shortest_targets(model: "PreTrainedModel", modules: Sequence[str]) -> list[s
 
 
 def attach_lora(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     *,
     modules: tuple[str, ...],
     r: int,
     alpha: int,
     dropout: float,
     seed: int,
-) -> "PeftModel":
+) -> PeftModel:
     """Wraps a frozen base with new LoRA weights (Hu et al. 2021).
 
     Args:
@@ -174,7 +176,7 @@ def attach_lora(
     return adapted
 
 
-def check_adapted(model: "PeftModel", modules: tuple[str, ...]) -> None:
+def check_adapted(model: PeftModel, modules: tuple[str, ...]) -> None:
     """Checks that LoRA is on exactly the named modules.
 
     Raises:
@@ -192,7 +194,7 @@ def check_adapted(model: "PeftModel", modules: tuple[str, ...]) -> None:
         raise ValueError(f"LoRA missed {missed[:5]} and hit {unasked[:5]} unasked")
 
 
-def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """Wraps a frozen base with a saved adapter, for scoring.
 
     Raises:
@@ -214,7 +216,7 @@ def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     return adapted
 
 
-def _check_fits(model: "PreTrainedModel", folder: Path) -> None:
+def _check_fits(model: PreTrainedModel, folder: Path) -> None:
     """Refuses an adapter of which peft would leave weights out, with no more than a warning."""
     import torch
     from safetensors import safe_open

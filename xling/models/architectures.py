@@ -1,5 +1,7 @@
 """How each architecture gets to four bits, and where its adapters sit."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal

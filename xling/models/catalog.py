@@ -1,5 +1,7 @@
 """What the study knows about each model: where its weights are and how it is adapted."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 

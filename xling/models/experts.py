@@ -3,6 +3,8 @@
 A four-bit load quantises linear layers, and LoRA reaches them; of a stack it does neither.
 """
 
+from __future__ import annotations
+
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def unfused_config(config: "PreTrainedConfig") -> "PreTrainedConfig":
+def unfused_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """Marks a configuration, in place, as one of a model with experts set apart.
 
     transformers fuses a checkpoint's experts, and peft rewrites the names of their layers, by
@@ -24,8 +26,8 @@ def unfused_config(config: "PreTrainedConfig") -> "PreTrainedConfig":
 
 
 def unfused_class(
-    model_class: "type[PreTrainedModel]", architecture: Architecture
-) -> "type[PreTrainedModel]":
+    model_class: type[PreTrainedModel], architecture: Architecture
+) -> type[PreTrainedModel]:
     """A subclass whose models have one linear layer for each projection of each expert.
 
     Args:
@@ -33,7 +35,7 @@ def unfused_class(
         architecture: names the projections.
     """
 
-    def initialise(self: Any, config: "PreTrainedConfig", *inputs: Any, **settings: Any) -> None:
+    def initialise(self: Any, config: PreTrainedConfig, *inputs: Any, **settings: Any) -> None:
         model_class.__init__(self, config, *inputs, **settings)
         set_experts_apart(self, architecture)
 
@@ -43,7 +45,7 @@ def unfused_class(
     return made
 
 
-def set_experts_apart(model: "PreTrainedModel", architecture: Architecture) -> None:
+def set_experts_apart(model: PreTrainedModel, architecture: Architecture) -> None:
     """Replaces fused experts, in place, by linear layers of the same shapes and new weights."""
     import torch
 
@@ -61,7 +63,7 @@ def _is_fused(module: Any) -> bool:
     return "gate_up_proj" in own and own["gate_up_proj"].dim() == 3
 
 
-def _on_meta(module: "torch.nn.Module") -> bool:
+def _on_meta(module: torch.nn.Module) -> bool:
     return all(parameter.is_meta for parameter in module.parameters())
 
 

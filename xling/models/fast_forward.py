@@ -1,5 +1,7 @@
 """Ways to the same numbers with less work, put on a model while it trains or scores."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def plain_copy(model: "PreTrainedModel | PeftModel") -> Iterator[int]:
+def plain_copy(model: PreTrainedModel | PeftModel) -> Iterator[int]:
     """Computes with dequantised copies of the four-bit linear layers in the block.
 
     The layers keep their four-bit weights, so that what is counted or saved is the same. Stacked
@@ -42,7 +44,7 @@ def plain_copy(model: "PreTrainedModel | PeftModel") -> Iterator[int]:
             vars(layer).pop("plain", None)
 
 
-def plain_weight(layer: "torch.nn.Module") -> "torch.Tensor | None":
+def plain_weight(layer: torch.nn.Module) -> torch.Tensor | None:
     """The plain weight that a linear layer computes with; None where it is in four bits."""
     import torch
 
@@ -54,7 +56,7 @@ def plain_weight(layer: "torch.nn.Module") -> "torch.Tensor | None":
     return None
 
 
-def dequantised(layer: Any) -> "torch.Tensor":
+def dequantised(layer: Any) -> torch.Tensor:
     """A four-bit layer's weight, shape (outputs, inputs), in the type that it computes in."""
     from bitsandbytes.functional import dequantize_4bit
 
@@ -72,7 +74,7 @@ def _plain_class() -> Any:
     class PlainLinear4bit(Linear4bit):  # type: ignore[misc]
         """A four-bit layer that computes with its attribute `plain`."""
 
-        def forward(self, x: "torch.Tensor") -> "torch.Tensor":
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             weight = self.plain
             bias = None if self.bias is None else self.bias.to(weight.dtype)
             return linear(x.to(weight.dtype), weight, bias).to(x.dtype)
@@ -115,7 +117,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def reduce_compute(
-    model: "PreTrainedModel | PeftModel",
+    model: PreTrainedModel | PeftModel,
     *,
     plain_copies: bool,
     last_alone: bool = False,
@@ -139,7 +141,7 @@ def reduce_compute(
 
 
 @contextmanager
-def lean_adapters(model: "PeftModel") -> Iterator[int]:
+def lean_adapters(model: PeftModel) -> Iterator[int]:
     """Adds an adapter's product to its layer's in place, in the block.
 
     peft makes it apart, scales it and adds it: three passes over a layer's outputs, and as many
@@ -167,7 +169,7 @@ def lean_adapters(model: "PeftModel") -> Iterator[int]:
 
 
 @contextmanager
-def last_position_alone(model: "PreTrainedModel | PeftModel") -> Iterator[None]:
+def last_position_alone(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Computes the last block's feed-forward part at the last position only, in the block.
 
     Where nothing but the last position's logits is read, nothing reads what the last block adds
@@ -187,7 +189,7 @@ def last_position_alone(model: "PreTrainedModel | PeftModel") -> Iterator[None]:
         hook.remove()
 
 
-def blocks_of(model: Any) -> "list[torch.nn.Module]":
+def blocks_of(model: Any) -> list[torch.nn.Module]:
     """The decoder blocks, in model order; none where the model does not name them."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     names = set(getattr(base, "_no_split_modules", None) or ())
@@ -217,7 +219,7 @@ def _lean_class(kind: Any) -> Any:
     class Lean(kind):  # type: ignore[misc]
         """A layer with one adapter, whose product is added with little work."""
 
-        def forward(self, x: "torch.Tensor", *more: Any, **named: Any) -> "torch.Tensor":
+        def forward(self, x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
             base, name = self.base_layer, self.active_adapters[0]
             four_bit = is_four_bit(base)
             weight = None if four_bit else getattr(base, "plain", base.weight)
@@ -236,12 +238,12 @@ def _lean_class(kind: Any) -> Any:
 
 
 def _added(
-    out: "torch.Tensor",
-    x: "torch.Tensor",
-    down: "torch.Tensor",
-    up: "torch.Tensor",
+    out: torch.Tensor,
+    x: torch.Tensor,
+    down: torch.Tensor,
+    up: torch.Tensor,
     scale: float,
-) -> "torch.Tensor":
+) -> torch.Tensor:
     """The sum out + scale (x Aᵀ) Bᵀ, with x of shape (…, inputs) and out of shape (…, outputs)."""
     import torch
 

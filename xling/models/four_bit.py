@@ -1,5 +1,7 @@
 """How much of a model is in four bits, in each of the ways that it can be."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,7 @@ class FourBitShare:
         return self.quantised / self.block if self.block else 0.0
 
 
-def four_bit_share(model: "PreTrainedModel") -> FourBitShare:
+def four_bit_share(model: PreTrainedModel) -> FourBitShare:
     """Counts the parameters of a loaded model by precision.
 
     Linear layers and fused experts in four bits hold several weights a byte; both are counted by
@@ -44,7 +46,7 @@ def four_bit_share(model: "PreTrainedModel") -> FourBitShare:
     return _share(model, list(_counted(model)))
 
 
-def foreseen_share(model: "PreTrainedModel") -> FourBitShare:
+def foreseen_share(model: PreTrainedModel) -> FourBitShare:
     """The share that a plain four-bit load would give a model that has no weights yet.
 
     Args:

@@ -1,5 +1,7 @@
 """Fused experts in four bits: quantised as parameters while they are loaded."""
 
+from __future__ import annotations
+
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ METHOD = "bitsandbytes_with_fused_experts"
 STACKS = ("gate_up_proj", "down_proj")
 
 
-def with_fused_experts(settings: dict[str, Any]) -> "BitsAndBytesConfig":
+def with_fused_experts(settings: dict[str, Any]) -> BitsAndBytesConfig:
     """A four-bit configuration under which fused experts are quantised, too.
 
     Each stack is quantised as soon as it is read, so that no more than a few of them are ever in
@@ -116,7 +118,7 @@ def _operation_class() -> Any:
 
 
 def _quantise_stack(
-    model: Any, name: str, value: "torch.Tensor", *, compress: bool, quant_type: str
+    model: Any, name: str, value: torch.Tensor, *, compress: bool, quant_type: str
 ) -> None:
     import torch
     from bitsandbytes.nn.parametrize import replace_parameter_4bit

@@ -1,5 +1,7 @@
 """A model that is ready to score or to train."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 WORD = 8
 
 
-def checksums(model: "nn.Module") -> dict[str, int] | None:
+def checksums(model: nn.Module) -> dict[str, int] | None:
     """A number for each parameter and buffer, by name; other bits give another number.
 
     It takes one reading of the memory, far less than a load.
@@ -39,7 +41,7 @@ def checksums(model: "nn.Module") -> dict[str, int] | None:
     return found
 
 
-def _checksum(tensor: "torch.Tensor") -> int:
+def _checksum(tensor: torch.Tensor) -> int:
     """Sum of the bytes, eight at a time, modulo 2 to the 64th."""
     import torch
 
@@ -91,15 +93,15 @@ class LoadedModel:
 
     recipe: Recipe
     weights: Weights
-    model: "PreTrainedModel | PeftModel"
-    tokenizer: "PreTrainedTokenizerBase"
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
 
-    def with_adapter(self, folder: Path) -> "LoadedModel":
+    def with_adapter(self, folder: Path) -> LoadedModel:
         """The same base with a saved adapter on it."""
         return replace(self, model=load_adapter(self.model, folder))
 
     @contextmanager
-    def adapted(self, folder: Path) -> Iterator["LoadedModel"]:
+    def adapted(self, folder: Path) -> Iterator[LoadedModel]:
         """Puts a saved adapter on the base for the block, and takes it off after."""
         opened = self.with_adapter(folder)
         try:
@@ -110,7 +112,7 @@ class LoadedModel:
     @contextmanager
     def trainable(
         self, *, r: int, alpha: int, dropout: float, seed: int
-    ) -> Iterator[tuple["PeftModel", tuple[str, ...]]]:
+    ) -> Iterator[tuple[PeftModel, tuple[str, ...]]]:
         """Puts a new LoRA adapter on the base for the block, and takes it off after.
 
         Yields:
@@ -140,7 +142,7 @@ class ModelFiles:
     weights: Weights
     quantise: Quantise
 
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
         return load_tokenizer(self.weights.folder)
 

@@ -1,5 +1,7 @@
 """Loads a base model in four bits (NF4, double quantisation) and its tokenizer."""
 
+from __future__ import annotations
+
 import logging
 import os
 from collections.abc import Mapping
@@ -54,7 +56,7 @@ NO_FOREIGN_CODE = (
 WEIGHTS_ROOM = 0.8
 
 
-def compute_dtype() -> "torch.dtype":
+def compute_dtype() -> torch.dtype:
     """bfloat16 on a GPU that has it, else float32.
 
     On CPUs always float32: few have bfloat16, and a study gives the same numbers on all of them.
@@ -95,7 +97,7 @@ def default_device_map(folder: Path, *, four_bit: bool) -> DeviceMap:
     return "auto" if torch.cuda.device_count() > 1 and needed > room else {"": "cuda"}
 
 
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Tokenizer that pads on the left, so that the answer position is each row's last.
 
     Raises:
@@ -121,7 +123,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
 def load_base(
     folder: Path, *, four_bit: bool = True, device_map: DeviceMap | None = None
-) -> "PreTrainedModel":
+) -> PreTrainedModel:
     """Loads a causal language model, frozen and in evaluation mode.
 
     A mixture's experts are set apart, or quantised as stacks, as its architecture says.
@@ -164,7 +166,7 @@ def load_base(
     return model
 
 
-def read_config(folder: Path) -> "PreTrainedConfig":
+def read_config(folder: Path) -> PreTrainedConfig:
     """A model's configuration.
 
     Raises:
@@ -187,7 +189,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def causal_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
+def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class of transformers that predicts the next token.
 
     Raises:
@@ -206,8 +208,8 @@ def causal_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
 
 
 def _way_of_loading(
-    config: "PreTrainedConfig", architecture: Architecture | None
-) -> tuple["type[PreTrainedModel]", "PreTrainedConfig", dict[str, Any]]:
+    config: PreTrainedConfig, architecture: Architecture | None
+) -> tuple[type[PreTrainedModel], PreTrainedConfig, dict[str, Any]]:
     """Class, configuration and further settings for ``from_pretrained``."""
     if architecture is None:
         return causal_class(config), config, {}
@@ -225,7 +227,7 @@ def _way_of_loading(
     return model_class, config, settings
 
 
-def _without_images(model_class: "type[PreTrainedModel]") -> "type[PreTrainedModel]":
+def _without_images(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """The same class, for which what sees images is no surprise in a checkpoint."""
     members = {
         "__module__": model_class.__module__,
@@ -236,10 +238,10 @@ def _without_images(model_class: "type[PreTrainedModel]") -> "type[PreTrainedMod
 
 
 def _quantisation(
-    model_class: "type[PreTrainedModel]",
-    config: "PreTrainedConfig",
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
     architecture: Architecture | None,
-) -> "BitsAndBytesConfig":
+) -> BitsAndBytesConfig:
     from transformers import BitsAndBytesConfig
 
     settings: dict[str, Any] = {
@@ -258,8 +260,8 @@ def _quantisation(
 
 
 def _without_weights(
-    model_class: "type[PreTrainedModel]", config: "PreTrainedConfig"
-) -> "PreTrainedModel":
+    model_class: type[PreTrainedModel], config: PreTrainedConfig
+) -> PreTrainedModel:
     import torch
 
     with torch.device("meta"):

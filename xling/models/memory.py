@@ -1,5 +1,7 @@
 """Memory of this process and of the GPUs that it sees."""
 
+from __future__ import annotations
+
 import gc
 
 # Of errors that have no class of their own: the CPU's allocator, cuBLAS, the driver.

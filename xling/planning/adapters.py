@@ -1,5 +1,7 @@
 """Which matrices are in four bits and which get LoRA, by architecture, from sizes alone."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
 

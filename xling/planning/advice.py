@@ -1,5 +1,7 @@
 """Commands and remarks of a plan."""
 
+from __future__ import annotations
+
 import shlex
 
 from xling.models.catalog import Recipe

@@ -14,6 +14,8 @@ thousands of, and sharded weights come over the links in each pass. They overlap
 so the slowest of the three decides.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from xling.models.architectures import architecture_of

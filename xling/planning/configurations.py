@@ -1,5 +1,7 @@
 """A model's configuration and tokenizer, without its weights."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """GPUs by name: memory, speed and how many a node has, from their makers' data sheets."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 RUNTIME_BYTES = 10**9

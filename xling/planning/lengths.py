@@ -1,5 +1,7 @@
 """How many tokens prompts take: counted where tokenizer and data are at hand, else estimated."""
 
+from __future__ import annotations
+
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +135,7 @@ def item_lengths(
     layout: PromptFormat,
     *,
     instruction: str,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> dict[str, Lengths]:
     """What the prompts of items at hand take.
 
@@ -155,7 +157,7 @@ def _of_items(
     layout: PromptFormat,
     *,
     instruction: str,
-    tokenizer: "PreTrainedTokenizerBase | None",
+    tokenizer: PreTrainedTokenizerBase | None,
 ) -> Lengths:
     items = [*items[:: -(-len(items) // SAMPLE)], max(items, key=_characters)]
     prompts = [fill_template(item, layout.template) + layout.answer_prefix for item in items]

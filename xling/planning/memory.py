@@ -5,6 +5,8 @@ LoRA: tests compare it with what autograd really saves. What it leaves out (the 
 the libraries' own) is in `MEASURED_ERROR`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Refuses a model that does not fit this machine, before it is loaded."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Literal

@@ -1,5 +1,7 @@
 """One model's row of a plan."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from xling.planning.memory import Memory

@@ -1,5 +1,7 @@
 """How a training's forward passes may be cut, and what it may keep, for memory's sake."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal

@@ -1,5 +1,7 @@
 """The plan: what each model of a study needs on given GPUs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,5 +1,7 @@
 """Puts one model's sizes and work together into its row of a plan."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
 from xling.planning.adapters import four_bit_matrices, lora_matrices, lora_parameters

@@ -1,5 +1,7 @@
 """A plan as a table of plain text, as CSV rows, as JSON and as metrics."""
 
+from __future__ import annotations
+
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict

@@ -1,5 +1,7 @@
 """How much a scoring does at once, by the memory that is free."""
 
+from __future__ import annotations
+
 import logging
 from pathlib import Path
 

@@ -3,6 +3,8 @@
 The model is built on torch's meta device, where tensors have shapes and no memory.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -183,7 +185,7 @@ def model_sizes(config: Mapping[str, Any]) -> Sizes:
     )
 
 
-def _text_config(config: Mapping[str, Any]) -> "PretrainedConfig":
+def _text_config(config: Mapping[str, Any]) -> PretrainedConfig:
     from transformers import AutoConfig
 
     settings = dict(config.get("text_config") or config)
@@ -200,7 +202,7 @@ def _text_config(config: Mapping[str, Any]) -> "PretrainedConfig":
         ) from error
 
 
-def _attention_widths(config: "PretrainedConfig") -> tuple[int, int, int]:
+def _attention_widths(config: PretrainedConfig) -> tuple[int, int, int]:
     """Values of all heads' queries and results, and cached values of one token in one layer."""
     heads = config.num_attention_heads
     if getattr(config, "kv_lora_rank", None):  # latent attention: the cache holds it expanded
@@ -210,13 +212,13 @@ def _attention_widths(config: "PretrainedConfig") -> tuple[int, int, int]:
     return heads * width, heads * width, 2 * config.num_key_value_heads * width
 
 
-def _count(named: Mapping[str, "Parameter"], chosen: Any) -> int:
+def _count(named: Mapping[str, Parameter], chosen: Any) -> int:
     return sum(parameter.numel() for name, parameter in named.items() if chosen(name))
 
 
 def _layers(
-    model: "PreTrainedModel",
-    named: Mapping[str, "Parameter"],
+    model: PreTrainedModel,
+    named: Mapping[str, Parameter],
     experts: int,
     active: int,
 ) -> tuple[Layer, ...]:
@@ -244,7 +246,7 @@ def _layers(
 
 
 def _expert_matrices(
-    name: str, count: int, config: "PretrainedConfig", experts: int, active: int
+    name: str, count: int, config: PretrainedConfig, experts: int, active: int
 ) -> Iterable[Matrix]:
     """What a stack of all experts' weights is made of, whichever way its matrices lie."""
     known = architecture_of(config.model_type)
@@ -260,7 +262,7 @@ def _expert_matrices(
     ]
 
 
-def _normed(named: Mapping[str, "Parameter"], layer: int, matrices: Iterable[Matrix]) -> int:
+def _normed(named: Mapping[str, Parameter], layer: int, matrices: Iterable[Matrix]) -> int:
     """Values that a layer's norms read of one token; a norm of heads reads each of them."""
     width = {each.name.rsplit(".", 1)[-1]: each.outputs for each in matrices}
     total = 0

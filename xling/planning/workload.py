@@ -1,5 +1,7 @@
 """What a study asks of one model: how many prompts of which lengths are trained on and scored."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,7 +59,7 @@ class Pass:
         """Tokens that a token attends to, on average."""
         return self.attended / self.tokens if self.tokens else 0.0
 
-    def __add__(self, other: "Pass") -> "Pass":
+    def __add__(self, other: Pass) -> Pass:
         return Pass(
             self.tokens + other.tokens,
             self.attended + other.attended,
@@ -66,7 +68,7 @@ class Pass:
             max(self.longest, other.longest),
         )
 
-    def times(self, count: float) -> "Pass":
+    def times(self, count: float) -> Pass:
         """As many such passes."""
         return replace(
             self,

@@ -3,6 +3,8 @@
 Nothing here loads a model or scores.
 """
 
+from __future__ import annotations
+
 from xling.prompts.templates import (
     DEFAULT_ANSWER_PREFIX,
     DEFAULT_CLOZE_PREFIX,

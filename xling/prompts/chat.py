@@ -1,5 +1,7 @@
 """Chat turns, written by the model's own chat template and by nothing else."""
 
+from __future__ import annotations
+
 import re
 from datetime import date
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ QUESTION_PROBE = "xling-question-probe"
 ANSWER_PROBE = "xling-answer-probe"
 
 
-def check_chat_template(tokenizer: "PreTrainedTokenizerBase") -> None:
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuses a tokenizer whose chat template cannot put a question to the model.
 
     Raises:
@@ -56,7 +58,7 @@ def check_chat_template(tokenizer: "PreTrainedTokenizerBase") -> None:
             )
 
 
-def generation_turn(tokenizer: "PreTrainedTokenizerBase", text: str, *, thinking: bool) -> str:
+def generation_turn(tokenizer: PreTrainedTokenizerBase, text: str, *, thinking: bool) -> str:
     """The user's turn and the generation prompt: what a model continues freely.
 
     Args:
@@ -67,7 +69,7 @@ def generation_turn(tokenizer: "PreTrainedTokenizerBase", text: str, *, thinking
     return _render(tokenizer, text, thinking=thinking, generation_prompt=True)
 
 
-def answer_turn(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
+def answer_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """The user's turn, and the assistant's up to where the answer's own text begins.
 
     The template writes a whole assistant's turn without thinking, which is cut where its content
@@ -83,14 +85,14 @@ def answer_turn(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
     return rendered[: rendered.rindex(ANSWER_PROBE)]
 
 
-def generation_opening(tokenizer: "PreTrainedTokenizerBase", *, thinking: bool) -> str:
+def generation_opening(tokenizer: PreTrainedTokenizerBase, *, thinking: bool) -> str:
     """What the template writes after the user's turn in `generation_turn`."""
     closed = _render(tokenizer, QUESTION_PROBE, thinking=thinking, generation_prompt=False)
     opened = generation_turn(tokenizer, QUESTION_PROBE, thinking=thinking)
     return _new_text(closed, opened)
 
 
-def answer_opening(tokenizer: "PreTrainedTokenizerBase") -> str:
+def answer_opening(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the template writes after the user's turn in `answer_turn`."""
     closed = _render(tokenizer, QUESTION_PROBE, thinking=False, generation_prompt=False)
     opened = answer_turn(tokenizer, QUESTION_PROBE)
@@ -106,12 +108,12 @@ def _new_text(before: str, after: str) -> str:
     return after[same:]
 
 
-def _render_answered(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
+def _render_answered(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return _render(tokenizer, text, ANSWER_PROBE, thinking=False, generation_prompt=False)
 
 
 def _render(
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     question: str,
     answer: str = "",
     *,

@@ -1,5 +1,7 @@
 """Prompt text, and the checks that an answer label is one unambiguous token."""
 
+from __future__ import annotations
+
 import hashlib
 import string
 from collections.abc import Sequence
@@ -116,7 +118,7 @@ def fill_template(item: Question, template: str) -> str:
 
 
 def render_prompts(
-    items: Sequence[Question], layout: PromptFormat, tokenizer: "PreTrainedTokenizerBase"
+    items: Sequence[Question], layout: PromptFormat, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
     """The exact prompt of each item, up to and with the answer prefix.
 
@@ -129,7 +131,7 @@ def render_prompts(
 
 
 def render_cloze_prompts(
-    items: Sequence[Question], layout: PromptFormat, tokenizer: "PreTrainedTokenizerBase"
+    items: Sequence[Question], layout: PromptFormat, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
     """The exact cloze prompt of each item, up to and with the cloze prefix; options unseen.
 
@@ -144,7 +146,7 @@ def render_cloze_prompts(
 
 
 def _before_answers(
-    texts: Sequence[str], prefix: str, layout: PromptFormat, tokenizer: "PreTrainedTokenizerBase"
+    texts: Sequence[str], prefix: str, layout: PromptFormat, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
     if not layout.chat:
         return [text + prefix for text in texts]
@@ -158,7 +160,7 @@ def prompt_sha256(prompt: str) -> str:
 
 
 def label_token_ids(
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     *,
     labels: Sequence[str] = LABELS,

@@ -3,6 +3,8 @@
 The contract between runs and analysis; it needs pandas and pyarrow, never torch or MLflow.
 """
 
+from __future__ import annotations
+
 from xling.records.records import (
     ANSWER_MASS,
     ARMS,

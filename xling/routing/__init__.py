@@ -1,5 +1,7 @@
 """Expert routing of mixture-of-experts models: which experts each language's tokens go to."""
 
+from __future__ import annotations
+
 from xling.routing.counting import (
     ROUTERS,
     RoutingCounter,

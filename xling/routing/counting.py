@@ -1,5 +1,7 @@
 """Counts, while a model runs, how many tokens its routers send to each expert."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -65,7 +67,7 @@ class RoutingCounter:
         """Sets all counts to zero, as between languages."""
         self._total = {}
 
-    def begin_pass(self, repeats: "torch.Tensor") -> None:
+    def begin_pass(self, repeats: torch.Tensor) -> None:
         """Starts a forward pass, and forgets one that broke off.
 
         Args:
@@ -74,7 +76,7 @@ class RoutingCounter:
         self._repeats = repeats
         self._pass = {}
 
-    def add(self, layer: int, chosen: "torch.Tensor") -> None:
+    def add(self, layer: int, chosen: torch.Tensor) -> None:
         """Counts one layer of the pass; a router called outside of a pass is not counted.
 
         Args:
@@ -119,7 +121,7 @@ class RoutingCounter:
         self._pass = {}
 
 
-def is_mixture(model: "PreTrainedModel | PeftModel") -> bool:
+def is_mixture(model: PreTrainedModel | PeftModel) -> bool:
     """Whether a model has routed experts, of an architecture in `ROUTERS` or of another."""
     if _routers(model):
         return True
@@ -144,14 +146,14 @@ def describes_mixture(config: Mapping[str, Any]) -> bool:
     )
 
 
-def has_known_routers(model: "PreTrainedModel | PeftModel") -> bool:
+def has_known_routers(model: PreTrainedModel | PeftModel) -> bool:
     """Whether `recording_routing` can record this model."""
     return bool(_routers(model))
 
 
 @contextmanager
 def recording_routing(
-    model: "PreTrainedModel | PeftModel", *, repeats: "Callable[[], Repeats | None] | None" = None
+    model: PreTrainedModel | PeftModel, *, repeats: Callable[[], Repeats | None] | None = None
 ) -> Iterator[RoutingCounter]:
     """Counts where the model sends its tokens, for the length of the block.
 
@@ -203,8 +205,8 @@ def _router_hook(counter: RoutingCounter, layer: int) -> Any:
 
 
 def _repeats(
-    asked: "Callable[[], Repeats | None] | None", args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> "torch.Tensor":
+    asked: Callable[[], Repeats | None] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> torch.Tensor:
     """How often each token of a pass counts, shape (batch x length,)."""
     import torch
 
@@ -212,7 +214,7 @@ def _repeats(
     return _real_tokens(args, kwargs) if known is None else torch.from_numpy(known)
 
 
-def _real_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> "torch.Tensor":
+def _real_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """Whether each token that a pass computes is no padding, shape (batch x length,)."""
     import torch
 
@@ -235,7 +237,7 @@ def _real_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> "torch.Tensor
     return real
 
 
-def _routers(model: "PreTrainedModel | PeftModel") -> dict[int, Any]:
+def _routers(model: PreTrainedModel | PeftModel) -> dict[int, Any]:
     """Layer index to its router, of known architectures."""
     known = set(ROUTERS.values())
     found = {}
@@ -246,7 +248,7 @@ def _routers(model: "PreTrainedModel | PeftModel") -> dict[int, Any]:
     return found
 
 
-def _backbone(model: "PreTrainedModel | PeftModel") -> Any:
+def _backbone(model: PreTrainedModel | PeftModel) -> Any:
     """The innermost model with the routers: whatever is called outside calls this in the end."""
     from transformers import PreTrainedModel
 
@@ -257,11 +259,11 @@ def _backbone(model: "PreTrainedModel | PeftModel") -> Any:
     ][-1]
 
 
-def _architecture(model: "PreTrainedModel | PeftModel") -> str:
+def _architecture(model: PreTrainedModel | PeftModel) -> str:
     return f"model type {model.config.get_text_config().model_type!r}"
 
 
-def _refusal(model: "PreTrainedModel | PeftModel") -> str:
+def _refusal(model: PreTrainedModel | PeftModel) -> str:
     if not is_mixture(model):
         return f"{_architecture(model)} is dense: it has no expert routing to record"
     return (

@@ -1,5 +1,7 @@
 """Scoring: prompts in, the log-probabilities of four options out."""
 
+from __future__ import annotations
+
 from xling.scoring.cloze import cloze_predictions
 from xling.scoring.in_process import InProcessEngine
 from xling.scoring.option_orders import (

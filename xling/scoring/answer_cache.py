@@ -1,5 +1,7 @@
 """Answers that are kept as they come, so that work that was cut off asks only for the rest."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os

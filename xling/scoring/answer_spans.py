@@ -1,5 +1,7 @@
 """The tokens of an answer's text: which of a text's tokens are the prompt's, which the answer's."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,7 +63,7 @@ def check_answers(prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> N
 
 
 def answer_spans(
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     choices: Sequence[Sequence[str]],
     *,
@@ -102,9 +104,7 @@ def answer_spans(
     ]
 
 
-def prior_spans(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]
-) -> list[list[AnswerSpan]]:
+def prior_spans(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[AnswerSpan]]:
     """Tokens of each text after the beginning-of-text token alone, one span a row.
 
     As in lm-evaluation-harness, the end-of-text token stands in where a tokenizer has none.

@@ -1,5 +1,7 @@
 """Which rows of tokens are computed together."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Runs token trees through a model: in batches, kept when done, halved where memory runs out."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
@@ -51,7 +53,7 @@ class BatchRunner:
         limit: padded tokens of a batch since memory has run out; None: it has not.
     """
 
-    model: "PreTrainedModel | PeftModel"
+    model: PreTrainedModel | PeftModel
     pad_token: int
     batch_tokens: int
     share: bool

@@ -1,5 +1,7 @@
 """Cloze scoring: which answer's text the model finds likeliest, by each normalisation in use."""
 
+from __future__ import annotations
+
 import numpy as np
 import numpy.typing as npt
 

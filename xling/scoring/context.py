@@ -1,5 +1,7 @@
 """Whether prompts fit into a model's context, asked before any work starts."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 ANSWER_ROOM = 32
 
 
-def context_of(model: "PreTrainedModel") -> int | None:
+def context_of(model: PreTrainedModel) -> int | None:
     """A model's context in tokens, or None where its configuration names none."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 

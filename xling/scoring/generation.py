@@ -1,5 +1,7 @@
 """Lets a model write freely: batches, and draws that depend on the item alone."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def generate(
-    model: "PreTrainedModel | PeftModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     keys: Sequence[str],
     *,
@@ -91,7 +93,7 @@ class _Writer:
     """Writes one batch at a time; the fields are those of `generate`."""
 
     model: Any
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
     max_tokens: int
     temperature: float
     top_p: float
@@ -156,7 +158,7 @@ class _StopText:
     """A stopping criterion that notes where each row had its stop text (0: nowhere yet)."""
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", stop: str, width: int, rows: int
+        self, tokenizer: PreTrainedTokenizerBase, stop: str, width: int, rows: int
     ) -> None:
         self.lengths = [0] * rows
         self._tokenizer = tokenizer
@@ -164,9 +166,7 @@ class _StopText:
         self._width = width
         self._tail = 4 * len(stop)  # a letter is four bytes at most, and so four tokens
 
-    def __call__(
-        self, input_ids: "torch.Tensor", scores: "torch.Tensor", **_: Any
-    ) -> "torch.Tensor":
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         import torch
 
         written = input_ids[:, self._width :].tolist()
@@ -183,7 +183,7 @@ def cut_at(text: str, stop: str) -> str:
     return text if at < 0 else text[:at]
 
 
-def end_token_ids(model: Any, tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Tokens that end a turn: the tokenizer's, and those of the model's generation settings."""
     preset = model.generation_config.eos_token_id
     several = preset if isinstance(preset, list) else [preset]
@@ -206,9 +206,7 @@ def _no_preset(model: Any) -> Iterator[None]:
         model.generation_config = preset
 
 
-def _decode_after(
-    tokenizer: "PreTrainedTokenizerBase", prompt: list[int], written: list[int]
-) -> str:
+def _decode_after(tokenizer: PreTrainedTokenizerBase, prompt: list[int], written: list[int]) -> str:
     """Text of `written` after `prompt`; decoded alone, some tokenizers drop its first blank."""
     options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     before: str = tokenizer.decode(prompt, **options)

@@ -4,6 +4,8 @@ What prompts share is computed once, whatever shares it: questions on one passag
 question's options, answers to one question.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,8 +51,8 @@ class InProcessEngine:
 
     def __init__(
         self,
-        model: "PreTrainedModel | PeftModel",
-        tokenizer: "PreTrainedTokenizerBase",
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         add_special_tokens: bool,
         batch_tokens: int = 2048,
@@ -70,7 +72,7 @@ class InProcessEngine:
         )
 
     @property
-    def repeats(self) -> "np.ndarray[Any, np.dtype[np.int64]] | None":
+    def repeats(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
         """How many prompts each token of the pass under way stands for; see `Runner.repeats`."""
         return self._runner.repeats
 
@@ -199,7 +201,7 @@ class InProcessEngine:
 
     def _tokens(
         self, prompts: Sequence[str]
-    ) -> tuple[list[list[int]], "np.ndarray[Any, np.dtype[np.int32]]"]:
+    ) -> tuple[list[list[int]], np.ndarray[Any, np.dtype[np.int32]]]:
         """Token ids of prompts, and how many each has."""
         ids = self._tokenizer(list(prompts), add_special_tokens=self._add_special_tokens)
         rows: list[list[int]] = ids["input_ids"]
@@ -207,7 +209,7 @@ class InProcessEngine:
 
     def _read_labels(
         self, ids: Sequence[Sequence[int]], first: str, description: str
-    ) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Log-probabilities of the four labels after each prompt, shape (n, 4)."""
         labels = label_token_ids(
             self._tokenizer, first, add_special_tokens=self._add_special_tokens
@@ -218,7 +220,7 @@ class InProcessEngine:
 
     def _score_spans(
         self, spans: Sequence[Sequence[AnswerSpan]], description: str
-    ) -> tuple["np.ndarray[Any, np.dtype[np.float64]]", "np.ndarray[Any, np.dtype[np.int32]]"]:
+    ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.int32]]]:
         """Sums of log-probabilities and numbers of answer tokens, each of the spans' shape."""
         flat = [span for row in spans for span in row]
         requests = [Request(span.tokens[:-1], span.start - 1) for span in flat]
@@ -231,15 +233,15 @@ class InProcessEngine:
     def _run(
         self,
         requests: Sequence[Request],
-        targets: Sequence["np.ndarray[Any, np.dtype[np.int64]]"],
+        targets: Sequence[np.ndarray[Any, np.dtype[np.int64]]],
         description: str,
-    ) -> list["np.ndarray[Any, np.dtype[np.float64]]"]:
+    ) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
         import torch
 
         with torch.inference_mode():
             return self._runner.run(requests, targets, description)
 
-    def _check_lengths(self, lengths: "np.ndarray[Any, np.dtype[np.int32]]") -> None:
+    def _check_lengths(self, lengths: np.ndarray[Any, np.dtype[np.int32]]) -> None:
         context = self.context
         if context is not None and lengths.max() >= context:
             place = np.unravel_index(lengths.argmax(), lengths.shape)
@@ -251,8 +253,8 @@ class InProcessEngine:
 
 
 def answer_logits(
-    model: "PreTrainedModel", input_ids: "torch.Tensor", attention_mask: "torch.Tensor"
-) -> "torch.Tensor":
+    model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> torch.Tensor:
     """Logits of the position after each prompt, and of no other.
 
     Args:
@@ -276,7 +278,7 @@ def answer_logits(
 
 
 @contextmanager
-def contiguous_head_input(model: "PreTrainedModel") -> Iterator[None]:
+def contiguous_head_input(model: PreTrainedModel) -> Iterator[None]:
     """Hands the output matrix contiguous rows.
 
     Of a strided view, torch makes one small product a row instead of one large product: with

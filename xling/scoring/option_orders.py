@@ -4,6 +4,8 @@ The measures are those of Zheng et al. 2024 (Large Language Models Are Not Robus
 Selectors, arXiv 2309.03882).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations

@@ -1,5 +1,7 @@
 """One forward pass over rows of token trees."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,7 +70,7 @@ class Batch:
 
 
 def read_logprobs(
-    model: "PreTrainedModel | PeftModel", batch: Batch, *, pad_token: int
+    model: PreTrainedModel | PeftModel, batch: Batch, *, pad_token: int
 ) -> list[list[npt.NDArray[np.float64]]]:
     """Natural log-probabilities, over the whole vocabulary, of the targets of a batch.
 
@@ -95,12 +97,12 @@ def read_logprobs(
 
 
 def _logits(
-    model: "PreTrainedModel | PeftModel",
+    model: PreTrainedModel | PeftModel,
     rows: Sequence[Row],
     places: Sequence[npt.NDArray[np.int64]],
     *,
     pad_token: int,
-) -> "torch.Tensor":
+) -> torch.Tensor:
     """Logits at some places of each row, shape (places of all rows, vocabulary)."""
     import torch
 
@@ -128,7 +130,7 @@ def _logits(
 
 
 @contextmanager
-def _head_reads(model: "PreTrainedModel | PeftModel", read: "torch.Tensor") -> Iterator[None]:
+def _head_reads(model: PreTrainedModel | PeftModel, read: torch.Tensor) -> Iterator[None]:
     """In the block, the output matrix gets the hidden states of some positions alone.
 
     Not by `logits_to_keep`: of a model that is spread over GPUs that lies on the first, and the
@@ -147,7 +149,7 @@ def _head_reads(model: "PreTrainedModel | PeftModel", read: "torch.Tensor") -> I
         hook.remove()
 
 
-def _mask(model: "PreTrainedModel | PeftModel", rows: Sequence[Row], length: int) -> Any:
+def _mask(model: PreTrainedModel | PeftModel, rows: Sequence[Row], length: int) -> Any:
     """Which tokens see which, where rows are trees; None: each sees all before it.
 
     Without a mask GPUs have faster kernels: 8 % of a scoring of a 4B model on an H200.
@@ -170,7 +172,7 @@ def _mask(model: "PreTrainedModel | PeftModel", rows: Sequence[Row], length: int
 
 
 def tree_masks(
-    model: "PreTrainedModel | PeftModel", ends: "torch.Tensor", positions: "torch.Tensor"
+    model: PreTrainedModel | PeftModel, ends: torch.Tensor, positions: torch.Tensor
 ) -> Any:
     """Attention masks of trees, as transformers' models take them: ready made, by kind of layer.
 
@@ -191,7 +193,7 @@ def tree_masks(
     )
     config = model.config.get_text_config()
 
-    def of_kind(kind: str) -> "torch.Tensor":
+    def of_kind(kind: str) -> torch.Tensor:
         mask = seen
         if kind == "sliding_attention":
             distance = positions[:, :, None] - positions[:, None, :]
@@ -208,7 +210,7 @@ def tree_masks(
     return of_kind(*kinds)
 
 
-def _attention_kinds(model: "PreTrainedModel | PeftModel") -> set[str]:
+def _attention_kinds(model: PreTrainedModel | PeftModel) -> set[str]:
     """Kinds of attention that a model's layers have, by transformers' rules."""
     config = model.config.get_text_config()
     if hasattr(config, "layer_types"):
@@ -220,7 +222,7 @@ def _attention_kinds(model: "PreTrainedModel | PeftModel") -> set[str]:
     }
 
 
-def can_share(model: "PreTrainedModel | PeftModel") -> bool:
+def can_share(model: PreTrainedModel | PeftModel) -> bool:
     """Whether a model's layers are all attention whose mask can be given.
 
     A recurrent state or a convolution cannot skip tokens; fused kernels take no mask.
@@ -230,12 +232,12 @@ def can_share(model: "PreTrainedModel | PeftModel") -> bool:
     return implementation in ("sdpa", "eager") and _attention_kinds(model) <= _KINDS
 
 
-def is_trusted(model: "PreTrainedModel | PeftModel") -> bool:
+def is_trusted(model: PreTrainedModel | PeftModel) -> bool:
     """Whether a model's type is one of `TRUSTED`, its experts set apart or not."""
     return model.config.get_text_config().model_type.removesuffix(UNFUSED) in TRUSTED
 
 
-def tolerance(model: "PreTrainedModel | PeftModel") -> float:
+def tolerance(model: PreTrainedModel | PeftModel) -> float:
     """How far log-probabilities of a row may be from those of its sequences alone."""
     import torch
 
@@ -243,7 +245,7 @@ def tolerance(model: "PreTrainedModel | PeftModel") -> float:
 
 
 def gather_logprobs(
-    logits: "torch.Tensor", where: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]
+    logits: torch.Tensor, where: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
     """Natural log-probabilities of some tokens, over the whole vocabulary.
 

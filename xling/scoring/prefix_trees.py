@@ -5,6 +5,8 @@ A token sees the tokens before it that lie on its own path, and has the place th
 sequence, so that a model computes for each sequence what it would compute for it alone.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,5 +1,7 @@
 """The one protocol that every scoring engine follows."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol

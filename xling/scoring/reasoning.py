@@ -1,5 +1,7 @@
 """Chain-of-thought: prompts that ask for it, prompts that answer after it, and a file of it."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,7 +48,7 @@ def stop_text(layout: PromptFormat) -> str:
 def reasoning_prompts(
     items: Sequence[Question],
     layout: PromptFormat,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     *,
     instruction: str,
 ) -> list[str]:
@@ -79,7 +81,7 @@ def answer_prompts(
     prompts: Sequence[str],
     texts: Sequence[str],
     layout: PromptFormat,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[str]:
     """Each prompt, the reasoning as it was written, and the answer prefix.
 
@@ -114,7 +116,7 @@ def prompts_that_fit(
     prompts: Sequence[str],
     written: Sequence[Generation],
     layout: PromptFormat,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     *,
     context: int | None,
 ) -> tuple[list[str], list[Generation]]:

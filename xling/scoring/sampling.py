@@ -1,5 +1,7 @@
 """Draws of tokens that a seed and an item's key decide, whatever shares the item's batch."""
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,12 +23,12 @@ class KeyedSampler:
         top_p: as in `draw_tokens`.
     """
 
-    uniforms: "torch.Tensor"
+    uniforms: torch.Tensor
     width: int
     temperature: float
     top_p: float
 
-    def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores of shape (n, vocabulary) in which only the drawn token is possible."""
         import torch
 
@@ -36,8 +38,8 @@ class KeyedSampler:
 
 
 def draw_tokens(
-    logits: "torch.Tensor", uniforms: "torch.Tensor", *, temperature: float, top_p: float
-) -> "torch.Tensor":
+    logits: torch.Tensor, uniforms: torch.Tensor, *, temperature: float, top_p: float
+) -> torch.Tensor:
     """Draws one token a row by inverting the cumulative distribution.
 
     Args:
@@ -62,7 +64,7 @@ def draw_tokens(
     return drawn.squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
-def uniform_draws(seed: int, key: str, n: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def uniform_draws(seed: int, key: str, n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Uniform draws in [0, 1), shape (n,), that only `seed` and `key` decide."""
     digest = hashlib.sha256(key.encode()).digest()
     return np.random.default_rng([seed, *np.frombuffer(digest, "<u4").tolist()]).random(n)

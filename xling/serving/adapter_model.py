@@ -3,6 +3,8 @@
 MLflow logs this file as the model's code; `model_config` says which base it needs.
 """
 
+from __future__ import annotations
+
 import os
 import threading
 from pathlib import Path

@@ -1,5 +1,7 @@
 """What one request to a served adapter may hold, so that no request takes all of the memory."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -65,7 +67,7 @@ def default_limits() -> dict[str, int]:
     return asdict(Limits())
 
 
-def check_request(rows: "pd.DataFrame", limits: Limits) -> None:
+def check_request(rows: pd.DataFrame, limits: Limits) -> None:
     """Refuses a request that is too large, before anything is made of it.
 
     Args:

@@ -3,6 +3,8 @@
 No data, model or store is touched here.
 """
 
+from __future__ import annotations
+
 from xling.study.study import LONGEST_STUDY_NAME, Cell, Study
 
 __all__ = ["LONGEST_STUDY_NAME", "Cell", "Study"]

@@ -1,5 +1,7 @@
 """Reads study files, and says in one line a key what is wrong with them."""
 
+from __future__ import annotations
+
 import difflib
 from importlib.resources import files
 from pathlib import Path

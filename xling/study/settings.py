@@ -1,5 +1,7 @@
 """The sections of a study file, each checked on its own."""
 
+from __future__ import annotations
+
 import re
 import string
 from typing import Annotated, Literal, Self, get_args

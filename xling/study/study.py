@@ -1,5 +1,7 @@
 """A study: its settings as a whole, and the cells that they make."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -173,7 +175,7 @@ class Study(Strict):
             f"valid: {', '.join(model.label for model in self.models)}"
         )
 
-    def only_models(self, names: Sequence[str]) -> "Study":
+    def only_models(self, names: Sequence[str]) -> Study:
         """The same study with some of its models, in the study's order.
 
         Raises:
@@ -183,7 +185,7 @@ class Study(Strict):
         kept = tuple(model for model in self.models if model.label in chosen)
         return self.model_copy(update={"models": kept})
 
-    def with_folder(self, path: str) -> "Study":
+    def with_folder(self, path: str) -> Study:
         """The same study on the questions of a folder; an empty path changes nothing."""
         if not path:
             return self

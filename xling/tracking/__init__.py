@@ -1,5 +1,7 @@
 """The only room that talks to MLflow, but for the model that the registry holds."""
 
+from __future__ import annotations
+
 from mlflow.exceptions import MlflowException
 
 from xling.messages.secrets import Terminated, without_password

@@ -1,5 +1,7 @@
 """Adapters in MLflow: logged as pyfunc models, loaded back, registered, fetched."""
 
+from __future__ import annotations
+
 import json
 import logging
 import shutil

@@ -1,5 +1,7 @@
 """Logs evaluate runs in the contract's form, whoever did the evaluating."""
 
+from __future__ import annotations
+
 import hashlib
 import math
 from collections.abc import Mapping

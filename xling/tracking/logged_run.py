@@ -1,5 +1,7 @@
 """A run, as the tracking store or the outbox has it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
 

@@ -1,5 +1,7 @@
 """Logs what runs did: to the outbox, and from there to the store."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Opens the tracking store: sends what waits, and ends runs whose process is no more."""
 
+from __future__ import annotations
+
 import logging
 import socket
 

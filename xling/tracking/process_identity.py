@@ -1,5 +1,7 @@
 """Which process a run belongs to, and whether it still lives."""
 
+from __future__ import annotations
+
 import os
 import socket
 from pathlib import Path

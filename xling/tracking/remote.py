@@ -1,5 +1,7 @@
 """Runs that other processes, or other machines, make under a run of this one."""
 
+from __future__ import annotations
+
 import json
 import os
 from dataclasses import dataclass, field

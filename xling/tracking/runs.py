@@ -1,5 +1,7 @@
 """Starts and ends runs: in the outbox, and from there in the store."""
 
+from __future__ import annotations
+
 import json
 import os
 import time

@@ -1,5 +1,7 @@
 """Finds runs and fetches what they logged."""
 
+from __future__ import annotations
+
 import logging
 import shlex
 import shutil

@@ -1,5 +1,7 @@
 """Opens the tracking store and says clearly when it cannot be used."""
 
+from __future__ import annotations
+
 import fcntl
 import hashlib
 import os

@@ -1,5 +1,7 @@
 """Use of processor, memory, disk and GPUs while a run trains."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 

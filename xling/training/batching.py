@@ -1,5 +1,7 @@
 """Which examples each process sees in each optimiser step."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

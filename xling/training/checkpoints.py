@@ -5,6 +5,8 @@ moments of AdamW), ``trainer_state.json`` (step and learning curve), and the che
 does not depend on how many processes wrote it.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import shutil
@@ -30,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 def save_checkpoint(
     folder: Path,
-    parameters: Mapping[str, "torch.nn.Parameter"],
-    optimiser: "torch.optim.Optimizer",
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimiser: torch.optim.Optimizer,
     curve: Curve,
     team: ProcessGroup,
 ) -> None:
@@ -72,8 +74,8 @@ def save_checkpoint(
 
 def load_checkpoint(
     checkpoint: Path,
-    parameters: Mapping[str, "torch.nn.Parameter"],
-    optimiser: "torch.optim.Optimizer",
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimiser: torch.optim.Optimizer,
 ) -> Curve:
     """Puts weights and optimiser where a checkpoint left them.
 

@@ -1,5 +1,7 @@
 """How a process that trains with others says why it failed."""
 
+from __future__ import annotations
+
 import json
 import time
 from pathlib import Path

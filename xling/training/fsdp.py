@@ -5,6 +5,8 @@ hold the four-bit base once (not the float weights, which are quantised as they 
 stays whole on every process: the scales of four-bit blocks (3 % of the four-bit bytes).
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 from xling.models.fast_forward import blocks_of
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def shard(model: "PeftModel") -> None:
+def shard(model: PeftModel) -> None:
     """Shards a model in place: each decoder block, and what is outside of them.
 
     A block's weights are together on a process only while it computes with them.
@@ -37,7 +39,7 @@ def shard(model: "PeftModel") -> None:
     root.set_reduce_scatter_unused_params(True)
 
 
-def decoder_blocks(model: "PeftModel") -> list["torch.nn.Module"]:
+def decoder_blocks(model: PeftModel) -> list[torch.nn.Module]:
     """The modules that are computed one after the other, in model order.
 
     Raises:
@@ -52,14 +54,14 @@ def decoder_blocks(model: "PeftModel") -> list["torch.nn.Module"]:
     return blocks
 
 
-def whole(tensor: "torch.Tensor") -> "torch.Tensor":
+def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor, of which each process may hold a part; every process must ask at once."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def fill(tensor: "torch.Tensor", values: "torch.Tensor") -> None:
+def fill(tensor: torch.Tensor, values: torch.Tensor) -> None:
     """Writes a whole tensor's values into a tensor of which this process may hold a part."""
     import torch
     from torch.distributed.tensor import DTensor
@@ -74,7 +76,7 @@ def fill(tensor: "torch.Tensor", values: "torch.Tensor") -> None:
         local.copy_(parts[mesh.get_local_rank()])
 
 
-def local_bytes(model: "PeftModel") -> int:
+def local_bytes(model: PeftModel) -> int:
     """Bytes of the frozen weights that lie on this process."""
     from torch.distributed.tensor import DTensor
 
@@ -92,7 +94,7 @@ def _processes() -> int:
     return dist.get_world_size()
 
 
-def _keep_quantisation(model: "PeftModel") -> None:
+def _keep_quantisation(model: PeftModel) -> None:
     """Notes on each four-bit layer how to read its weight, which a sharded tensor cannot say."""
     from bitsandbytes.nn import Linear4bit
 

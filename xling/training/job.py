@@ -1,5 +1,7 @@
 """A training as several processes are told of it: settings in a file, prompts beside it."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,5 +1,7 @@
 """Starts the processes that train an adapter, and ends them."""
 
+from __future__ import annotations
+
 import os
 import re
 import shlex
@@ -81,7 +83,7 @@ def _environment(processes: int) -> dict[str, str]:
     return environment
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """Ends the launcher and with it its processes; does nothing if it has ended."""
     if process.stdin is not None:
         process.stdin.close()

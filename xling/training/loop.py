@@ -1,5 +1,7 @@
 """QLoRA training on the answer: the loss is on the label's token and on nothing else."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -66,8 +68,8 @@ class TrainingResult:
 
 
 def train_adapter(
-    model: "PeftModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     *,
     label_ids: Sequence[int],
@@ -181,8 +183,8 @@ def train_adapter(
 
 def _resumed(
     folder: Path,
-    parameters: Mapping[str, "torch.nn.Parameter"],
-    optimiser: "torch.optim.Optimizer",
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimiser: torch.optim.Optimizer,
     team: ProcessGroup,
 ) -> Curve:
     """Goes back to the last whole checkpoint, which the first process finds for all.
@@ -206,7 +208,7 @@ def _resumed(
 
 
 @contextmanager
-def _training_mode(model: "PeftModel", gradient_checkpointing: bool) -> Iterator[None]:
+def _training_mode(model: PeftModel, gradient_checkpointing: bool) -> Iterator[None]:
     """Dropout and, if asked for, gradient checkpointing are on in the block, and off after it."""
     if gradient_checkpointing:
         model.activation_checkpointing_enable()
@@ -220,7 +222,7 @@ def _training_mode(model: "PeftModel", gradient_checkpointing: bool) -> Iterator
 
 
 @contextmanager
-def _lean(model: "PeftModel", *, plain_copy: bool, sharded: bool) -> Iterator[None]:
+def _lean(model: PeftModel, *, plain_copy: bool, sharded: bool) -> Iterator[None]:
     """In the block, the model computes the same with less work, as far as it allows."""
     with ExitStack() as ways:
         ways.enter_context(contiguous_head_input(model))
@@ -240,7 +242,7 @@ def _share_of_peak(step: int, warmup: int, steps: int) -> float:
 
 
 def _tokenise(
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     label_ids: Sequence[int],
     add_special_tokens: bool,

@@ -1,5 +1,7 @@
 """How many processes train a model, and where they come from."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """An optimiser step of a training, in forward passes that fit into memory."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +24,10 @@ logger = logging.getLogger(__name__)
 class Collator:
     """Pads prompts on the left and stacks the answers' token ids."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, "torch.Tensor"]:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Tensors of a forward pass: ``input_ids``, ``attention_mask`` and ``label_ids``."""
         import torch
 
@@ -80,10 +82,10 @@ class Passes:
 class Step:
     """One optimiser step on some of the rows."""
 
-    model: "PeftModel"
-    collate: "Collator"
+    model: PeftModel
+    collate: Collator
     rows: Sequence[dict[str, Any]]
-    optimiser: "torch.optim.Optimizer"
+    optimiser: torch.optim.Optimizer
     max_grad_norm: float
     team: ProcessGroup
     passes: Passes
@@ -162,7 +164,7 @@ class Step:
             loss += total.item()
         return loss
 
-    def _loss(self, batch: Batch) -> "torch.Tensor":
+    def _loss(self, batch: Batch) -> torch.Tensor:
         """Sum over the batch of the cross-entropy of the label's token, in nats."""
         import torch
 

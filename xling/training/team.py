@@ -1,5 +1,7 @@
 """The processes that train one adapter together, and what they tell each other."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,7 +60,7 @@ class ProcessGroup:
         dist.all_gather_object(values, value)
         return values
 
-    def sum_gradients(self, parameters: Sequence["torch.nn.Parameter"]) -> None:
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Gives every parameter the sum of its gradients over the processes.
 
         A sharded model has done so in its backward pass. A parameter that no example used (an

@@ -11,6 +11,8 @@ reason is in ``failed-<rank>.json``. With `processes` on the model instead of to
 that holds the run trains nothing itself, and ends it as FAILED.
 """
 
+from __future__ import annotations
+
 import functools
 import logging
 import time

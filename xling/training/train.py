@@ -1,5 +1,7 @@
 """Trains one adapter and saves it, in one process or as one of several."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -95,7 +97,7 @@ def train_and_save(
     (target / "check.json").write_text(json.dumps(check), encoding="utf-8")
 
 
-def _save_adapter(model: "PeftModel", folder: Path, team: ProcessGroup, *, base: str) -> None:
+def _save_adapter(model: PeftModel, folder: Path, team: ProcessGroup, *, base: str) -> None:
     """Writes PEFT's files, with whole tensors, from one process.
 
     They name the base by its id, not by where this machine keeps its weights.

@@ -1,5 +1,7 @@
 """One of several processes that train: ``torchrun … -m xling.training.worker JOB``."""
 
+from __future__ import annotations
+
 import logging
 import os
 import sys

@@ -12,6 +12,8 @@ the embedded mini set. The samples files are kept byte for byte; of the results 
 in KEPT, since the others describe the machine.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import shutil

@@ -16,6 +16,8 @@ large vocabulary add `--softmax float64`: in single precision, which is the harn
 log-probabilities of Gemma's 262k words are off by up to 4e-4.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os

@@ -1,5 +1,7 @@
 """A model's answers, and the item records that are made of them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -46,7 +48,7 @@ class Answers:
     more: Mapping[str, pd.DataFrame]
     routing: RoutingCounter | None = None
 
-    def split(self, sizes: Sequence[int]) -> "list[Answers]":
+    def split(self, sizes: Sequence[int]) -> list[Answers]:
         """Answers to the first items, the next ones, and so on.
 
         Args:
@@ -62,7 +64,7 @@ class Answers:
         ends = list(accumulate(sizes, initial=0))
         return [self._between(first, last) for first, last in pairwise(ends)]
 
-    def _between(self, first: int, last: int) -> "Answers":
+    def _between(self, first: int, last: int) -> Answers:
         """Answers to some items that follow each other."""
         return Answers(
             self.prompts[first:last],

@@ -1,5 +1,7 @@
 """One stage of an evaluate cell: items of many languages, asked together and kept by language."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

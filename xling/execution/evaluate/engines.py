@@ -1,5 +1,7 @@
 """Where an evaluate cell's answers come from: a model in this process, or a server."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -42,8 +44,8 @@ class EngineHandle:
     """
 
     engine: Engine
-    tokenizer: "PreTrainedTokenizerBase"
-    model: "PreTrainedModel | PeftModel | None" = None
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel | PeftModel | None = None
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def source_identity(prepared: StudyData, cell: Cell) -> dict[str, Any]:
 class ServerConnection:
     """A cell's server, and what it serves."""
 
-    transport: "Transport"
-    served: "Served"
+    transport: Transport
+    served: Served
 
     def work_key(self, digest: str) -> str:
         """Name of the cell's unfinished work: answers of what is served now, and of nothing else.

@@ -1,5 +1,7 @@
 """Puts items to a model as a cell's reasoning and scoring ask, and makes records of the answers."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -53,12 +55,12 @@ class ItemScorer:
     def __init__(
         self,
         engine: Engine,
-        tokenizer: "PreTrainedTokenizerBase",
+        tokenizer: PreTrainedTokenizerBase,
         layout: PromptFormat,
         *,
         cell: Cell,
         study: Study,
-        model: "PreTrainedModel | PeftModel | None" = None,
+        model: PreTrainedModel | PeftModel | None = None,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -165,7 +167,7 @@ class ItemScorer:
         return recording_routing(routed, repeats=lambda: engine.repeats)
 
     @cached_property
-    def _routed_model(self) -> "PreTrainedModel | PeftModel | None":
+    def _routed_model(self) -> PreTrainedModel | PeftModel | None:
         """The model whose routing is recorded; None where there is nothing to record."""
         model = self._model
         if model is None or not is_mixture(model):

@@ -1,5 +1,7 @@
 """Finds and fetches the adapters that an evaluate cell needs."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from xling import tracking

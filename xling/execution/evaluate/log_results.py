@@ -1,5 +1,7 @@
 """Logs what an evaluate cell left on this machine's disk: records, tables and metrics."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

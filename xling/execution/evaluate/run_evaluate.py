@@ -1,5 +1,7 @@
 """The evaluate cell: one model or adapter over every evaluated language."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -1,5 +1,7 @@
 """Logs what a finetune cell made: labels, learning curve, and the adapter, which is loaded back."""
 
+from __future__ import annotations
+
 import importlib.metadata
 import shutil
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """The finetune cell: one adapter, trained, logged and loaded back."""
 
+from __future__ import annotations
+
 import json
 import logging
 import shutil

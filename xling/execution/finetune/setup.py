@@ -1,5 +1,7 @@
 """How a cell is trained: its prompts, and what processes and memory there are for it."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,5 +1,7 @@
 """The Ray cluster that a study runs on: found or started, and what it has."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import signal

@@ -1,5 +1,7 @@
 """What a unit asks of a Ray cluster."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Runs a study's units on a Ray cluster; a lost worker's unit is tried again elsewhere."""
 
+from __future__ import annotations
+
 import logging
 import signal
 import socket
@@ -99,7 +101,7 @@ class _Tasks:
     units: Sequence[Unit]
     needs: dict[str, Needs]
     assignment: Assignment
-    pending: dict["ObjectRef[Any]", tuple[Unit, int]] = field(default_factory=dict)
+    pending: dict[ObjectRef[Any], tuple[Unit, int]] = field(default_factory=dict)
 
     def run(self) -> list[UnitOutcome]:
         """Runs all units; whatever ends it early cancels those under way."""
@@ -148,7 +150,7 @@ class _Tasks:
         assignment = replace(self.assignment, gpus=needs.gpus)
         self.pending[task.remote(self._study, unit, assignment)] = (unit, number)
 
-    def _outcome(self, task: "ObjectRef[Any]", unit: Unit, number: int) -> UnitOutcome | None:
+    def _outcome(self, task: ObjectRef[Any], unit: Unit, number: int) -> UnitOutcome | None:
         """A finished task's outcome; None if its worker was lost and it may be tried again."""
         import ray
         from ray import exceptions

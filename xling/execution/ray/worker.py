@@ -1,5 +1,7 @@
 """What a Ray worker does: one unit, under the study's run."""
 
+from __future__ import annotations
+
 import logging
 import os
 import signal

@@ -3,6 +3,8 @@
 bitsandbytes quantises plain floats only: it refuses a checkpoint that is quantised already.
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib.metadata
 import json
@@ -150,7 +152,7 @@ def _check_room(parent: Path, needed: int, *, model: Path) -> None:
         )
 
 
-def _write_shards(planned: Sequence[Planned], folder: Path, bar: "tqdm[Any]") -> None:
+def _write_shards(planned: Sequence[Planned], folder: Path, bar: tqdm[Any]) -> None:
     """Writes the tensors and their index, with one shard in memory at a time."""
     from safetensors.torch import save_file
 

@@ -1,5 +1,7 @@
 """Whether the disk has room for a quantised checkpoint of the hub, before it is fetched."""
 
+from __future__ import annotations
+
 import logging
 import shutil
 from collections.abc import Sequence

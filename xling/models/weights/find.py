@@ -1,5 +1,7 @@
 """From a model's name to a folder of weights and an identity that pins them."""
 
+from __future__ import annotations
+
 import difflib
 import hashlib
 import re

@@ -1,5 +1,7 @@
 """Converts a GGUF file once into a folder that transformers loads fast."""
 
+from __future__ import annotations
+
 import functools
 import importlib.metadata
 import logging

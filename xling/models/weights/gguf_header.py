@@ -1,5 +1,7 @@
 """Where a GGUF file must end, by its own header."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -4,6 +4,8 @@ In the hub's cache a file is a link to a blob, whose name is the file's sha256, 
 git's sha1. Downloads are checked by size alone, and a disk can lose bits later.
 """
 
+from __future__ import annotations
+
 import hashlib
 import re
 from pathlib import Path

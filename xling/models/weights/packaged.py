@@ -4,6 +4,8 @@ The packages depend on inference programs that compile for minutes, so their fil
 from what is installed, or from a download without dependencies.
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import importlib.metadata

@@ -5,6 +5,8 @@ power-of-two scale. FP8 (DeepSeek-AI 2024): float8_e4m3fn values in tiles, 128 Ã
 with a float scale each.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -104,7 +106,7 @@ def result_dtype(config: Mapping[str, Any]) -> Literal["float32", "bfloat16"]:
     return "float32" if asked == "float32" else "bfloat16"
 
 
-def dequantised(plan: Planned, values: "torch.Tensor", scales: "torch.Tensor") -> "torch.Tensor":
+def dequantised(plan: Planned, values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """A quantised tensor in plain floats.
 
     Args:
@@ -171,8 +173,8 @@ def _misfit(values: StoredTensor, scales: StoredTensor, expected: str) -> ValueE
 
 
 def _from_mxfp4(
-    shape: tuple[int, ...], blocks: "torch.Tensor", scales: "torch.Tensor", dtype: "torch.dtype"
-) -> "torch.Tensor":
+    shape: tuple[int, ...], blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
     import torch
 
     magnitudes = torch.tensor(E2M1_MAGNITUDES, dtype=dtype)
@@ -190,9 +192,7 @@ def _from_mxfp4(
     return result
 
 
-def _from_fp8(
-    values: "torch.Tensor", scales: "torch.Tensor", tile: tuple[int, int]
-) -> "torch.Tensor":
+def _from_fp8(values: torch.Tensor, scales: torch.Tensor, tile: tuple[int, int]) -> torch.Tensor:
     """Float32 product of values and scales, tile by tile; the last tiles may be cut off.
 
     The library infers the tile from the shapes, which fails for matrices that are no multiple of

@@ -1,5 +1,7 @@
 """The files of a checkpoint: configuration, tokenizer and safetensors shards, read by header."""
 
+from __future__ import annotations
+
 import json
 import math
 import struct

@@ -3,6 +3,8 @@
 Nobody but the user's own machine vouches for a model folder: it is read, and nothing in it is run.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

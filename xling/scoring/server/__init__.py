@@ -1,5 +1,7 @@
 """Scoring over an OpenAI-compatible server: vLLM, SGLang, llama.cpp."""
 
+from __future__ import annotations
+
 from xling.scoring.server.engine import ServerEngine
 from xling.scoring.server.served_models import Served, ServedModel, find_served, served_adapter
 from xling.scoring.server.transport import ServerError, Transport

@@ -1,5 +1,7 @@
 """What a server can do, tried out before the first item."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +100,7 @@ def echo_body(name: str, form: str | list[int], *, extensions: bool) -> dict[str
 
 def probe(
     transport: Transport,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     name: str,
     *,
     top_logprobs: int,
@@ -151,7 +153,7 @@ def probe(
 
 def _first_answer(
     transport: Transport,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     name: str,
     prompt: Prompt,
     top_logprobs: int,
@@ -201,7 +203,7 @@ def _first_answer(
     raise refused[-1]
 
 
-def _bare(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
+def _bare(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     return prompt.text.removeprefix(tokenizer.bos_token or "")
 
 

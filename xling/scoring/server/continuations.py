@@ -1,5 +1,7 @@
 """Lets a model on a server write freely."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
 from typing import Any

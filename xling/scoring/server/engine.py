@@ -1,5 +1,7 @@
 """Scores prompts with a model that a server holds."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +50,9 @@ class ServerEngine:
     def __init__(
         self,
         transport: Transport,
-        settings: "ServerSettings",
+        settings: ServerSettings,
         model: ServedModel,
-        tokenizer: "PreTrainedTokenizerBase",
+        tokenizer: PreTrainedTokenizerBase,
         *,
         add_special_tokens: bool,
         ending: str,
@@ -290,5 +292,5 @@ class ServerEngine:
         return [self._kept[key] for key in keys]
 
 
-def _bar(total: int, description: str) -> "tqdm[Any]":
+def _bar(total: int, description: str) -> tqdm[Any]:
     return tqdm(total=total, desc=description, unit="item", disable=not description)

@@ -1,5 +1,7 @@
 """One item's questions to a server: its four labels, or the tokens of an answer's text."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -91,7 +93,7 @@ class ChoiceSpans:
 
 
 def choice_spans(
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     choices: Sequence[Sequence[str]],
     unconditional_context: str,

@@ -1,5 +1,7 @@
 """How a prompt is sent: as token numbers, or as text that becomes just those tokens."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,7 @@ class Wire:
         adds_first: whether it puts a beginning-of-text token before a text.
     """
 
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
     as_tokens: bool
     adds_first: bool = False
 
@@ -110,7 +112,7 @@ class Wire:
 
 
 def prompts_of(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, add_special_tokens: bool
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_special_tokens: bool
 ) -> list[Prompt]:
     """Texts with their tokens."""
     if not texts:

@@ -6,6 +6,8 @@ list of entries with ``token``, ``bytes`` and, from llama.cpp, ``id``). A token'
 bytes (``bytes:\xe2\x96``) or its number (vLLM: ``token_id:123``).
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +51,7 @@ class Listed:
             return self.raw == text.encode()
         return self.text == text
 
-    def is_like(self, other: "Listed") -> bool:
+    def is_like(self, other: Listed) -> bool:
         """Whether two answers list the same token with the same log-probability."""
         named = (self.token, self.text, self.raw) == (other.token, other.text, other.raw)
         return named and abs(self.logprob - other.logprob) <= SAME
@@ -210,7 +212,7 @@ def unlisted_mass(top: Sequence[Listed]) -> float:
 
 
 def told_apart(
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     labels: Sequence[int],
     texts: Sequence[str],
     top: Sequence[Listed],

@@ -1,5 +1,7 @@
 """Which names a server knows its models and adapters by, and how it is handed an adapter."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import uuid

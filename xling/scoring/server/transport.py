@@ -1,5 +1,7 @@
 """Requests to a server: the key, the limit on what is under way, and further tries."""
 
+from __future__ import annotations
+
 import json
 import logging
 import os
@@ -63,7 +65,7 @@ class Transport:
         settings: address, key variable, and limits.
     """
 
-    def __init__(self, settings: "ServerSettings") -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         from openai import OpenAI
 
         self.url = settings.url
@@ -227,7 +229,7 @@ class Transport:
     def _where(self, method: str, path: str) -> str:
         return f"server {self.url}: {method} {path.removeprefix(self.url)}"
 
-    def _refusal(self, where: str, error: "openai.APIStatusError") -> Exception:
+    def _refusal(self, where: str, error: openai.APIStatusError) -> Exception:
         """What to raise for an HTTP status that is an error."""
         status = error.status_code
         said = self._masked(error.response.text.strip())[:500] or "nothing"

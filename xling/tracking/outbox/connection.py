@@ -1,5 +1,7 @@
 """What this process knows of a store: whether it answers, and what it refused."""
 
+from __future__ import annotations
+
 import logging
 import re
 import time

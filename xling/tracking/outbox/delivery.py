@@ -1,5 +1,7 @@
 """Sends what waits when the store will have it, and says what waits when it will not."""
 
+from __future__ import annotations
+
 import logging
 import os
 import time

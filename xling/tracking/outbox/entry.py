@@ -1,5 +1,7 @@
 """A run's folder in the outbox: what it logged, and how much of that the store has."""
 
+from __future__ import annotations
+
 import fcntl
 import json
 import logging
@@ -116,7 +118,7 @@ class Entry:
         self._lock: IO[str] | None = None
 
     @classmethod
-    def create(cls, outbox: Path, head: RunHeader) -> "Entry":
+    def create(cls, outbox: Path, head: RunHeader) -> Entry:
         """Makes an entry, whole or not at all, and holds it."""
         folder = outbox / f"{time.time_ns():020d}-{head.id}"
         with atomic_directory(folder) as temporary:

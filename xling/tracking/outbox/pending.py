@@ -1,5 +1,7 @@
 """What is known on this machine of runs that the store has not got, or has but does not say."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -5,6 +5,8 @@ tags, metrics (with their times) and files are the same again; a run and a logge
 entry's id in a tag, and are looked for before they are asked for again.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
