@@ -15,12 +15,11 @@ from entrypoints.common import (
     split_names,
     study_option,
 )
-from xling.execution import StudyData
 from xling.study import Study
 from xling.study.settings import EXECUTIONS, Execution
 
 if TYPE_CHECKING:
-    pass
+    from xling.execution import StudyData
 
 BOUND = 0.05
 
