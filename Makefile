@@ -24,6 +24,7 @@ soak: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 # After a change of code that decides results; tests/test_result_code.py says when.
