@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from analysis.report.content import RunSource
 from analysis.runs.pull import PulledRuns, pull_records
-from analysis.runs.records_cache import DIGEST_TAG
+from analysis.runs.run_files import DIGEST_TAG
 from analysis.study_analysis import MINI_SET_NOTE, Analysis, StudyContext, analyze_records
 from xling import tracking
 from xling.languages import get_language, shared_branches

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from xling.files.atomic import atomic_write
+
 OK = "ok"
 SCALE_DEPENDENT = "scale_dependent"
+ZERO_VARIANCE = "zero variance"
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,6 @@ class Estimate:
                     f"{field.name} is {value}; leave it out and give a status"
                 )
 
-    @property
-    def has_number(self) -> bool:
-        """Whether estimate, interval and p are there."""
-        return None not in (self.estimate, self.ci_low, self.ci_high, self.p)
-
 
 COLUMNS = tuple(field.name for field in fields(Estimate))
 
@@ -80,31 +77,5 @@ def write_estimates(estimates: Sequence[Estimate], path: Path) -> None:
     text = json.dumps(
         [asdict(row) for row in estimates], indent=1, ensure_ascii=False, allow_nan=False
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_estimates(path: Path) -> list[Estimate]:
-    """Read estimates.json.
-
-    Args:
-        path: A file as write_estimates makes it.
-
-    Returns:
-        Its rows, in order.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no JSON list of estimate rows; the message names the file.
-    """
-    try:
-        return [Estimate(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path}: not a list of estimates ({error}); write it anew with the analyze entry point"
-        ) from error

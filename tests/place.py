@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,10 +11,18 @@ from typing import Any
 
 import yaml
 
+from analysis.estimates import Estimate
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ("arb_Arab", "arz_Arab")
 TARGET = ("heb_Hebr", "mlt_Latn", "fra_Latn", "eng_Latn")
 HELD_OUT = 8
+
+
+def estimates_of(folder: Path) -> list[Estimate]:
+    """The rows of an analysis's estimates.json."""
+    text = (folder / "estimates.json").read_text(encoding="utf-8")
+    return [Estimate(**row) for row in json.loads(text)]
 
 
 class Place:

@@ -16,8 +16,7 @@ import requests
 import yaml
 from safetensors.torch import load_file, save_file
 
-from analysis.estimates import read_estimates
-from tests.place import HELD_OUT, ROOT, SOURCE, TARGET, Place
+from tests.place import HELD_OUT, ROOT, SOURCE, TARGET, Place, estimates_of
 from xling.records import read_records
 
 pytestmark = pytest.mark.slow
@@ -119,7 +118,7 @@ def test_analysis_has_figures_tables_and_estimates(place, study, tmp_path):
         "runs.json",
     ):
         assert (folder / name).stat().st_size > 0, name
-    rows = read_estimates(folder / "estimates.json")
+    rows = estimates_of(folder)
     assert {(row.estimand, row.scale) for row in rows} >= {
         (estimand, scale) for estimand in "DI" for scale in ("points", "logit")
     }

@@ -15,8 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis.estimates import read_estimates
-from tests.place import ROOT, SOURCE, Place
+from tests.place import ROOT, SOURCE, Place, estimates_of
 from xling.records import LOGPROB_COLUMNS, read_records
 
 pytestmark = pytest.mark.slow
@@ -161,7 +160,7 @@ def test_every_evaluate_run_measures_the_format(arms, tmp_path):
 def test_the_analysis_uses_the_arms_and_leaves_the_control_source_out(arms, tmp_path):
     (run,) = arms.runs("analyze")
     folder = fetched(arms, run, "", tmp_path)
-    rows = read_estimates(folder / "estimates.json")
+    rows = estimates_of(folder)
     named = {row.estimand for row in rows}
     assert "D (finetuned - control-source)" in named
     assert "format share of the gain" in named
@@ -258,7 +257,7 @@ def test_every_question_is_answered_once_by_the_adapter_of_its_fold(folds, tmp_p
 
 def test_the_analysis_takes_other_folds_for_the_baseline(folds, tmp_path):
     (run,) = folds.runs("analyze")
-    rows = read_estimates(fetched(folds, run, "", tmp_path) / "estimates.json")
+    rows = estimates_of(fetched(folds, run, "", tmp_path))
     interaction = next(row for row in rows if row.estimand == "I")
     assert interaction.status == "ok" or interaction.estimate is not None, interaction
     assert interaction.baseline_source == "other folds"

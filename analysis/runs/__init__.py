@@ -1,4 +1,4 @@
-"""The runs that an analysis reads: pulled from the store, cached, and how they were made.
+"""The runs that an analysis reads: pulled from the store, their files cached and checked.
 
-Nothing here estimates.
+How they were made is compared here, too. Nothing here estimates, and nothing is written to a store.
 """

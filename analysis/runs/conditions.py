@@ -1,4 +1,4 @@
-"""What runs that are compared were made with, where that decides the last digits."""
+"""The conditions under which compared runs were made, where they decide the last digits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COARSE = ("device", "dtype")
 
 
 def differing_conditions(runs: Sequence[LoggedRun]) -> list[str]:
-    """A note for each model whose runs were not all made under the same conditions.
+    """Note each model whose runs were not all made under the same conditions.
 
     Gains are differences between runs of one model, so only those are compared. A run that does
     not say what it was made with, such as an imported one, is passed over.
@@ -51,7 +51,7 @@ def differing_conditions(runs: Sequence[LoggedRun]) -> list[str]:
 
 
 def _values(runs: Sequence[LoggedRun], name: str) -> list[str]:
-    """What runs say of a condition; numbers in their order."""
+    """Return what runs say of a condition; numbers in their order."""
     found = {run.params.get(f"cfg.{name}", "") for run in runs} - {""}
     return sorted(found, key=lambda value: (len(value) if value.isdigit() else 0, value))
 

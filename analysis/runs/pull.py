@@ -1,4 +1,4 @@
-"""Brings the finished evaluate runs of a study together: records where there are any."""
+"""The finished evaluate runs of a study, brought together: records where there are any."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.runs.conditions import differing_conditions
-from analysis.runs.records_cache import RECORDS_FILE
-from analysis.runs.run_files import fetch_files, files_by_run, told
-from xling.records import (
-    ARMS,
-    REASONINGS,
-    RECORD_SCHEMA,
-    RUN_COLUMNS,
-    SCORINGS,
-    check_records,
-)
+from analysis.runs.run_files import RECORDS_FILE, fetch_files, files_by_run, run_words
+from xling.messages.values import format_name
+from xling.records import ARMS, REASONINGS, RECORD_SCHEMA, RUN_COLUMNS, SCORINGS, check_records
 
 if TYPE_CHECKING:
     from xling.tracking import LoggedRun
@@ -30,7 +23,7 @@ if TYPE_CHECKING:
 ACCURACY_COLUMNS = (*RUN_COLUMNS, "language", "accuracy", "has_records", "run_id")
 _ALLOWED = {"arm": ARMS, "reasoning": REASONINGS, "scoring": SCORINGS}
 # Of a model's name; MLflow keeps no more of a parameter in some stores.
-MOST_LETTERS = 500
+MAX_NAME_CHARS = 500
 _SEED = re.compile(r"-?[0-9]{1,18}")
 # Metrics pass through stores that keep fewer digits than a float64 has.
 _ACCURACY_SLACK = 1e-6
@@ -126,7 +119,7 @@ def pull_records(
     if run_ids:
         unknown = sorted(set(run_ids) - {run.run_id for run in found})
         if unknown:
-            raise ValueError(f"run {unknown[0]} is no finished evaluate run of study {study!r}")
+            raise ValueError(f"run {unknown[0]} is not a finished evaluate run of study {study!r}")
         found = [run for run in found if run.run_id in run_ids]
     if not found:
         raise ValueError(
@@ -165,7 +158,7 @@ def pull_records(
 
 
 def newest_runs(runs: Sequence[LoggedRun]) -> tuple[list[LoggedRun], list[str]]:
-    """The newest run of each cell (model, arm, seed, reasoning, scoring).
+    """Return the newest run of each cell (model, arm, seed, reasoning, scoring).
 
     Args:
         runs: Finished evaluate runs in any order.
@@ -190,20 +183,18 @@ def newest_runs(runs: Sequence[LoggedRun]) -> tuple[list[LoggedRun], list[str]]:
 
 
 def _cell(run: LoggedRun) -> tuple[str | int, ...]:
-    """A run's values of RUN_COLUMNS, checked."""
+    """Return a run's values of RUN_COLUMNS, checked."""
     values: list[str | int] = []
-    where = (
-        f"run {told(run.name)} ({run.run_id}), model {told(run.params.get('cfg.model', 'unknown'))}"
-    )
+    where = run_words(run)
     remedy = "log the run again in the contract's form, or delete it"
     for name in RUN_COLUMNS:
         value = run.params.get(f"cfg.{name}", "")
         if not value:
             raise ValueError(f"{where}: parameter cfg.{name} is missing; {remedy}")
-        if len(value) > MOST_LETTERS or not value.isprintable():
+        if len(value) > MAX_NAME_CHARS or not value.isprintable():
             raise ValueError(
                 f"{where!r:.200}: parameter cfg.{name} is {value!r:.80}; it must be one line of "
-                f"{MOST_LETTERS} signs at most; {remedy}"
+                f"{MAX_NAME_CHARS} characters at most; {remedy}"
             )
         if value not in _ALLOWED.get(name, (value,)):
             raise ValueError(
@@ -220,17 +211,17 @@ def _cell(run: LoggedRun) -> tuple[str | int, ...]:
 
 
 def _accuracies(run: LoggedRun, records: pd.DataFrame | None) -> tuple[pd.DataFrame, list[str]]:
-    """Held-out accuracy by language of one run, and notes; columns ACCURACY_COLUMNS."""
+    """Return held-out accuracies by language of one run (ACCURACY_COLUMNS), and notes."""
     logged = {
         key.removeprefix("accuracy/"): value
         for key, value in run.metrics.items()
         if key.startswith("accuracy/")
     }
-    where = f"run {told(run.name)} ({run.run_id}), model {told(run.params['cfg.model'])}"
+    where = run_words(run)
     for language, value in logged.items():
         if not 0 <= value <= 1:  # NaN fails this too
             raise ValueError(
-                f"{where}, language {told(language)}: accuracy {value} lies outside 0 to "
+                f"{where}, language {format_name(language)}: accuracy {value} lies outside 0 to "
                 "1; log proportions, not per cent"
             )
     notes = []
@@ -269,7 +260,7 @@ def _accuracies(run: LoggedRun, records: pd.DataFrame | None) -> tuple[pd.DataFr
 
 
 def _concatenate(parts: Sequence[pd.DataFrame | None]) -> pd.DataFrame:
-    """All records in one frame, with the schema's columns even if there are none."""
+    """Put all records into one frame, with the schema's columns even if there are none."""
     frames = [part for part in parts if part is not None]
     if frames:
         return pd.concat(frames, ignore_index=True)

@@ -14,7 +14,7 @@ import pytest
 from simulated_records import frame_of
 
 from analysis.runs.pull import ACCURACY_COLUMNS, pull_records
-from analysis.runs.records_cache import DIGEST_TAG, RECORDS_FILE
+from analysis.runs.run_files import DIGEST_TAG, RECORDS_FILE
 from xling.records import check_records, write_records
 
 

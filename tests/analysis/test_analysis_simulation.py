@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from simulated_records import frame_of
+from simulated_tables import simulated_table, to_records, training_accuracy
 
 from analysis.estimators.position_prior import total_variation
 from analysis.gains.cells import gain_cells
@@ -20,14 +21,7 @@ from analysis.gains.gain_table import LOGIT, POINTS, gain_table
 from analysis.gains.responses import encode_responses
 from analysis.measures.formats import PREDICTED, PRIOR, format_measures
 from analysis.runs.pull import pull_records
-from analysis.simulation.answers import (
-    run_count,
-    run_records,
-    simulate_correct,
-    simulated_table,
-    to_records,
-    training_accuracy,
-)
+from analysis.simulation.answers import run_count, run_records, simulate_correct
 from analysis.simulation.design import Design
 from analysis.simulation.log_run import simulated_study, simulation_fingerprint, study_name
 from analysis.simulation.probabilities import contrasts_of, draw_probabilities

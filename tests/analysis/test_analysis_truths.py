@@ -10,6 +10,7 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
+from simulated_tables import simulated_table, training_accuracy
 
 from analysis.estimates import SCALE_DEPENDENT, Estimate
 from analysis.estimators.contrasts import contrast_rows
@@ -17,7 +18,7 @@ from analysis.estimators.sampling_units import unit_rows
 from analysis.estimators.two_groups import Difference, equivalence, interaction, mean_difference
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.gain_table import LOGIT, POINTS, GainTable
-from analysis.simulation.answers import simulate_correct, simulated_table, training_accuracy
+from analysis.simulation.answers import simulate_correct
 from analysis.simulation.design import Design
 
 pytestmark = pytest.mark.slow

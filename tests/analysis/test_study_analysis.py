@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from simulated_records import FAMILY, accuracies_of, study
 
-from analysis.estimates import COLUMNS, read_estimates
+from analysis.estimates import COLUMNS, Estimate
 from analysis.figures.baseline import baseline_plot, short_codes
 from analysis.figures.heatmap import figure_gains, gain_heatmap, language_order
 from analysis.figures.labels import place_labels
@@ -81,7 +81,7 @@ def test_everything_is_written_and_can_be_read(tmp_path: Path) -> None:
         parse_constant=lambda c: pytest.fail(f"{c} is not JSON"),
     )
     assert all(tuple(row) == COLUMNS for row in rows)
-    assert tuple(read_estimates(tmp_path / "estimates.json")) == found.estimates
+    assert tuple(Estimate(**row) for row in rows) == found.estimates
     for svg in (p for p in found.files if p.suffix == ".svg"):
         assert ET.parse(svg).getroot().tag.endswith("svg")
     with (tmp_path / "cells.csv").open() as source:
@@ -212,11 +212,3 @@ def test_latex_escapes_what_would_be_a_command(tmp_path: Path) -> None:
     text = tex.read_text()
     assert r"\input{" not in text and r"50\%" in text and r"\$y\$" in text
     assert r"100 \% of \textbackslash{}x\_1" in text and "0.123" in text
-
-
-def test_a_broken_estimates_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "estimates.json"
-    for text in ("[{", '[{"estimand": 1}]'):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=r"estimates.json: not a list of estimates"):
-            read_estimates(path)

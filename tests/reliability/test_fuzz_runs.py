@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.runs.pull import ACCURACY_COLUMNS, pull_records
-from analysis.runs.records_cache import FORMAT_FILE, RECORDS_FILE
+from analysis.runs.run_files import FORMAT_FILE, RECORDS_FILE
 from tests.reliability.fuzzing import TEXTS, damaged, refused, sweep, write
 from tests.reliability.test_fuzz_records import good_frame
 from xling.records import ARMS, describe_format, write_records

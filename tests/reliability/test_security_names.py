@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from analysis.runs.records_cache import FORMAT_FILE, optional_file, records_file
+from analysis.runs.run_files import FORMAT_FILE, RECORDS_FILE, fetch_file
 from entrypoints.evaluate import main as evaluate
 from entrypoints.prepare import main as prepare
 from entrypoints.register import main as register
@@ -252,10 +252,9 @@ def test_a_run_of_a_hostile_id_is_not_fetched(run_id: str, tmp_path: Path) -> No
         start_time=0, status="FINISHED",
     )  # fmt: skip
     folders = tmp_path / "a" / "folder", tmp_path / "a" / "cache"
-    with pytest.raises(ValueError, match="which is none"):
-        records_file(tracking, run, *folders)
-    with pytest.raises(ValueError, match="which is none"):
-        optional_file(tracking, run, FORMAT_FILE, *folders)
+    for name in (RECORDS_FILE, FORMAT_FILE):
+        with pytest.raises(ValueError, match="which is not valid"):
+            fetch_file(tracking, run, name, *folders)
     assert not list(tmp_path.iterdir())
 
 
