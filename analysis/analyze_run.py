@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from analysis.report.content import RunSource
+from analysis.report.findings import RunSource, StudyContext
 from analysis.runs.pull import PulledRuns, pull_records
 from analysis.runs.run_files import DIGEST_TAG
-from analysis.study_analysis import MINI_SET_NOTE, Analysis, StudyContext, analyze_records
+from analysis.study_analysis import MINI_SET_NOTE, Analysis, analyze_records
 from xling import tracking
 from xling.languages import get_language, shared_branches
 from xling.study import Study
@@ -64,14 +64,15 @@ def run_analysis(
         )
         analysis = analyze_records(
             pulled,
-            _reading(study, pulled, bound, tracking.run_command("analyze", parameters)),
+            study_context(study, pulled, bound, tracking.run_command("analyze", parameters)),
             folder / "analysis",
         )
         _log(analysis, folder / "analysis", pulled.run_ids)
     return analysis
 
 
-def _reading(study: Study, pulled: PulledRuns, bound: float, command: str) -> StudyContext:
+def study_context(study: Study, pulled: PulledRuns, bound: float, command: str) -> StudyContext:
+    """Gather how a study is to be read from its file and its runs."""
     codes = sorted(set(pulled.accuracies["language"]) | set(study.languages.evaluated))
     return StudyContext(
         family={code: study.languages.family(code) for code in codes},

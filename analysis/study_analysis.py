@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,18 +11,17 @@ import pandas as pd
 from analysis.estimates import Estimate, write_estimates
 from analysis.estimators.all_estimates import study_estimates
 from analysis.exhibits.all_exhibits import study_exhibits
-from analysis.exhibits.exhibit import Evidence, Exhibit
-from analysis.gains.comparisons import Comparisons, compare_runs
+from analysis.exhibits.exhibit import Evidence
+from analysis.gains.comparisons import compare_runs
 from analysis.gains.gain_table import PRIMARY
-from analysis.measures.accuracy import responses_summary
 from analysis.measures.formats import format_measures, logged_measures, trained_shares
 from analysis.measures.routing import routing_table
-from analysis.report.content import RunSource
-from analysis.report.draw_figures import draw_study
+from analysis.report.draw_figures import draw_figures
+from analysis.report.findings import Findings, StudyContext
 from analysis.report.render import write_report
 from analysis.report.summary import headline_metrics, summary_lines
 from analysis.report.verdict import verdict
-from analysis.report.warnings import suspicious_exhibit, suspicious_notes, suspicious_results
+from analysis.report.warnings import find_warnings, warning_notes, warnings_exhibit
 from analysis.runs.pull import PulledRuns
 from analysis.tables.fields import table_frame
 from analysis.tables.write import language_table, write_table
@@ -47,36 +46,12 @@ class Analysis:
     files: tuple[Path, ...]
 
 
-@dataclass(frozen=True)
-class StudyContext:
-    """How a study is to be read: what its file says, and what a reader is told beside numbers.
-
-    `family` maps every language of the runs to `related`, `control` or `source`; `names` to its
-    English name; `distance` to the branches that it does not share with the source. `bound` is
-    the equivalence bound of D in proportion; `seed` is that of every draw. `command` repeats the
-    analysis; `sources` are the runs behind it; `left_out` are the languages that the
-    control-source arm was tuned on, `kin` those that share a branch with one of them.
-    """
-
-    family: Mapping[str, str]
-    bound: float
-    names: Mapping[str, str]
-    distance: Mapping[str, int] | None = None
-    seed: int = 0
-    description: str = ""
-    note: str = ""
-    command: str = ""
-    sources: Sequence[RunSource] = ()
-    left_out: Sequence[str] = ()
-    kin: Sequence[str] = ()
-
-
-def analyze_records(pulled: PulledRuns, reading: StudyContext, folder: Path) -> Analysis:
+def analyze_records(pulled: PulledRuns, context: StudyContext, folder: Path) -> Analysis:
     """Analyse a study's runs and write what comes out.
 
     Args:
         pulled: As analysis.runs.pull.pull_records gives it.
-        reading: Families, bound, names and notes.
+        context: Families, bound, names and notes.
         folder: Where the files go: report.html, estimates.json, tables (.csv, .tex) of cells,
             languages and estimates, and figures/ (.svg, .png).
 
@@ -88,69 +63,44 @@ def analyze_records(pulled: PulledRuns, reading: StudyContext, folder: Path) -> 
         ValueError: If a language has no family, or the bound is not a positive number.
         OSError: If the folder cannot be written.
     """
+    found = compute_findings(pulled, context)
+    cells, estimates = found.compared.cells, found.estimates
+    said = verdict(estimates, context.bound)
+    write_estimates(estimates, folder / "estimates.json")
+    files = [folder / "estimates.json", *_write_tables(found, context, folder)]
+    files += draw_figures(found, context, folder / "figures")
+    files.append(write_report(folder / "report.html", found, context))
+    pulled = replace(pulled, notes=tuple(found.notes))
+    lines = summary_lines(pulled, cells, estimates, [said.headline, *said.sentences], context.note)
+    metrics = headline_metrics(estimates, cells)
+    return Analysis(tuple(estimates), cells, metrics, tuple(lines), tuple(files))
+
+
+def compute_findings(pulled: PulledRuns, context: StudyContext) -> Findings:
+    """Compute everything that a study's runs show.
+
+    Args:
+        pulled: As analysis.runs.pull.pull_records gives it.
+        context: Families, bound, names and notes.
+
+    Raises:
+        ValueError: If a language has no family, or the bound is not a positive number.
+    """
     compared = compare_runs(
-        pulled.records, pulled.accuracies, reading.family, reading.left_out, reading.kin
+        pulled.records, pulled.accuracies, context.family, context.left_out, context.kin
     )
     measures, trained = _measures(pulled), trained_shares(pulled.records, pulled.runs)
-    estimates = study_estimates(compared, measures, trained, bound=reading.bound, seed=reading.seed)
+    estimates = study_estimates(compared, measures, trained, bound=context.bound, seed=context.seed)
     exhibits = study_exhibits(
         Evidence(
-            compared, estimates, measures, trained, pulled.runs, _routing(pulled, reading.family),
-            reading.family, reading.names,
+            compared, estimates, measures, trained, pulled.runs, _routing(pulled, context.family),
+            context.family, context.names,
         )
     )  # fmt: skip
-    notes = suspicious_notes(pulled, suspicious_results(pulled, compared.responses))
-    if notes:
-        exhibits.insert(0, suspicious_exhibit(notes))
-        pulled = replace(pulled, notes=(*notes, *pulled.notes))
-    said = verdict(estimates, reading.bound)
-    write_estimates(estimates, folder / "estimates.json")
-    files = [folder / "estimates.json"]
-    files += _write_tables(pulled.study, compared, estimates, reading, folder)
-    files += _write_exhibit_tables(pulled.study, exhibits, reading, folder)
-    answered = responses_summary(compared.responses)
-    files += draw_study(
-        pulled.study,
-        compared,
-        estimates,
-        answered,
-        folder / "figures",
-        family=reading.family,
-        names=reading.names,
-        distance=reading.distance,
-        bound=reading.bound,
-        note=reading.note,
-        exhibits=exhibits,
-    )
-    report = write_report(
-        folder / "report.html",
-        study=pulled.study,
-        description=reading.description,
-        estimates=estimates,
-        cells=compared.cells,
-        family=reading.family,
-        names=reading.names,
-        distance=reading.distance,
-        bound=reading.bound,
-        records_summary=answered,
-        runs=reading.sources,
-        notes=pulled.notes,
-        analysis_command=reading.command,
-        note=reading.note,
-        baseline=compared.primary.training,
-        exhibits=exhibits,
-    )
-    return Analysis(
-        tuple(estimates),
-        compared.cells,
-        headline_metrics(estimates, compared.cells),
-        tuple(
-            summary_lines(
-                pulled, compared.cells, estimates, [said.headline, *said.sentences], reading.note
-            )
-        ),
-        (*files, report),
-    )
+    warnings = warning_notes(pulled, find_warnings(pulled, compared.responses))
+    if warnings:
+        exhibits.insert(0, warnings_exhibit(warnings))
+    return Findings(pulled.study, compared, estimates, exhibits, (*warnings, *pulled.notes))
 
 
 def _measures(pulled: PulledRuns) -> pd.DataFrame:
@@ -172,48 +122,27 @@ def _routing(pulled: PulledRuns, family: Mapping[str, str]) -> pd.DataFrame:
     return routing_table(frames, [code for code, name in family.items() if name == "source"])
 
 
-def _write_exhibit_tables(
-    study: str, exhibits: Sequence[Exhibit], reading: StudyContext, folder: Path
-) -> list[Path]:
-    """The tables of exhibits, as they are shown."""
+def _write_tables(found: Findings, context: StudyContext, folder: Path) -> list[Path]:
+    """Write estimates, cells, accuracy by language of each comparison, and tables of exhibits."""
+    cells = found.compared.cells
+    tables = {
+        "estimates": (pd.DataFrame(found.estimates), "estimates"),
+        "cells": (cells, "gain over the base model by cell"),
+    }
+    for condition, comparison in found.compared.by_condition.items():
+        if comparison.table.models:
+            suffix = "" if condition == PRIMARY else "-" + "-".join(condition)
+            tables[f"languages{suffix}"] = (
+                language_table(cells, condition, context.names),
+                f"accuracy by language ({', '.join(condition)})",
+            )
+    for exhibit in found.exhibits:
+        if exhibit.table is not None:
+            tables[exhibit.name] = (table_frame(exhibit.table), exhibit.heading)
     return [
         path
-        for exhibit in exhibits
-        if exhibit.table is not None
+        for name, (table, caption) in tables.items()
         for path in write_table(
-            table_frame(exhibit.table),
-            folder / exhibit.name,
-            caption=f"{study}: {exhibit.heading}. {reading.note}".strip(),
+            table, folder / name, caption=f"{found.study}: {caption}. {context.note}".strip()
         )
     ]
-
-
-def _write_tables(
-    study: str,
-    compared: Comparisons,
-    estimates: Sequence[Estimate],
-    reading: StudyContext,
-    folder: Path,
-) -> list[Path]:
-    """Estimates, cells, and accuracy by language for every comparison that has cells."""
-    files = write_table(
-        pd.DataFrame(estimates),
-        folder / "estimates",
-        caption=f"{study}: estimates. {reading.note}".strip(),
-    )
-    files += write_table(
-        compared.cells,
-        folder / "cells",
-        caption=f"{study}: gain over the base model by cell. {reading.note}".strip(),
-    )
-    for condition, comparison in compared.by_condition.items():
-        if not comparison.table.models:
-            continue
-        suffix = "" if condition == PRIMARY else "-" + "-".join(condition)
-        files += write_table(
-            language_table(compared.cells, condition, reading.names),
-            folder / f"languages{suffix}",
-            caption=f"{study}: accuracy by language ({', '.join(condition)}). "
-            f"{reading.note}".strip(),
-        )
-    return files

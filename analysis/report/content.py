@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.estimates import Estimate
 from analysis.exhibits.exhibit import Exhibit
 from analysis.figures.answer_mass import answer_mass_plot, answer_mass_table
 from analysis.figures.baseline import baseline_plot
@@ -19,22 +19,7 @@ from analysis.figures.inline import inline_svg
 from analysis.figures.style import figure_gains
 from analysis.gains.cells import CONDITION
 from analysis.gains.gain_table import PRIMARY
-
-
-@dataclass(frozen=True)
-class RunSource:
-    """One evaluate run behind a report: what it is, the digest of its data, how to repeat it."""
-
-    run_id: str
-    name: str
-    model: str
-    arm: str
-    seed: int
-    reasoning: str
-    scoring: str
-    data_digest: str
-    command: str
-    url: str = ""
+from analysis.report.findings import Findings, StudyContext
 
 
 @dataclass(frozen=True)
@@ -63,102 +48,80 @@ def conditions_of(cells: pd.DataFrame) -> list[tuple[str, ...]]:
     return sorted(found, key=lambda condition: (condition != PRIMARY, condition))
 
 
-def pictures(
-    *,
-    estimates: Sequence[Estimate],
-    cells: pd.DataFrame,
-    family: Mapping[str, str],
-    names: Mapping[str, str],
-    distance: Mapping[str, int] | None,
-    bound: float,
-    summary: pd.DataFrame,
-    baseline: pd.DataFrame | None,
-) -> dict[str, Picture]:
-    """The figures that the data allow, by name.
+def pictures(findings: Findings, context: StudyContext) -> dict[str, Picture]:
+    """Draw the figures that the data allow.
 
     Args:
-        estimates: All rows.
-        cells: Gains by cell.
-        family: Language code to `related`, `control` or `source`.
-        names: Language code to English name.
-        distance: Language code to branches away from the source, or None.
-        bound: Equivalence bound in proportion.
-        summary: Accuracy and answer mass by run and language; may be empty.
-        baseline: Training-split accuracy, models by languages, or None.
+        findings: What the analysis found.
+        context: Families, names, distances and the bound.
 
     Returns:
-        Some of `forest`, `baseline`, `distance`, `thought`, `mass`.
+        Some of `forest`, `baseline`, `distance`, `thought`, `mass`, by name.
     """
     found: dict[str, Picture] = {}
-
-    def add(name: str, label: str, draw: Callable[[bool], Figure]) -> None:
-        found[name] = _picture(name, label, draw)
-
+    estimates, cells = findings.estimates, findings.compared.cells
     if any(line.estimate is not None for line in forest_lines(estimates)):
-        add(
+        found["forest"] = _picture(
             "forest",
             "D and I with intervals, by estimator and sampling unit; the numbers are in the "
             "table of estimates",
-            lambda narrow: forest_plot(estimates, title="", bound=bound, narrow=narrow),
+            partial(forest_plot, estimates, title="", bound=context.bound),
         )
     condition = next(iter(conditions_of(cells)), PRIMARY)
     gains = figure_gains(cells, condition)
     if not gains["gain"].isna().all():
-        known = whole_baseline(gains, baseline)
-        add(
+        baseline = whole_baseline(gains, findings.compared.primary.training)
+        found["baseline"] = _picture(
             "baseline",
             "Gain against baseline accuracy, a point for each model and language",
-            lambda narrow: baseline_plot(
-                gains, title="", baseline=known, slopes=estimates, narrow=narrow
-            ),
+            partial(baseline_plot, gains, title="", baseline=baseline, slopes=estimates),
         )
-        add(
+        found["distance"] = _picture(
             "distance",
             "Gain by language, from the source to the most distant language",
-            lambda narrow: distance_plot(
-                gains, title="", distance=distance, names=names, narrow=narrow
-            ),
+            partial(distance_plot, gains, title="", distance=context.distance, names=context.names),
         )
-    if not summary.empty:
-        targets = [code for code, name in family.items() if name != "source"]
-        thought = chain_of_thought_table(summary, targets)
-        if not thought.empty:
-            add(
-                "thought",
-                "Accuracy of each model: base, with chain-of-thought, and fine-tuned",
-                lambda narrow: chain_of_thought_plot(thought, title="", narrow=narrow),
-            )
-        mass = answer_mass_table(summary, family, condition)
-        if not mass.empty:
-            add(
-                "mass",
-                "Answer mass by language, before and after fine-tuning",
-                lambda narrow: answer_mass_plot(mass, title="", names=names, narrow=narrow),
-            )
+    return found if findings.answered.empty else found | _answer_pictures(findings, context)
+
+
+def _answer_pictures(findings: Findings, context: StudyContext) -> dict[str, Picture]:
+    """Draw chain-of-thought and answer mass, which need item records."""
+    found: dict[str, Picture] = {}
+    targets = [code for code, name in context.family.items() if name != "source"]
+    thought = chain_of_thought_table(findings.answered, targets)
+    if not thought.empty:
+        found["thought"] = _picture(
+            "thought",
+            "Accuracy of each model: base, with chain-of-thought, and fine-tuned",
+            partial(chain_of_thought_plot, thought, title=""),
+        )
+    condition = next(iter(conditions_of(findings.compared.cells)), PRIMARY)
+    mass = answer_mass_table(findings.answered, context.family, condition)
+    if not mass.empty:
+        found["mass"] = _picture(
+            "mass",
+            "Answer mass by language, before and after fine-tuning",
+            partial(answer_mass_plot, mass, title="", names=context.names),
+        )
     return found
 
 
 def sections(exhibits: Sequence[Exhibit]) -> list[Section]:
-    """Exhibits with their figures in both widths.
-
-    Args:
-        exhibits: In the order to be shown.
-    """
-    return [Section(exhibit, _exhibit_picture(exhibit)) for exhibit in exhibits]
-
-
-def _exhibit_picture(exhibit: Exhibit) -> Picture | None:
-    draw = exhibit.draw
-    if draw is None:
-        return None
-    return _picture(
-        exhibit.name, exhibit.label, lambda narrow: draw(title="", note="", narrow=narrow)
-    )
+    """Draw exhibits in both widths, in their order."""
+    return [
+        Section(
+            exhibit,
+            exhibit.draw
+            and _picture(exhibit.name, exhibit.label, partial(exhibit.draw, title="", note="")),
+        )
+        for exhibit in exhibits
+    ]
 
 
-def _picture(name: str, label: str, draw: Callable[[bool], Figure]) -> Picture:
+def _picture(name: str, label: str, draw: Callable[..., Figure]) -> Picture:
+    """Draw a figure in two widths; `draw` takes `narrow`."""
     wide, narrow = (
-        inline_svg(draw(is_narrow), f"{name}-{'narrow' if is_narrow else 'wide'}", label)
+        inline_svg(draw(narrow=is_narrow), f"{name}-{'narrow' if is_narrow else 'wide'}", label)
         for is_narrow in (False, True)
     )
     return Picture(wide, narrow)

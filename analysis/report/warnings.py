@@ -1,4 +1,4 @@
-"""Notes on results that look more like mistakes than findings, for whoever reads the report."""
+"""Warnings of results that look more like mistakes than findings."""
 
 from __future__ import annotations
 
@@ -50,35 +50,35 @@ Run = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Suspicion:
-    """What is suspicious of one run: a kind, and the languages that it is found in."""
+class ResultWarning:
+    """What looks wrong in one run: a kind, and the languages that it is found in."""
 
     run: Run
     kind: str
     languages: tuple[str, ...]
 
 
-def suspicious_results(pulled: PulledRuns, responses: Responses) -> list[Suspicion]:
-    """Everything suspicious in a study's runs, whoever logged them.
+def find_warnings(pulled: PulledRuns, responses: Responses) -> list[ResultWarning]:
+    """Find what looks wrong in a study's runs, whoever logged them.
 
     Args:
         pulled: The runs, with records or with accuracies alone.
         responses: Held-out answers of those that have records.
 
     Returns:
-        In the order of the runs; empty where nothing is.
+        In the order of the runs; empty where nothing looks wrong.
     """
     found = [*_answered(responses), *_logged(pulled)]
     found += [*_equal_records(pulled.records, responses), *_equal_accuracies(pulled.accuracies)]
     return sorted(found, key=lambda each: (tuple(map(str, each.run)), list(_SAYS).index(each.kind)))
 
 
-def suspicious_notes(pulled: PulledRuns, found: Sequence[Suspicion]) -> tuple[str, ...]:
-    """A sentence for each suspicion, which names run, languages, and what to think of it.
+def warning_notes(pulled: PulledRuns, found: Sequence[ResultWarning]) -> tuple[str, ...]:
+    """Write a sentence for each warning: run, languages, and what to think of it.
 
     Args:
         pulled: The runs.
-        found: As suspicious_results gives it.
+        found: As find_warnings gives it.
     """
     named = {_cell(run.params): f"run {run.name} ({run.run_id}), " for run in pulled.runs}
     return tuple(
@@ -88,11 +88,11 @@ def suspicious_notes(pulled: PulledRuns, found: Sequence[Suspicion]) -> tuple[st
     )
 
 
-def suspicious_exhibit(notes: Sequence[str]) -> Exhibit:
-    """A section of the report that stands before all others.
+def warnings_exhibit(notes: Sequence[str]) -> Exhibit:
+    """Make the section of the report that stands before all others.
 
     Args:
-        notes: As suspicious_notes gives them, at least one.
+        notes: As warning_notes gives them, at least one.
     """
     return Exhibit(
         "warnings",
@@ -119,7 +119,7 @@ def _cell(params: Mapping[str, str]) -> Run:
     )
 
 
-def _answered(responses: Responses) -> Iterator[Suspicion]:
+def _answered(responses: Responses) -> Iterator[ResultWarning]:
     """Of runs with records: answer mass near zero, and one option for all questions."""
     answered = responses.correct != NO_ANSWER
     n = answered.sum(axis=-1)
@@ -133,7 +133,7 @@ def _answered(responses: Responses) -> Iterator[Suspicion]:
         for kind, flags in ((ANSWER_MASS, low), (CONSTANT, constant)):
             codes = _chosen(responses.languages, flags[place])
             if codes:
-                yield Suspicion(run, kind, codes)
+                yield ResultWarning(run, kind, codes)
 
 
 def _cells(rows: pd.DataFrame) -> list[Run]:
@@ -147,7 +147,7 @@ def _chosen(languages: Sequence[str], flags: npt.NDArray[np.bool_]) -> tuple[str
     return tuple(code for code, flag in zip(languages, flags, strict=True) if flag)
 
 
-def _logged(pulled: PulledRuns) -> Iterator[Suspicion]:
+def _logged(pulled: PulledRuns) -> Iterator[ResultWarning]:
     """Of runs without records: the same by format.csv, or by their metrics."""
     rows = pulled.accuracies
     with_records = set(rows.loc[rows["has_records"].astype(bool), "run_id"])
@@ -174,10 +174,10 @@ def _logged(pulled: PulledRuns) -> Iterator[Suspicion]:
                     constant.add(row["language"])
         for kind, codes in ((ANSWER_MASS, low), (CONSTANT, constant), (EMPTY, empty)):
             if codes:
-                yield Suspicion(_cell(run.params), kind, tuple(sorted(codes)))
+                yield ResultWarning(_cell(run.params), kind, tuple(sorted(codes)))
 
 
-def _equal_records(records: pd.DataFrame, responses: Responses) -> Iterator[Suspicion]:
+def _equal_records(records: pd.DataFrame, responses: Responses) -> Iterator[ResultWarning]:
     """Of tuned runs with records, those that answer as the base does, item by item."""
     runs = _cells(responses.runs)
     for place, run in enumerate(runs):
@@ -191,7 +191,7 @@ def _equal_records(records: pd.DataFrame, responses: Responses) -> Iterator[Susp
             rows = records[records["language"].isin(codes)]
             equal = unchanged_languages(_of_run(rows, run), _of_run(rows, base))
             if equal:
-                yield Suspicion(run, SAME_AS_BASE, equal)
+                yield ResultWarning(run, SAME_AS_BASE, equal)
                 break
 
 
@@ -214,7 +214,7 @@ def _of_run(records: pd.DataFrame, run: Run) -> pd.DataFrame:
     return records[kept]
 
 
-def _equal_accuracies(accuracies: pd.DataFrame) -> Iterator[Suspicion]:
+def _equal_accuracies(accuracies: pd.DataFrame) -> Iterator[ResultWarning]:
     """Of tuned runs where one side has no records, those with the base's accuracies throughout."""
     by_run: dict[Run, tuple[bool, dict[str, float]]] = {}
     for _, rows in accuracies.groupby(list(RUN_COLUMNS), sort=True, observed=True):
@@ -231,5 +231,5 @@ def _equal_accuracies(accuracies: pd.DataFrame) -> Iterator[Suspicion]:
             if (has_records and base_has_records) or len(shared) < _LEAST_EQUAL:
                 continue
             if all(accuracy[code] == others[code] for code in shared):
-                yield Suspicion(run, SAME_ACCURACY, tuple(shared))
+                yield ResultWarning(run, SAME_ACCURACY, tuple(shared))
                 break

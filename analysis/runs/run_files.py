@@ -174,8 +174,8 @@ def read_format_file(path: Path) -> pd.DataFrame:
         if wrong.any():
             row = table.iloc[int(np.argmax(wrong))]
             raise ValueError(
-                f"format: {name} of language {format_name(row['language'])} is {row[name]!r:.80}, but "
-                "must be "
+                f"format: {name} of language {format_name(row['language'])} is "
+                f"{row[name]!r:.80}, but must be "
                 f"{'a number of items' if name == 'n_items' else 'a number from 0 to 1'}; {remedy}"
             )
     return table[["language", *names]].astype(dict.fromkeys(names, np.float64))

@@ -21,10 +21,11 @@ from analysis.figures.positions import positions_plot
 from analysis.gains.comparisons import compare_runs
 from analysis.measures.formats import format_measures, trained_shares
 from analysis.report.arm_sentences import arm_sentences
+from analysis.report.findings import StudyContext
 from analysis.runs.pull import PulledRuns
 from analysis.simulation.answers import run_records, simulate_correct
 from analysis.simulation.design import Design
-from analysis.study_analysis import Analysis, StudyContext, analyze_records
+from analysis.study_analysis import Analysis, analyze_records
 from analysis.tables.fields import table_frame
 from xling.records import RUN_COLUMNS, check_records
 from xling.tracking import LoggedRun

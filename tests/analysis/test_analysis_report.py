@@ -13,9 +13,8 @@ import pytest
 from simulated_records import FAMILY, accuracies_of, frame_of, study
 
 from analysis.estimates import SCALE_DEPENDENT, Estimate
-from analysis.gains.comparisons import compare_runs
-from analysis.measures.accuracy import responses_summary
-from analysis.report.content import RunSource
+from analysis.gains.comparisons import Comparisons, compare_runs
+from analysis.report.findings import Findings, RunSource, StudyContext
 from analysis.report.heat import heat_table
 from analysis.report.render import safe_link, write_report
 from analysis.report.verdict import classify, verdict
@@ -162,7 +161,7 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words))
 
 
-def report(folder: Path, **changes: object) -> str:
+def report(folder: Path) -> str:
     rng = np.random.default_rng(4)
     base = {HOSTILE: 0.3, "a $\\frac$ b": 0.6, 'c"onclick="x': 0.5}
     frame = study(rng, base=base, n_items=40, n_training=40, language_sd=0.05)
@@ -175,32 +174,32 @@ def report(folder: Path, **changes: object) -> str:
     gone = (frame["model"] == HOSTILE) & (frame["language"] == "kor_Hang")
     frame = check_records(frame[~(gone & (frame["arm"] == "finetuned"))])
     compared = compare_runs(frame, accuracies_of(frame), FAMILY)
-    settings: dict = {
-        "study": f"s {HOSTILE}",
-        "description": "<b onmouseover=alert(2)>",
-        "estimates": [
+    findings = Findings(
+        f"s {HOSTILE}",
+        compared,
+        [
             row(note=HOSTILE),
             row("I", **NULL),
             row(scale="logit"),
             tost(0.5),
             Estimate("slope naive", "points", "ols", "languages", estimate=-0.3),
         ],
-        "cells": compared.cells,
-        "family": FAMILY,
-        "names": {"heb_Hebr": 'He"brew\' <i>', "kor_Hang": "Korean"},
-        "distance": {"mlt_Latn": 2},
-        "bound": 0.05,
-        "records_summary": responses_summary(compared.responses),
-        "runs": [
+        notes=["<img src=https://example.org/x onerror=alert(3)>"],
+    )
+    context = StudyContext(
+        FAMILY,
+        0.05,
+        names={"heb_Hebr": 'He"brew\' <i>', "kor_Hang": "Korean"},
+        distance={"mlt_Latn": 2},
+        description="<b onmouseover=alert(2)>",
+        note="<style>*{display:none}</style>",
+        command="</pre><script>alert(4)</script>",
+        sources=[
             RunSource("id1", "n", HOSTILE, "base", 0, "direct", "cloze", "d", "</pre><img src=x>",
                       "javascript:alert(1)")
         ],
-        "notes": ["<img src=https://example.org/x onerror=alert(3)>"],
-        "analysis_command": "</pre><script>alert(4)</script>",
-        "note": "<style>*{display:none}</style>",
-        "baseline": compared.primary.training,
-    } | changes  # fmt: skip
-    path = write_report(folder / "new/report.html", **settings)
+    )  # fmt: skip
+    path = write_report(folder / "new/report.html", findings, context)
     return path.read_text(encoding="utf-8")
 
 
@@ -254,24 +253,15 @@ def test_every_section_and_figure_is_there(text: str) -> None:
 
 
 def test_an_empty_study_still_has_a_report(tmp_path: Path) -> None:
-    cells = compare_runs(
-        (frame := check_records(study(np.random.default_rng(1), base={"a": 0.4}, arms=()))),
-        accuracies_of(frame),
-        FAMILY,
-    ).cells
-    text = report(
-        tmp_path,
-        estimates=[],
-        cells=cells,
-        records_summary=pd.DataFrame(
-            columns=["model", "language", "arm", "reasoning", "scoring", "seed", "accuracy",
-                     "answer_mass", "position_entropy"]
-        ),
-        runs=[],
-        notes=[],
-        baseline=None,
-        distance=None,
-    )  # fmt: skip
+    frame = check_records(study(np.random.default_rng(1), base={"a": 0.4}, arms=()))
+    for records in (frame, frame[:0]):  # with the base model's answers, and with accuracies alone
+        compared = compare_runs(records, accuracies_of(frame), FAMILY)
+        assert_says_what_is_missing(tmp_path / "empty.html", compared)
+
+
+def assert_says_what_is_missing(path: Path, compared: Comparisons) -> None:
+    write_report(path, Findings("s", compared, []), StudyContext(FAMILY, 0.05, names={}))
+    text = path.read_text(encoding="utf-8")
     said = Page(text).text
     assert "no such estimate" in said and "Not run: chain-of-thought" in said
     assert "There are no warnings." in said and "<svg" not in text

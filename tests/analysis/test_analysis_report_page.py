@@ -15,8 +15,7 @@ from analysis import analyze_run
 from analysis.analyze_run import is_kin
 from analysis.estimators.contrasts import contrast_rows
 from analysis.gains.comparisons import compare_runs
-from analysis.measures.accuracy import responses_summary
-from analysis.report.content import RunSource
+from analysis.report.findings import Findings, RunSource, StudyContext
 from analysis.report.render import write_report
 from analysis.runs.pull import PulledRuns
 from xling.records import check_records
@@ -63,18 +62,10 @@ def page(folder: Path, *, folds: int = 1, n_training: int = 40) -> Rows:
     run = RunSource("id1", "n", "a", "base", 0, "direct", "cloze", "d", "command")
     path = write_report(
         folder / "report.html",
-        study="s",
-        description="",
-        estimates=contrast_rows(compared.primary.table, compared.primary.groups, 0.05),
-        cells=compared.cells,
-        family=FAMILY,
-        names={},
-        distance=None,
-        bound=0.05,
-        records_summary=responses_summary(compared.responses),
-        runs=[run],
-        notes=[],
-        analysis_command="",
+        Findings(
+            "s", compared, contrast_rows(compared.primary.table, compared.primary.groups, 0.05)
+        ),
+        StudyContext(FAMILY, 0.05, names={}, sources=[run]),
     )
     return Rows(path.read_text(encoding="utf-8"))
 
@@ -123,13 +114,15 @@ def test_kin_share_a_branch_with_a_control_source(
 def test_a_study_of_all_languages_knows_the_kin_of_its_control_source() -> None:
     extended = load_study("extended")
     empty = pd.DataFrame({"language": []})
-    reading = analyze_run._reading(extended, PulledRuns("x", empty, empty, (), ()), 0.05, "")
-    kin = set(reading.kin)
+    context = analyze_run.study_context(extended, PulledRuns("x", empty, empty, (), ()), 0.05, "")
+    kin = set(context.kin)
     assert {"spa_Latn", "hin_Deva", "est_Latn", "zul_Latn"} <= kin
     assert not kin & set(extended.languages.control_source)
-    assert not kin & {code for code, family in reading.family.items() if family != "control"}
-    others = [code for code, family in reading.family.items() if family == "control"]
+    assert not kin & {code for code, family in context.family.items() if family != "control"}
+    others = [code for code, family in context.family.items() if family == "control"]
     assert len(kin) > len(others) / 2
     plain = load_study("demo")
     if not plain.languages.control_source:
-        assert not analyze_run._reading(plain, PulledRuns("x", empty, empty, (), ()), 0.05, "").kin
+        assert not analyze_run.study_context(
+            plain, PulledRuns("x", empty, empty, (), ()), 0.05, ""
+        ).kin

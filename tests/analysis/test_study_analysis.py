@@ -21,8 +21,9 @@ from analysis.figures.heatmap import figure_gains, gain_heatmap, language_order
 from analysis.figures.labels import place_labels
 from analysis.gains.cells import gain_cells
 from analysis.gains.gain_table import PRIMARY
+from analysis.report.findings import StudyContext
 from analysis.runs.pull import PulledRuns
-from analysis.study_analysis import MINI_SET_NOTE, Analysis, StudyContext, analyze_records
+from analysis.study_analysis import MINI_SET_NOTE, Analysis, analyze_records
 from analysis.tables.write import write_table
 from xling.records import check_records
 

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from analysis.gains.responses import encode_responses
-from analysis.report.warnings import suspicious_notes, suspicious_results
+from analysis.report.findings import StudyContext
+from analysis.report.warnings import find_warnings, warning_notes
 from analysis.runs.pull import PulledRuns
-from analysis.study_analysis import StudyContext, analyze_records
+from analysis.study_analysis import analyze_records
 from tests.analysis.simulated_records import FAMILY, accuracies_of, study
 from xling.records import (
     LEAST_CONSTANT,
@@ -71,7 +72,7 @@ def as_base(frame: pd.DataFrame, *codes: str) -> pd.DataFrame:
 def found(frame: pd.DataFrame, accuracies: pd.DataFrame | None = None, **more) -> set:
     accuracies = accuracies_of(frame) if accuracies is None else accuracies
     pulled = PulledRuns("s", frame, accuracies, (), (), **more)
-    result = suspicious_results(pulled, encode_responses(frame))
+    result = find_warnings(pulled, encode_responses(frame))
     return {(each.run[1], each.kind, each.languages) for each in result}
 
 
@@ -196,5 +197,5 @@ def test_many_languages_are_counted_and_not_all_named(frame):
     one = frame[of(frame, "base", "fra_Latn")].assign(answer_mass=0.0)
     rows = check_records(pd.concat([one.assign(language=code) for code in codes]))
     pulled = PulledRuns("s", rows, accuracies_of(rows), (), ())
-    (note,) = suspicious_notes(pulled, suspicious_results(pulled, encode_responses(rows)))
+    (note,) = warning_notes(pulled, find_warnings(pulled, encode_responses(rows)))
     assert "l11_Latn and 18 more: " in note and "l12_Latn" not in note

@@ -1,0 +1,75 @@
+"""What a report and its figures are made from: what was found, and how a study is to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from analysis.estimates import Estimate
+from analysis.exhibits.exhibit import Exhibit
+from analysis.gains.comparisons import Comparisons
+from analysis.measures.accuracy import responses_summary
+
+
+@dataclass(frozen=True)
+class RunSource:
+    """One evaluate run behind a report: what it is, the digest of its data, how to repeat it."""
+
+    run_id: str
+    name: str
+    model: str
+    arm: str
+    seed: int
+    reasoning: str
+    scoring: str
+    data_digest: str
+    command: str
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class StudyContext:
+    """How a study is to be read: what its file says, and what stands beside the numbers.
+
+    `family` maps every language of the runs to `related`, `control` or `source`; `names` to its
+    English name; `distance` to the branches that it does not share with the source. `bound` is
+    the equivalence bound of D in proportion, above 0; `seed` is that of every draw. `note` is small
+    print such as that of the mini set. `command` repeats the analysis; `sources` are the runs
+    behind it; `left_out` are the languages that the control-source arm was tuned on, `kin` those
+    that share a branch with one of them.
+    """
+
+    family: Mapping[str, str]
+    bound: float
+    names: Mapping[str, str]
+    distance: Mapping[str, int] | None = None
+    seed: int = 0
+    description: str = ""
+    note: str = ""
+    command: str = ""
+    sources: Sequence[RunSource] = ()
+    left_out: Sequence[str] = ()
+    kin: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an analysis found.
+
+    `study` is its name, `exhibits` are the sections of the arms and instruments that there are,
+    `notes` what a reader should know of the runs.
+    """
+
+    study: str
+    compared: Comparisons
+    estimates: Sequence[Estimate]
+    exhibits: Sequence[Exhibit] = ()
+    notes: Sequence[str] = ()
+
+    @cached_property
+    def answered(self) -> pd.DataFrame:
+        """Accuracy, answer mass and position entropy by run and language; may be empty."""
+        return responses_summary(self.compared.responses)
