@@ -23,7 +23,7 @@ def run_analysis(
     parameters: Mapping[str, object],
     run_ids: Collection[str] = (),
 ) -> Analysis:
-    """Analyses the finished evaluate runs that are tagged with a study's name.
+    """Analyse the finished evaluate runs that are tagged with a study's name.
 
     Args:
         study: its name says which runs, its languages which family each belongs to.
@@ -89,7 +89,7 @@ def study_context(study: Study, pulled: PulledRuns, bound: float, command: str) 
 
 
 def _source(run: tracking.LoggedRun) -> RunSource:
-    """What the report says of a run."""
+    """Return what the report says of a run."""
     digests = [f"{name} {digest[:12]}" for name, digest in sorted(run.data.items())]
     return RunSource(
         run_id=run.run_id,
@@ -107,7 +107,7 @@ def _same_data(parameters: Mapping[str, object]) -> dict[str, object]:
 
 
 def branches_away(study: Study, code: str) -> int:
-    """Branches of the nearest source language that a language does not share.
+    """Count the branches of the nearest source language that a language does not share.
 
     From Standard Arabic, Maltese is nearer than Hebrew, and Hebrew nearer than Amharic; outside
     the family it is the whole depth of the source's lineage. Steps through the tree would count
@@ -120,7 +120,7 @@ def branches_away(study: Study, code: str) -> int:
 
 
 def is_kin(code: str, sources: Collection[str]) -> bool:
-    """Whether a language shares any branch with one of the sources, or is it in another script.
+    """Return whether a language shares a branch with a source, or is one in another script.
 
     Args:
         code: Of a language; a source itself is no kin.

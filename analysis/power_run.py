@@ -13,11 +13,7 @@ import pandas as pd
 
 from analysis.estimates import OK, Estimate, write_estimates
 from analysis.estimators.power import power_rows, power_table
-from analysis.estimators.variance import (
-    DEFAULT_COMPONENTS,
-    VarianceComponents,
-    variance_components,
-)
+from analysis.estimators.variance import DEFAULT_COMPONENTS, VarianceComponents, variance_components
 from analysis.figures.power import power_figure
 from analysis.figures.style import save_figure
 from analysis.gains.comparisons import compare_runs
@@ -64,7 +60,7 @@ class PowerResult:
 def run_power(
     study: Study | None, design: Design, *, experiment: str, parameters: Mapping[str, object]
 ) -> PowerResult:
-    """Computes what a design can see and logs it as a run of kind `power`.
+    """Compute what a design can see, and log it as a run of kind `power`.
 
     Args:
         study: whose finished evaluate runs give the variance components; None: DEFAULT_COMPONENTS.
@@ -110,7 +106,7 @@ def run_power(
 def study_components(
     pulled: PulledRuns, study: Study
 ) -> tuple[VarianceComponents, tuple[Estimate, ...]]:
-    """Variance components of a study's primary arm, and what that study itself could see.
+    """Estimate the variance components of a study's primary arm, and what it could see.
 
     Args:
         pulled: Its evaluate runs.
@@ -141,7 +137,7 @@ def study_components(
 def power_of(
     components: VarianceComponents, design: Design, own: tuple[Estimate, ...] = ()
 ) -> PowerResult:
-    """What the asked design and its neighbours can see.
+    """Compute what the asked design and its neighbours can see.
 
     Args:
         components: Variances in squared proportions.
@@ -215,7 +211,7 @@ def _summary(
     own: tuple[Estimate, ...],
     design: Design,
 ) -> list[str]:
-    """The asked design in words, then a table of languages and items."""
+    """Put the asked design into words, then a table of languages and items."""
     note = f" ({components.note})" if components.note else ""
     lines = [
         f"variance components: {components.source}{note}",

@@ -104,7 +104,7 @@ def compute_findings(pulled: PulledRuns, context: StudyContext) -> Findings:
 
 
 def _measures(pulled: PulledRuns) -> pd.DataFrame:
-    """Option positions and calibration of every run, from records where there are any."""
+    """Measure option positions and calibration of every run, from records if possible."""
     rows = pulled.accuracies
     with_records = set(rows.loc[rows["has_records"].astype(bool), "run_id"])
     others = [run for run in pulled.runs if run.run_id not in with_records]
@@ -113,7 +113,7 @@ def _measures(pulled: PulledRuns) -> pd.DataFrame:
 
 
 def _routing(pulled: PulledRuns, family: Mapping[str, str]) -> pd.DataFrame:
-    """Entropy and divergence of expert routing; no rows if no run has any."""
+    """Measure entropy and divergence of expert routing; no rows if no run has any."""
     frames = {}
     for run in pulled.runs:
         if run.run_id in pulled.routing:

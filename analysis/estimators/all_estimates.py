@@ -28,14 +28,9 @@ DRAWS = 2000
 
 
 def study_estimates(
-    compared: Comparisons,
-    measures: pd.DataFrame,
-    trained: GoldShares,
-    *,
-    bound: float,
-    seed: int,
+    compared: Comparisons, measures: pd.DataFrame, trained: GoldShares, *, bound: float, seed: int
 ) -> list[Estimate]:
-    """Primary and secondary estimates, and checks.
+    """Return primary and secondary estimates, and checks.
 
     Args:
         compared: As analysis.gains.comparisons.compare_runs gives it.
@@ -74,7 +69,7 @@ def study_estimates(
 def _chain_of_thought(
     compared: Comparisons, bound: float, rng: np.random.Generator
 ) -> list[Estimate]:
-    """Fine-tuning against chain-of-thought; no rows if no base model reasoned."""
+    """Compare fine-tuning with chain-of-thought; no rows if no base model reasoned."""
     table = compared.primary.table
     if ("cot", "answer-token") not in compared.base_conditions:
         return []

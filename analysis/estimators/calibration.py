@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimates import OK, Estimate
-from analysis.estimators.one_sample import one_sample
 from analysis.estimators.permuted import LESS_CHANCE, SQUARED, SQUARED_POINTS
+from analysis.estimators.rows import one_sample
 from analysis.gains.gain_table import PRIMARY, GainTable
 from analysis.measures.formats import before_and_after
 
@@ -26,7 +26,7 @@ NO_PROBABILITIES = "no item records; an ece metric alone holds an unknown part o
 def calibration_rows(
     tables: Mapping[tuple[str, ...], GainTable], measures: pd.DataFrame
 ) -> list[Estimate]:
-    """Change in squared calibration error by arm.
+    """Estimate the change in squared calibration error by arm.
 
     Args:
         tables: Gains by condition (arm, reasoning, scoring).

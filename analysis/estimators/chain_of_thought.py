@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pingouin
 from scipy import stats
 
-from analysis.estimates import OK, Estimate
-from analysis.estimators.contrasts import ZERO_VARIANCE
+from analysis.estimates import OK, ZERO_VARIANCE, Estimate
+from analysis.estimators.two_groups import check_bound
 from analysis.gains.gain_table import POINTS
 from analysis.gains.items import item_gains
 from analysis.gains.responses import Responses
@@ -100,7 +100,7 @@ def chain_of_thought_rows(
     rng: np.random.Generator,
     shared: Mapping[str, Any],
 ) -> list[Estimate]:
-    """Correlation of the two gains over models, and equivalence of the two accuracies.
+    """Test the correlation of the two gains, and the equivalence of the two accuracies.
 
     Args:
         answers: As chain_of_thought_arrays gives them.
@@ -115,10 +115,7 @@ def chain_of_thought_rows(
     Raises:
         ValueError: If the bound is not a positive number.
     """
-    if not (np.isfinite(bound) and bound > 0):
-        raise ValueError(
-            f"the equivalence bound is {bound}; give a number above 0 (0.05 is five points)"
-        )
+    check_bound(bound)
     columns = dict(shared) | {"unit": "models"}
     if answers is not None:
         columns |= {
@@ -137,7 +134,7 @@ def chain_of_thought_rows(
 def split_half_gains(
     answers: ChainOfThought, rng: np.random.Generator, splits: int = 1
 ) -> tuple[Floats, Floats]:
-    """Headroom-normalised gains, (after - before) / (1 - before), from halves without overlap.
+    """Return gains normalised by headroom, (after - before) / (1 - before), from two halves.
 
     Args:
         answers: Answers on at least two passages.
@@ -157,11 +154,9 @@ def split_half_gains(
 
 
 def _headroom_gain(
-    before: npt.NDArray[np.float32],
-    after: npt.NDArray[np.float32],
-    used: npt.NDArray[np.bool_],
+    before: npt.NDArray[np.float32], after: npt.NDArray[np.float32], used: npt.NDArray[np.bool_]
 ) -> Floats:
-    """Gain by model over languages and the used items (K, N), as a share of what was wrong."""
+    """Return the gain by model on the used items (K, N), as a share of what was wrong."""
     weight = used.T / used.sum(axis=1)
     base, then = (
         np.asarray(values.mean(axis=1) @ weight, np.float64) for values in (before, after)
@@ -171,7 +166,7 @@ def _headroom_gain(
 
 
 def _wanted_runs(seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Base direct, finetuned direct of each seed, base with reasoning.
+    """Return the runs base direct, finetuned direct of each seed, base with reasoning.
 
     Runs are sorted by seed, so the first base run is the one of the lowest seed.
     """
@@ -225,14 +220,14 @@ def _correlation_note(answers: ChainOfThought, tuned: Floats, reasoned: Floats) 
 
 
 def _correlations(x: Floats, y: Floats) -> Floats:
-    """Pearson's r along the last axis, NaN where a side does not vary."""
+    """Return Pearson's r along the last axis, NaN where a side does not vary."""
     x, y = (values - values.mean(axis=-1, keepdims=True) for values in (x, y))
     size = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
     return np.asarray((x * y).sum(axis=-1) / np.where(size > _ROUNDING**2, size, np.nan))
 
 
 def _equivalence_row(row: Estimate, answers: ChainOfThought, bound: float) -> Estimate:
-    """TOST paired over models; the base accuracy does not enter (Lakens 2017)."""
+    """Test equivalence paired over models; the base accuracy does not enter (Lakens 2017)."""
     tuned, reasoned = (
         np.asarray(values.mean(axis=(1, 2), dtype=np.float64))
         for values in (answers.finetuned, answers.reasoned)

@@ -13,19 +13,18 @@ import numpy as np
 import pingouin
 
 from analysis.estimates import OK, SCALE_DEPENDENT, Estimate
-from analysis.estimators.two_groups import Difference, equivalence, has_no_variance, interaction
-from analysis.estimators.two_groups import mean_difference as difference_of_means
+from analysis.estimators.rows import interaction_row, two_sample, with_difference
+from analysis.estimators.two_groups import check_bound, equivalence, has_no_variance
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.folds import ADAPTERS_NOTE
 from analysis.gains.gain_table import CLIP, LOGIT, POINTS, GainTable
 from analysis.gains.grouped import group_gains
 
-ZERO_VARIANCE = "zero variance"
 _ALPHA = 0.05
 
 
 def contrast_rows(table: GainTable, groups: BaselineGroups, bound: float) -> list[Estimate]:
-    """D and I on both scales, and the equivalence test of D, for one arm.
+    """Return D and I on both scales, and the equivalence test of D, for one arm.
 
     Args:
         table: Gains of the arm.
@@ -41,10 +40,7 @@ def contrast_rows(table: GainTable, groups: BaselineGroups, bound: float) -> lis
     Raises:
         ValueError: If the bound is not a positive number.
     """
-    if not (np.isfinite(bound) and bound > 0):
-        raise ValueError(
-            f"the equivalence bound is {bound}; give a number above 0 (0.05 is five points)"
-        )
+    check_bound(bound)
     label = table.label
     pairs = [
         holm(_family_row(table, scale, label), _interaction_row(table, groups, scale, label))
@@ -62,7 +58,7 @@ def contrast_rows(table: GainTable, groups: BaselineGroups, bound: float) -> lis
 
 
 def _family_row(table: GainTable, scale: str, label: str) -> Estimate:
-    """D by pingouin.ttest on the languages' mean gains."""
+    """Estimate D by pingouin.ttest on the languages' mean gains."""
     row = Estimate(
         estimand=f"D{label}",
         scale=scale,
@@ -73,14 +69,11 @@ def _family_row(table: GainTable, scale: str, label: str) -> Estimate:
     )
     if table.status != OK:
         return row
-    related, control = table.split(table.gain[scale].mean(axis=0))
-    if has_no_variance(related, control):
-        return replace(row, estimate=float(related.mean() - control.mean()), status=ZERO_VARIANCE)
-    return _filled(row, difference_of_means(related, control))
+    return two_sample(row, *table.split(table.gain[scale].mean(axis=0)))
 
 
 def _interaction_row(table: GainTable, groups: BaselineGroups, scale: str, label: str) -> Estimate:
-    """I by pingouin.mixed_anova on the languages' mean gains in weak and strong models."""
+    """Estimate I by pingouin.mixed_anova on the languages' mean gains in weak and strong models."""
     status = table.status if table.status != OK else groups.status
     row = Estimate(
         estimand=f"I{label}",
@@ -94,14 +87,11 @@ def _interaction_row(table: GainTable, groups: BaselineGroups, scale: str, label
     if status != OK:
         return row
     weak, strong = (table.split(gains) for gains in group_gains(table, groups, scale))
-    related, control = weak[0] - strong[0], weak[1] - strong[1]
-    if has_no_variance(related, control):
-        return replace(row, estimate=float(related.mean() - control.mean()), status=ZERO_VARIANCE)
-    return _filled(row, interaction(weak, strong))
+    return interaction_row(row, weak, strong)
 
 
 def _equivalence_row(table: GainTable, label: str, bound: float) -> Estimate:
-    """D by pingouin.tost on the languages' mean gains, in points."""
+    """Estimate D by pingouin.tost on the languages' mean gains, in points."""
     said = f"equivalence bound {bound:g}; the interval is the 90 % one that TOST goes with"
     said = "; ".join([said, *_data_notes(table)])
     row = Estimate(
@@ -116,26 +106,14 @@ def _equivalence_row(table: GainTable, label: str, bound: float) -> Estimate:
         return row
     related, control = table.split(table.gain[POINTS].mean(axis=0))
     if has_no_variance(related, control):
-        return replace(row, estimate=float(related.mean() - control.mean()), status=ZERO_VARIANCE)
+        return two_sample(row, related, control)
     result = equivalence(related, control, bound)
     proved = f"{said}; smallest bound that can be proved {result.smallest_bound:.4f}"
-    return replace(_filled(row, result.difference), p=result.p, note=proved)
-
-
-def _filled(row: Estimate, found: Difference) -> Estimate:
-    return replace(
-        row,
-        estimate=found.estimate,
-        se=found.se,
-        df=found.df,
-        ci_low=found.low,
-        ci_high=found.high,
-        p=found.p,
-    )
+    return replace(with_difference(row, result.difference), p=result.p, note=proved)
 
 
 def _notes(table: GainTable, scale: str, *more: str) -> str:
-    """What a reader should know of a row."""
+    """Return what a reader should know of a row."""
     notes = [text for text in more if text]
     if len(table.models) == 1:
         notes.append("one model: the interval says nothing of other models")
@@ -148,7 +126,7 @@ def _notes(table: GainTable, scale: str, *more: str) -> str:
 
 
 def _data_notes(table: GainTable) -> list[str]:
-    """What any row of these data should say."""
+    """Return what any row of these data should say."""
     notes = []
     if table.left_out:
         notes.append(f"without {', '.join(table.left_out)}, which the arm was tuned on")

@@ -11,9 +11,8 @@ import pandas as pd
 import pingouin
 from scipy import stats
 
-from analysis.estimates import OK, Estimate
-from analysis.estimators.contrasts import ZERO_VARIANCE
-from analysis.estimators.one_sample import one_sample
+from analysis.estimates import OK, ZERO_VARIANCE, Estimate
+from analysis.estimators.rows import one_sample
 from analysis.gains.gain_table import POINTS, PRIMARY, GainTable
 from analysis.gains.items import ItemGains
 
@@ -33,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def format_rows(tables: Mapping[tuple[str, ...], GainTable], seed: int = 0) -> list[Estimate]:
-    """Changes that tuning makes to the form of answers, for the primary arm.
+    """Estimate the changes that tuning makes to the form of answers, for the primary arm.
 
     Args:
         tables: Gains by condition (arm, reasoning, scoring).
@@ -55,7 +54,7 @@ def format_rows(tables: Mapping[tuple[str, ...], GainTable], seed: int = 0) -> l
 
 
 def position_entropies(prediction: npt.NDArray[np.int8]) -> Floats:
-    """Entropy of the predicted option positions, in bits.
+    """Return the entropy of the predicted option positions, in bits.
 
     Args:
         prediction: Shape (..., items), 1 to 4.
@@ -110,7 +109,7 @@ def _cloze_row(table: GainTable, cloze: GainTable) -> Estimate:
 
 
 def _masses(items: ItemGains) -> tuple[Floats, Floats]:
-    """Mean answer mass before and after, each (models, languages)."""
+    """Return the mean answer mass before and after, each (models, languages)."""
     return (
         np.asarray(items.mass_before.mean(axis=2, dtype=np.float64)),
         np.asarray(items.mass_after.mean(axis=(0, 3), dtype=np.float64)),
@@ -118,7 +117,7 @@ def _masses(items: ItemGains) -> tuple[Floats, Floats]:
 
 
 def _mediation_rows(table: GainTable, seed: int) -> list[Estimate]:
-    """Effect of tuning on accuracy through answer mass, and beside it."""
+    """Estimate the effect of tuning on accuracy through answer mass, and beside it."""
     rows = {
         path: replace(
             _row(table, name, POINTS, "mediation_analysis", _NOT_RANDOMISED), unit="cells"
@@ -158,11 +157,8 @@ def _with_path(row: Estimate, found: pd.Series, path: str, n_cells: int) -> Esti
 
 
 def _mediation_data(table: GainTable, items: ItemGains) -> pd.DataFrame:
-    """One row per model, language and time; model means taken out of mass and accuracy."""
-    stacked = {
-        "mass": np.stack(_masses(items)),
-        "accuracy": np.stack([table.before, table.after]),
-    }
+    """Return one row per model, language and time; model means taken out of mass and accuracy."""
+    stacked = {"mass": np.stack(_masses(items)), "accuracy": np.stack([table.before, table.after])}
     data = {
         name: (values - values.mean(axis=(0, 2), keepdims=True)).ravel()
         for name, values in stacked.items()

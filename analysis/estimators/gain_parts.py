@@ -14,10 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.estimates import OK, Estimate
-from analysis.estimators.contrasts import ZERO_VARIANCE
-from analysis.estimators.one_sample import one_sample
+from analysis.estimators.rows import one_sample, two_sample
 from analysis.estimators.source_arms import CONTROL_SOURCE, SHUFFLED, kin_note, seeds_note
-from analysis.estimators.two_groups import has_no_variance, mean_difference
 from analysis.gains.gain_table import POINTS, PRIMARY, GainTable
 
 PART = "part of the gain: "
@@ -66,7 +64,7 @@ def gain_part_rows(
     left_out: Collection[str] = (),
     kin: Collection[str] = (),
 ) -> list[Estimate]:
-    """The parts of the gain in related languages, in controls, and their difference.
+    """Return the parts of the gain in related languages, in controls, and their difference.
 
     Args:
         tables: Gains by condition (arm, reasoning, scoring).
@@ -159,7 +157,7 @@ def _places(table: GainTable, codes: Collection[str]) -> list[int]:
 
 
 def _gap(table: GainTable) -> str:
-    """What a table lacks for its parts; a family with few languages lacks nothing here.
+    """Return what a table lacks for its parts; a family with few languages lacks nothing here.
 
     How many languages a family has is asked where it is needed, after leaving out.
     """
@@ -198,12 +196,4 @@ def _filled(row: Estimate, values: Floats, related: npt.NDArray[np.bool_], group
             return replace(row, status=f"needs 2 {name} languages")
     if group in sides:
         return one_sample(row, sides[group])
-    pair = values[related], values[~related]
-    if has_no_variance(*pair):
-        gap = float(pair[0].mean() - pair[1].mean())
-        return replace(row, estimate=gap, status=ZERO_VARIANCE)
-    found = mean_difference(*pair)
-    return replace(
-        row, estimate=found.estimate, se=found.se, df=found.df, ci_low=found.low,
-        ci_high=found.high, p=found.p,
-    )  # fmt: skip
+    return two_sample(row, values[related], values[~related])

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from analysis.estimates import OK, Estimate
+from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.two_groups import has_no_variance
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.gain_table import LOGIT, POINTS, GainTable
@@ -17,7 +17,6 @@ from analysis.gains.grouped import group_gains
 
 Floats = npt.NDArray[np.float64]
 
-ZERO_VARIANCE = "zero variance"
 MAX_LABELINGS = 100_000
 """Up to so many labelings are all gone through; of more, DRAWS are drawn."""
 DRAWS = 20_000
@@ -26,7 +25,7 @@ _DECIMALS = 7
 
 
 def n_labelings(n_related: int, n_control: int) -> int:
-    """In how many ways the family labels can be dealt out to the languages.
+    """Count in how many ways the family labels can be dealt out to the languages.
 
     Args:
         n_related: Number of related languages, at least 0.
@@ -45,7 +44,7 @@ def n_labelings(n_related: int, n_control: int) -> int:
 def permutation_rows(
     table: GainTable, groups: BaselineGroups, rng: np.random.Generator
 ) -> list[Estimate]:
-    """D and I on both scales, tested by dealing the family labels out anew.
+    """Test D and I on both scales by dealing the family labels out anew.
 
     Under the null hypothesis the languages' gains (for I: their gains in weak models minus those
     in strong ones) do not depend on family, so that every labeling is equally likely. The p is
@@ -82,7 +81,7 @@ def permutation_rows(
 
 
 def _empty_row(table: GainTable, groups: BaselineGroups, name: str, scale: str) -> Estimate:
-    """The row before its test."""
+    """Return the row before its test."""
     status = groups.status if name == "I" and table.status == OK else table.status
     return Estimate(
         estimand=f"{name}{table.label}",
@@ -96,7 +95,7 @@ def _empty_row(table: GainTable, groups: BaselineGroups, name: str, scale: str) 
 
 
 def _by_language(table: GainTable, groups: BaselineGroups, name: str, scale: str) -> Floats:
-    """Shape (L,): mean gain of each language, for I in weak models minus that in strong ones."""
+    """Return the mean gain by language (L,), for I in weak models minus that in strong ones."""
     if name == "D":
         return np.asarray(table.gain[scale].mean(axis=0), np.float64)
     weak, strong = group_gains(table, groups, scale)
@@ -104,7 +103,7 @@ def _by_language(table: GainTable, groups: BaselineGroups, name: str, scale: str
 
 
 def _p_values(values: Floats, related: npt.NDArray[np.bool_], rng: np.random.Generator) -> Floats:
-    """Two-sided p of each row of `values`, shape (rows, L); all rows see the same labelings."""
+    """Return the two-sided p of each row of `values` (rows, L) under the same labelings."""
     labelings = n_labelings(int(related.sum()), int((~related).sum()))
 
     def difference(first: Floats, second: Floats, axis: int) -> Floats:
@@ -125,7 +124,7 @@ def _p_values(values: Floats, related: npt.NDArray[np.bool_], rng: np.random.Gen
 
 
 def _note(table: GainTable) -> str:
-    """What a reader should know of the test."""
+    """Return what a reader should know of the test."""
     labelings = n_labelings(int(table.related.sum()), int((~table.related).sum()))
     if labelings <= MAX_LABELINGS:
         how = (

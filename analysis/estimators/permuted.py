@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.estimates import OK, Estimate
-from analysis.estimators.one_sample import one_sample
+from analysis.estimators.rows import one_sample
 from analysis.gains.gain_table import POINTS, PRIMARY, GainTable
 from analysis.measures.formats import before_and_after
 
@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float64]
 def permuted_rows(
     tables: Mapping[tuple[str, ...], GainTable], measures: pd.DataFrame
 ) -> list[Estimate]:
-    """Option orders and positions, for the primary arm.
+    """Estimate what option orders and positions do, for the primary arm.
 
     Args:
         tables: Gains by condition (arm, reasoning, scoring).
@@ -59,7 +59,7 @@ def permuted_rows(
 
 
 def recall_variance(measures: pd.DataFrame, table: GainTable) -> tuple[Floats, Floats]:
-    """Squared RStd less chance, before and after tuning, by model and language.
+    """Return squared RStd less chance, before and after tuning, by model and language.
 
     Args:
         measures: As analysis.measures.formats.format_measures gives them.
@@ -86,7 +86,7 @@ def _gain_row(plain: GainTable, averaged: GainTable) -> Estimate:
 
 
 def _change_row(table: GainTable, measures: pd.DataFrame, scoring: str) -> Estimate:
-    """Squared RStd less chance after tuning minus before, by one scoring."""
+    """Return squared RStd less chance after tuning minus before, by one scoring."""
     row = _squared_row(table, f"change in squared RStd of recalls ({scoring})", "")
     if row.status != OK:
         return row
@@ -105,7 +105,7 @@ def _change_row(table: GainTable, measures: pd.DataFrame, scoring: str) -> Estim
 
 
 def _bias_rows(plain: GainTable, averaged: GainTable, measures: pd.DataFrame) -> list[Estimate]:
-    """Squared RStd less chance, plain minus averaged, before and after tuning."""
+    """Return squared RStd less chance, plain minus averaged, before and after tuning."""
     pairs = list(
         zip(recall_variance(measures, plain), recall_variance(measures, averaged), strict=True)
     )
@@ -137,7 +137,7 @@ def _squared_row(table: GainTable, name: str, note: str) -> Estimate:
 
 
 def _joint(row: Estimate, plain: GainTable, averaged: GainTable) -> Estimate:
-    """The row with the status of both tables."""
+    """Return the row with the status of both tables."""
     if plain.status != OK:
         return replace(row, status=plain.status)
     same = (plain.models, plain.languages) == (averaged.models, averaged.languages)

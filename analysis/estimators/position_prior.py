@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.estimates import OK, Estimate
-from analysis.estimators.one_sample import one_sample
+from analysis.estimators.rows import one_sample
 from analysis.estimators.source_arms import SHUFFLED
 from analysis.gains.gain_table import GainTable
 from analysis.measures.formats import BALANCED, GoldShares, before_and_after
@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float64]
 def position_prior_rows(
     tables: Mapping[tuple[str, ...], GainTable], measures: pd.DataFrame, trained: GoldShares
 ) -> list[Estimate]:
-    """The shuffled-labels arm's position prior beside what it was tuned on.
+    """Compare the shuffled-labels arm's position prior with what it was tuned on.
 
     Args:
         tables: Gains by condition (arm, reasoning, scoring).
@@ -83,7 +83,7 @@ def position_prior_rows(
 
 
 def total_variation(p: Floats, q: Floats) -> Floats:
-    """Half the sum of absolute differences of distributions over positions.
+    """Return half the sum of absolute differences of distributions over positions.
 
     Args:
         p: Shape (..., 4), each sums to 1.

@@ -12,7 +12,7 @@ import pandas as pd
 import pingouin
 from scipy import integrate, optimize, stats
 
-from analysis.estimates import OK, Estimate
+from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.variance import (
     VarianceComponents,
     interaction_variance,
@@ -41,7 +41,7 @@ class Reach:
 def minimal_detectable_effect(
     variance: float, n_related: int, n_control: int, power: float = POWER, alpha: float = ALPHA
 ) -> float:
-    """The true difference that the two-sided t test finds with the given power.
+    """Return the true difference that the two-sided t test finds with the given power.
 
     `pingouin.power_ttest2n`, solved for the effect size (Card et al. 2020; Miller 2024).
 
@@ -66,7 +66,7 @@ def minimal_detectable_effect(
 def smallest_provable_bound(
     variance: float, n_related: int, n_control: int, power: float = POWER, alpha: float = ALPHA
 ) -> float:
-    """The equivalence bound that TOST proves with the given power where there is no difference.
+    """Return the bound that TOST proves with the given power where there is no difference.
 
     Exact: given the pooled standard deviation s, equivalence within b is declared where the
     difference lies within b - t s c, c = sqrt(1/n_related + 1/n_control) and t the quantile of
@@ -95,7 +95,7 @@ def reach_of_difference(
     components: VarianceComponents, *, models: int, related: int, control: int, items: int,
     seeds: int,
 ) -> Reach:  # fmt: skip
-    """What D's tests can see at 80 % power.
+    """Return what D's tests can see at 80 % power.
 
     Args:
         components: Variances in squared proportions.
@@ -118,7 +118,7 @@ def reach_of_interaction(
     components: VarianceComponents, *, weak: int, strong: int, related: int, control: int,
     items: int, seeds: int,
 ) -> Reach:  # fmt: skip
-    """What I's tests can see at 80 % power.
+    """Return what I's tests can see at 80 % power.
 
     Args:
         components: Variances in squared proportions.
@@ -147,7 +147,7 @@ def power_table(
     models: Sequence[int],
     seeds: Sequence[int],
 ) -> pd.DataFrame:
-    """What every combination of sizes can see.
+    """Return what every combination of sizes can see.
 
     Args:
         components: Variances in squared proportions.
@@ -176,7 +176,7 @@ def power_table(
 
 
 def power_rows(table: GainTable, groups: BaselineGroups) -> list[Estimate]:
-    """What a study could have seen of D and I, by its own variance components and sizes.
+    """Return what a study could have seen of D and I, by its own variance components and sizes.
 
     Args:
         table: The gains of one arm.
@@ -205,10 +205,7 @@ def power_rows(table: GainTable, groups: BaselineGroups) -> list[Estimate]:
         return reach_of_interaction(components, weak=n_weak, strong=n_strong, **sizes)
 
     rows: list[Estimate] = []
-    for name, status, reach in (
-        ("D", OK, of_difference),
-        ("I", groups.status, of_interaction),
-    ):
+    for name, status, reach in (("D", OK, of_difference), ("I", groups.status, of_interaction)):
         source = groups.source if name == "I" else "none"
         for kind, how in _KINDS:
             row = Estimate(
@@ -221,7 +218,7 @@ def power_rows(table: GainTable, groups: BaselineGroups) -> list[Estimate]:
 
 
 def _filled(row: Estimate, kind: str, reach: Callable[[], Reach]) -> Estimate:
-    """The row with its number, or with the reason why it has none."""
+    """Return the row with its number, or with the reason why it has none."""
     if row.status != OK:
         return row
     try:
@@ -229,7 +226,7 @@ def _filled(row: Estimate, kind: str, reach: Callable[[], Reach]) -> Estimate:
     except ValueError as error:
         return replace(row, status=str(error))
     value = found.mde if kind == "MDE" else found.bound
-    return replace(row, estimate=value) if value > 0 else replace(row, status="zero variance")
+    return replace(row, estimate=value) if value > 0 else replace(row, status=ZERO_VARIANCE)
 
 
 def _note(components: VarianceComponents, changing: bool = False) -> str:
@@ -254,7 +251,7 @@ def _reach(variance: float, related: int, control: int) -> Reach:
 
 @lru_cache(maxsize=4096)
 def _detectable(n_related: int, n_control: int, power: float, alpha: float) -> float:
-    """Minimal detectable difference in standard deviations of one language."""
+    """Return the minimal detectable difference in standard deviations of one language."""
     d = float(pingouin.power_ttest2n(n_related, n_control, d=None, power=power, alpha=alpha))
     if not np.isfinite(d):
         raise ValueError(
@@ -266,11 +263,11 @@ def _detectable(n_related: int, n_control: int, power: float, alpha: float) -> f
 
 @lru_cache(maxsize=4096)
 def _provable(df: int, power: float, alpha: float) -> float:
-    """Smallest provable bound in standard errors of the difference."""
+    """Return the smallest provable bound in standard errors of the difference."""
     t = float(stats.t.isf(alpha, df))
 
     def declared(bound: float) -> float:
-        """Chance that TOST declares equivalence at no difference; u is s over its true value."""
+        """Return the chance that TOST declares equivalence; u is s over its true value."""
 
         def at(u: float) -> float:
             density = float(stats.chi2.pdf(df * u**2, df)) * 2 * df * u

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 import pingouin
 import statsmodels.api as sm
-from scipy import linalg, stats
+from scipy import linalg
 
-from analysis.estimates import OK, Estimate
-from analysis.estimators.contrasts import ZERO_VARIANCE
+from analysis.estimates import OK, ZERO_VARIANCE, Estimate
+from analysis.estimators.rows import with_t_interval
 from analysis.gains.baselines import NEEDS_BASELINE
 from analysis.gains.folds import ADAPTERS_NOTE
 from analysis.gains.gain_table import CHANCE, CLIP, LOGIT, POINTS, GainTable
@@ -67,7 +67,7 @@ class _Fit:
 
 
 def regression_rows(table: GainTable, training: pd.DataFrame) -> list[Estimate]:
-    """Family x continuous baseline on both scales, and the published regression on points.
+    """Regress gain on family x baseline on both scales, and as published on points.
 
     Args:
         table: Gains of one arm.
@@ -87,28 +87,8 @@ def regression_rows(table: GainTable, training: pd.DataFrame) -> list[Estimate]:
     return rows + _published_rows(table)
 
 
-def with_t_interval(row: Estimate, estimate: float, se: float, df: float) -> Estimate:
-    """Fill a row with an estimate, its 95 % t interval and the p of a two-sided t test against 0.
-
-    Args:
-        row: The row to fill.
-        estimate: The estimate.
-        se: Its standard error, above 0.
-        df: Degrees of freedom, above 0.
-
-    Returns:
-        The filled row.
-    """
-    half = float(stats.t.ppf(0.975, df)) * se
-    p = float(2 * stats.t.sf(abs(estimate) / se, df))
-    return replace(
-        row, estimate=estimate, se=se, df=float(df), ci_low=estimate - half,
-        ci_high=estimate + half, p=p,
-    )  # fmt: skip
-
-
 def observations(table: GainTable, training: pd.DataFrame) -> Observations | None:
-    """Gains beside a baseline from other items: of the training split, or of the other folds.
+    """Pair gains with a baseline of other items: the training split, or the other folds.
 
     Args:
         table: Gains of one arm.
@@ -136,7 +116,7 @@ def observations(table: GainTable, training: pd.DataFrame) -> Observations | Non
 
 
 def _continuous_rows(table: GainTable, seen: Observations | None, scale: str) -> list[Estimate]:
-    """The three coefficients of gain ~ related * baseline + model, on one scale."""
+    """Return the three coefficients of gain ~ related * baseline + model, on one scale."""
     n_models, n_languages = table.before.shape
     status = table.status
     if status == OK:
@@ -194,7 +174,7 @@ def _continuous_note(table: GainTable, seen: Observations | None, scale: str) ->
 
 
 def _design(related: npt.NDArray[np.bool_], baseline: Floats) -> Floats:
-    """Columns related, related x baseline, baseline, model means taken out, for each fold.
+    """Return columns related, related x baseline, baseline, model means taken out, for each fold.
 
     That is the same fit as with an indicator per model, of which there may be a hundred. The
     baseline (F, M, L) is centred by fold. Shape (F, M * L, 3).
@@ -206,12 +186,12 @@ def _design(related: npt.NDArray[np.bool_], baseline: Floats) -> Floats:
 
 
 def within_groups(values: Floats) -> Floats:
-    """Group means taken out: (..., groups, languages)."""
+    """Take the group means out of values of shape (..., groups, languages)."""
     return np.asarray(values - values.mean(axis=-1, keepdims=True), np.float64)
 
 
 def _design_status(table: GainTable, seen: Observations) -> str:
-    """`ok`, or why the design has no unique fit."""
+    """Return `ok`, or why the design has no unique fit."""
     design = _design(table.related, seen.baseline)
     _, n_cells, n_columns = design.shape
     n_coefficients = n_columns + len(table.models)
@@ -224,7 +204,7 @@ def _design_status(table: GainTable, seen: Observations) -> str:
 
 
 def _fit(gain: Floats, design: Floats, weight: Floats) -> _Fit:
-    """OLS in each fold, the coefficients averaged over folds with these weights (F,).
+    """Fit OLS in each fold, and average the coefficients with these weights (F,).
 
     Given the other folds, the baseline of a fold is fixed and chance in its gains is not, so each
     fold's fit is free of the bias of a shared baseline. One fit over all folds would not be: the
@@ -252,7 +232,7 @@ def _fit(gain: Floats, design: Floats, weight: Floats) -> _Fit:
 
 
 def _published_rows(table: GainTable) -> list[Estimate]:
-    """Pooled regression of gain on family and held-out baseline, as published."""
+    """Fit the pooled regression of gain on family and held-out baseline, as published."""
     rows = [
         Estimate(
             estimand=f"{name}{table.label}", scale=POINTS, estimator="linear_regression",

@@ -14,8 +14,14 @@ import pingouin
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
-from analysis.estimates import OK, Estimate
-from analysis.estimators.two_groups import Difference, has_no_variance, mean_difference
+from analysis.estimates import OK, ZERO_VARIANCE, Estimate
+from analysis.estimators.rows import with_difference
+from analysis.estimators.two_groups import (
+    Difference,
+    has_no_variance,
+    mean_difference,
+    t_difference,
+)
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.bootstrap import bootstrap_interval
 from analysis.gains.folds import ADAPTERS_NOTE
@@ -26,7 +32,6 @@ from analysis.gains.weighted import Contrast, contrast_of, drawn_contrasts
 Floats = npt.NDArray[np.float64]
 Bits = npt.NDArray[np.bool_]
 
-ZERO_VARIANCE = "zero variance"
 NEEDS_MODELS = "needs 2 models"
 NEEDS_GROUPS = "needs 2 weak and 2 strong models"
 FEW_PASSAGES = "too few passages: some draws have none of a baseline group"
@@ -43,7 +48,7 @@ _ITEMS = "generalises to other passages and questions for these same languages a
 def unit_rows(
     table: GainTable, groups: BaselineGroups, rng: np.random.Generator, draws: int = 2000
 ) -> list[Estimate]:
-    """D and I with models, languages and models, and items as the sampling unit.
+    """Estimate D and I with models, languages and models, and items as the sampling unit.
 
     - `models`, `ttest`: the models' own family differences against 0 (`pingouin.ttest`); for I,
       those of weak against those of strong models, equal variances assumed.
@@ -86,7 +91,7 @@ def unit_rows(
 
 
 def models_difference(gain: Floats, contrast: Contrast) -> Difference | None:
-    """D or I with models as the sampling unit; None if the models do not vary.
+    """Test D or I with models as the sampling unit; None if the models do not vary.
 
     Args:
         gain: Shape (M, L), finite.
@@ -103,12 +108,12 @@ def models_difference(gain: Floats, contrast: Contrast) -> Difference | None:
         return mean_difference(groups[0], groups[1])
     tested = pingouin.ttest(by_model, 0).iloc[0]
     se = float(stats.sem(by_model))
-    found = _t_difference(float(by_model.mean()), se, float(tested["dof"]))
+    found = t_difference(float(by_model.mean()), se, float(tested["dof"]))
     return replace(found, p=float(tested["p_val"]))
 
 
 def crossed_difference(gain: Floats, contrast: Contrast) -> Difference | None:
-    """D or I with languages and models both drawn at random (after the quasi-F of Clark 1973).
+    """Test D or I with languages and models both drawn at random (quasi-F, Clark 1973).
 
     Var = V_L + V_M - V_ML, not below the larger of V_L and V_M. V_L comes from the languages'
     contrasts within families, V_M from the models' contrasts within baseline groups. Each holds
@@ -134,11 +139,11 @@ def crossed_difference(gain: Floats, contrast: Contrast) -> Difference | None:
     if variance < _ROUNDING_OF_MEANS**2:
         return None
     df = variance**2 / (v_l**2 / df_l + v_m**2 / df_m + v_ml**2 / (df_l * df_m))
-    return _t_difference(float(contrast.of(gain)), variance**0.5, df)
+    return t_difference(float(contrast.of(gain)), variance**0.5, df)
 
 
 def clustered_difference(items: ItemGains, contrast: Contrast) -> Difference | None:
-    """D or I in points with items as the sampling unit, clustered by passage.
+    """Test D or I in points with items as the sampling unit, clustered by passage.
 
     Args:
         items: Answers before and after, on two passages or more.
@@ -161,14 +166,14 @@ def clustered_difference(items: ItemGains, contrast: Contrast) -> Difference | N
     fit = OLS(share, np.ones(len(share))).fit(
         cov_type="cluster", cov_kwds={"groups": items.passage}, use_t=True
     )
-    found = _t_difference(float(fit.params[0]), float(fit.bse[0]), items.n_passages - 1)
+    found = t_difference(float(fit.params[0]), float(fit.bse[0]), items.n_passages - 1)
     return replace(found, p=float(fit.pvalues[0]))
 
 
 def _bootstrap_rows(
     table: GainTable, contrasts: tuple[Contrast, ...], rng: np.random.Generator, draws: int
 ) -> list[Estimate]:
-    """Percentile intervals of D and I on both scales, all from the same draws of passages."""
+    """Bootstrap D and I on both scales, all from the same draws of passages."""
     note = f"{_ITEMS}; percentile interval of {draws:,} draws"
     keys = [(scale, contrast) for scale in (POINTS, LOGIT) for contrast in contrasts]
     rows = [_row(table, of, scale, "passage_bootstrap", "items", note) for scale, of in keys]
@@ -193,7 +198,7 @@ def _bootstrap_rows(
 def _row(
     table: GainTable, contrast: Contrast, scale: str, estimator: str, unit: str, note: str
 ) -> Estimate:
-    """The row before its test, with the status of what it would be computed from."""
+    """Return the row before its test, with the status of what it would be computed from."""
     status = table.status if table.status != OK else contrast.status
     gone = np.argwhere(~np.isfinite(table.gain[scale]))
     if status == OK and len(gone):
@@ -217,21 +222,11 @@ def _row(
 def _filled(
     row: Estimate, table: GainTable, contrast: Contrast, found: Difference | None
 ) -> Estimate:
-    """The row with its numbers, or with the estimate alone where nothing varies."""
+    """Return the row with its numbers, or with the estimate alone where nothing varies."""
     if found is None:
         estimate = float(contrast.of(contrast.gain(table, row.scale)))
         return replace(row, estimate=estimate, status=ZERO_VARIANCE)
-    return replace(
-        row, estimate=found.estimate, se=found.se, df=found.df, ci_low=found.low,
-        ci_high=found.high, p=found.p,
-    )  # fmt: skip
-
-
-def _t_difference(estimate: float, se: float, df: float) -> Difference:
-    """A difference with its 95 % t interval and two-sided p."""
-    half = float(stats.t.ppf(0.975, df)) * se
-    p = 2 * float(stats.t.sf(abs(estimate) / se, df))
-    return Difference(estimate, se, df, estimate - half, estimate + half, p)
+    return with_difference(row, found)
 
 
 def _with_folds(table: GainTable, note: str) -> str:
@@ -239,7 +234,7 @@ def _with_folds(table: GainTable, note: str) -> str:
 
 
 def _centred(values: Floats, groups: Bits) -> Floats:
-    """Values, (n,) or (n, k), minus the mean of their group along the first axis."""
+    """Take the mean of their group out of values, (n,) or (n, k), along the first axis."""
     belongs = groups.astype(np.float64)
     share = belongs / belongs.sum(axis=1, keepdims=True)
     return np.asarray(values - belongs.T @ (share @ values), np.float64)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 import statsmodels.api as sm
 
-from analysis.estimates import OK, Estimate
-from analysis.estimators.contrasts import ZERO_VARIANCE
-from analysis.estimators.regression import ROUNDING, observations, with_t_interval, within_groups
+from analysis.estimates import OK, ZERO_VARIANCE, Estimate
+from analysis.estimators.regression import ROUNDING, observations, within_groups
+from analysis.estimators.rows import with_t_interval
 from analysis.gains.baselines import NEEDS_BASELINE
 from analysis.gains.folds import ADAPTERS_NOTE
 from analysis.gains.gain_table import POINTS, GainTable
@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 def slope_rows(
     table: GainTable, training: pd.DataFrame, rng: np.random.Generator, splits: int = 20
 ) -> list[Estimate]:
-    """Three slopes of gain on baseline, in points per point, with model fixed effects.
+    """Estimate three slopes of gain on baseline, in points per point, with model fixed effects.
 
     Args:
         table: Gains of one arm; the source languages are not in it.
@@ -64,7 +64,7 @@ def slope_rows(
 def cross_fitted_pairs(
     items: ItemGains, rng: np.random.Generator, splits: int
 ) -> tuple[Floats, Floats]:
-    """Baselines from one half of the passages, gains from the other, in both directions.
+    """Take baselines from one half of the passages, gains from the other, in both directions.
 
     Args:
         items: Answers before and after, with at least two passages.
@@ -83,7 +83,7 @@ def cross_fitted_pairs(
 
 
 def within_slopes(baseline: Floats, gain: Floats) -> Floats:
-    """Slope of gain on baseline with model fixed effects.
+    """Return the slope of gain on baseline with model fixed effects.
 
     Args:
         baseline: Shape (..., models, languages).
@@ -99,7 +99,7 @@ def within_slopes(baseline: Floats, gain: Floats) -> Floats:
 
 
 def slope_variance(baseline: Floats, gain: Floats) -> float:
-    """Variance of the within-model slope, clustered by language.
+    """Return the variance of the within-model slope, clustered by language.
 
     The fit on values centred by model has the slope and residuals of the one with an indicator
     per model; the factor makes up for the indicators that the small-sample correction then
@@ -123,7 +123,7 @@ def slope_variance(baseline: Floats, gain: Floats) -> float:
 
 
 def _half_means(values: npt.NDArray[np.float32], first: npt.NDArray[np.bool_]) -> list[Floats]:
-    """Means in and outside each half (K, N) of the items: (M, L, N) to two of (K, M, L)."""
+    """Return means in and outside each half (K, N) of the items: (M, L, N) to two of (K, M, L)."""
     return [
         np.moveaxis(
             np.asarray(values @ half.T.astype(np.float32), np.float64) / half.sum(axis=1), -1, 0
@@ -147,7 +147,7 @@ def _naive_row(table: GainTable) -> Estimate:
 
 
 def _other_items_row(table: GainTable, training: pd.DataFrame) -> Estimate:
-    """The slope on the training split, or on the other folds."""
+    """Estimate the slope on the training split, or on the other folds."""
     row = _row(table, "slope training-split", "training split", _NOISY)
     if table.folds is not None:
         row = _row(table, "slope out-of-fold", "other folds", _NOISY, ADAPTERS_NOTE)
@@ -177,7 +177,7 @@ def _cross_fitted_row(table: GainTable, rng: np.random.Generator, splits: int) -
 
 
 def _filled(row: Estimate, baseline: Floats, gain: Floats) -> Estimate:
-    """Mean slope and mean variance over pairs of shape (K, models, languages)."""
+    """Fill the mean slope and variance over pairs of shape (K, models, languages)."""
     slopes = within_slopes(baseline, gain)
     if np.isnan(slopes).any():
         return replace(row, status=ZERO_VARIANCE)

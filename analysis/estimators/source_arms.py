@@ -14,18 +14,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from analysis.estimates import OK, Estimate
-from analysis.estimators.contrasts import ZERO_VARIANCE, holm
-from analysis.estimators.fieller import fieller
-from analysis.estimators.two_groups import (
-    Difference,
-    has_no_variance,
-    interaction,
-    mean_difference,
-)
+from analysis.estimates import OK, ZERO_VARIANCE, Estimate
+from analysis.estimators.contrasts import holm
+from analysis.estimators.rows import interaction_row, two_sample, with_difference
+from analysis.estimators.two_groups import fieller
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.folds import ADAPTERS_NOTE
-from analysis.gains.gain_table import LOGIT, POINTS, PRIMARY, GainTable
+from analysis.gains.gain_table import LOGIT, POINTS, PRIMARY, GainTable, few_languages
 from analysis.gains.grouped import group_gains
 
 CONTROL_SOURCE = ("control-source", *PRIMARY[1:])
@@ -50,7 +45,7 @@ def source_arm_rows(
     left_out: Collection[str] = (),
     kin: Collection[str] = (),
 ) -> list[Estimate]:
-    """D and I of finetuned minus control-source, and the format's share of the gain.
+    """Estimate D and I of finetuned minus control-source, and the format's share of the gain.
 
     Args:
         tables: Gains by condition (arm, reasoning, scoring).
@@ -88,7 +83,7 @@ def source_arm_rows(
 
 
 def kin_note(table: GainTable, kin: Collection[str]) -> str:
-    """What a row should say of kin of the control source among its languages.
+    """Say which languages of a row are kin of the control source.
 
     Args:
         table: Whose languages.
@@ -105,13 +100,13 @@ def kin_note(table: GainTable, kin: Collection[str]) -> str:
 
 
 def _listed(codes: Collection[str]) -> str:
-    """The first codes, and how many more there are: a study of all languages has dozens."""
+    """Join the first codes, and say how many more there are: a study may have dozens."""
     first, more = sorted(codes)[:_LISTED], len(codes) - _LISTED
     return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
 
 def seeds_note(tables: Collection[GainTable]) -> str:
-    """How many seeds each arm has, where arms differ in that; else nothing.
+    """Say how many seeds each arm has, where arms differ in that; else nothing.
 
     Args:
         tables: One of each arm.
@@ -132,7 +127,7 @@ def _difference_rows(
     kin: Collection[str] = (),
     label: str = _ARMS,
 ) -> list[Estimate]:
-    """D and I of the difference between two arms, by languages, on one scale.
+    """Estimate D and I of the difference between two arms, by languages, on one scale.
 
     `left_out` and `kin` are both left out; `kin_said` is the note on kin.
     """
@@ -144,7 +139,7 @@ def _difference_rows(
     related = tuned.related[kept]
     status = _joint_status(tuned, other, gone)
     if status == OK:
-        status = _family_status(related)
+        status = few_languages(related) or OK
     notes = ["what both arms do alike to a language cancels"]
     dropped = [code for code in tuned.languages if code in left_out]
     if dropped:
@@ -168,7 +163,8 @@ def _difference_rows(
     if status != OK:
         return [d, i]
     difference = tuned.gain[scale][:, kept] - other.gain[scale][:, kept_other]
-    d = _filled_d(d, difference.mean(axis=0), related)
+    by_language = difference.mean(axis=0)
+    d = two_sample(d, by_language[related], by_language[~related])
     if i_status != OK:
         return holm(d, i)
     weak, strong = (
@@ -177,35 +173,12 @@ def _difference_rows(
             group_gains(tuned, groups, scale), group_gains(other, groups, scale), strict=True
         )
     )
-    return holm(d, _filled_i(i, weak, strong, related))
-
-
-def _filled_d(row: Estimate, values: Floats, related: npt.NDArray[np.bool_]) -> Estimate:
-    pair = values[related], values[~related]
-    if has_no_variance(*pair):
-        return replace(row, estimate=_gap(pair), status=ZERO_VARIANCE)
-    return _filled(row, mean_difference(*pair))
-
-
-def _filled_i(
-    row: Estimate, weak: Floats, strong: Floats, related: npt.NDArray[np.bool_]
-) -> Estimate:
-    between = weak - strong
-    pair = between[related], between[~related]
-    if has_no_variance(*pair):
-        return replace(row, estimate=_gap(pair), status=ZERO_VARIANCE)
-    return _filled(
-        row,
-        interaction((weak[related], weak[~related]), (strong[related], strong[~related])),
-    )
-
-
-def _gap(pair: tuple[Floats, Floats]) -> float:
-    return float(pair[0].mean() - pair[1].mean())
+    pairs = ((values[related], values[~related]) for values in (weak, strong))
+    return holm(d, interaction_row(i, *pairs))
 
 
 def _format_share_row(tuned: GainTable, shuffled: GainTable, unshared: Collection[str]) -> Estimate:
-    """Mean gain with shuffled labels over mean gain of finetuned, over target languages.
+    """Divide the mean gain with shuffled labels by that of finetuned.
 
     `unshared` are those that the parts of the gain are without.
     """
@@ -225,14 +198,14 @@ def _format_share_row(tuned: GainTable, shuffled: GainTable, unshared: Collectio
         return row
     numerator, denominator = (arm.gain[POINTS].mean(axis=0) for arm in (shuffled, tuned))
     opposite = NO_SHARE_OF_LOSS if denominator.mean() < 0 else NO_SHARE_OF_GAIN
-    told = replace(row, note=f"{row.note}; {LOST}") if denominator.mean() < 0 else row
+    noted = replace(row, note=f"{row.note}; {LOST}") if denominator.mean() < 0 else row
     if np.ptp(numerator) < _ROUNDING:
         if abs(denominator.mean()) < _ROUNDING:
             return replace(row, status=NO_GAIN)
         ratio = float(numerator.mean() / denominator.mean())
         if ratio < 0:
             return replace(row, status=opposite)
-        return replace(told, estimate=ratio, status=ZERO_VARIANCE)
+        return replace(noted, estimate=ratio, status=ZERO_VARIANCE)
     found = fieller(numerator, denominator)
     if found is None:
         return replace(row, status=NO_GAIN)
@@ -240,8 +213,8 @@ def _format_share_row(tuned: GainTable, shuffled: GainTable, unshared: Collectio
         return replace(row, status=opposite)
     # One the exact multiple of the other: the interval has no width, and says nothing.
     if np.ptp(numerator - found.estimate * denominator) < _ROUNDING_OF_MEANS:
-        return replace(told, estimate=found.estimate, status=ZERO_VARIANCE)
-    return _filled(told, found)
+        return replace(noted, estimate=found.estimate, status=ZERO_VARIANCE)
+    return with_difference(noted, found)
 
 
 def _joint_status(tuned: GainTable, other: GainTable, left_out: Collection[str] = ()) -> str:
@@ -253,17 +226,3 @@ def _joint_status(tuned: GainTable, other: GainTable, left_out: Collection[str] 
         for table in (tuned, other)
     )
     return OK if first == second else DIFFERENT_CELLS
-
-
-def _family_status(related: npt.NDArray[np.bool_]) -> str:
-    for name, count in (("related", int(related.sum())), ("control", int((~related).sum()))):
-        if count < 2:
-            return f"needs 2 {name} languages"
-    return OK
-
-
-def _filled(row: Estimate, found: Difference) -> Estimate:
-    return replace(
-        row, estimate=found.estimate, se=found.se, df=found.df, ci_low=found.low,
-        ci_high=found.high, p=found.p,
-    )  # fmt: skip

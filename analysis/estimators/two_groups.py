@@ -1,4 +1,4 @@
-"""Two groups of languages compared: pingouin's tests, with guards before and an interval after."""
+"""Two groups of languages, or two paired means, compared: tests with guards and intervals."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ Floats = npt.NDArray[np.float64]
 # Gains of n items move in steps of 1 / n, above 1e-6 even for means over many cells. Accuracies
 # that came as metrics may have single precision, so what is smaller than this is rounding.
 _ROUNDING = 2e-7
+_ROUNDING_OF_RATIOS = 1e-9
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Equivalence:
 
 
 def has_no_variance(related: Floats, control: Floats) -> bool:
-    """Whether neither group varies, so that no test of their difference means anything.
+    """Return whether neither group varies, so that no test of their difference means anything.
 
     Args:
         related: Shape (languages,).
@@ -52,7 +53,7 @@ def has_no_variance(related: Floats, control: Floats) -> bool:
 
 
 def mean_difference(related: Floats, control: Floats, confidence: float = 0.95) -> Difference:
-    """Mean of one group minus mean of the other, equal variances assumed, df = n - 2.
+    """Test the mean of one group minus that of the other, equal variances assumed, df = n - 2.
 
     T, df and p are those of `pingouin.ttest(correction=False)`. The interval is scipy's for the
     same test: pingouin rounds its own to two decimals unless a global option is changed, and
@@ -81,7 +82,7 @@ def mean_difference(related: Floats, control: Floats, confidence: float = 0.95) 
 
 
 def interaction(weak: tuple[Floats, Floats], strong: tuple[Floats, Floats]) -> Difference:
-    """Difference between weak and strong models in what the families differ by.
+    """Test how weak and strong models differ in what the families differ by.
 
     p is that of the Interaction row of `pingouin.mixed_anova` (between: family, within: baseline
     group, subject: language). With two levels within, its F is the square of the t of the
@@ -113,7 +114,7 @@ def interaction(weak: tuple[Floats, Floats], strong: tuple[Floats, Floats]) -> D
 
 
 def equivalence(related: Floats, control: Floats, bound: float) -> Equivalence:
-    """Two one-sided tests that the groups differ by less than the bound (`pingouin.tost`).
+    """Test by two one-sided tests that the groups differ by less than the bound.
 
     Args:
         related: Shape (n1,), n1 >= 2, finite.
@@ -127,10 +128,7 @@ def equivalence(related: Floats, control: Floats, bound: float) -> Equivalence:
     Raises:
         ValueError: As mean_difference, and if the bound is not a positive number.
     """
-    if not (np.isfinite(bound) and bound > 0):
-        raise ValueError(
-            f"the equivalence bound is {bound}; give a number above 0 (0.05 is five points)"
-        )
+    check_bound(bound)
     difference = mean_difference(related, control, confidence=0.90)
     # float(): pingouin asserts on numpy scalars.
     tested = pingouin.tost(related, control, bound=float(bound), correction=False)
@@ -138,8 +136,56 @@ def equivalence(related: Floats, control: Floats, bound: float) -> Equivalence:
     return Equivalence(difference, float(tested["pval"].iloc[0]), smallest)
 
 
+def check_bound(bound: float) -> None:
+    """Refuse an equivalence bound that is not a positive number, with a ValueError."""
+    if not (np.isfinite(bound) and bound > 0):
+        raise ValueError(
+            f"the equivalence bound is {bound}; give a number above 0 (0.05 is five points)"
+        )
+
+
+def t_difference(estimate: float, se: float, df: float) -> Difference:
+    """Give an estimate its 95 % t interval and two-sided p; `se` and `df` are above 0."""
+    half = float(stats.t.ppf(0.975, df)) * se
+    p = 2 * float(stats.t.sf(abs(estimate) / se, df))
+    return Difference(estimate, se, df, estimate - half, estimate + half, p)
+
+
+def fieller(numerator: Floats, denominator: Floats, confidence: float = 0.95) -> Difference | None:
+    """Return the ratio of two paired means with Fieller's interval (Fieller 1954).
+
+    The interval holds every ratio r that a paired t test of numerator - r * denominator does not
+    reject.
+
+    Args:
+        numerator: Shape (n,), n >= 2.
+        denominator: Shape (n,), paired with it.
+        confidence: Coverage.
+
+    Returns:
+        The ratio; `p` is that of the one-sample t test of the numerator against 0, to which the
+        interval is dual, and `se` the delta method's. None if the denominator's mean does not
+        differ from 0 at this level, for then the interval has no end.
+    """
+    n = len(numerator)
+    critical = float(stats.t.ppf((1 + confidence) / 2, n - 1)) ** 2
+    top, bottom = float(numerator.mean()), float(denominator.mean())
+    covariance = np.cov(numerator, denominator) / n
+    a = bottom**2 - critical * float(covariance[1, 1])
+    if a <= _ROUNDING_OF_RATIOS**2:
+        return None
+    b = top * bottom - critical * float(covariance[0, 1])
+    c = top**2 - critical * float(covariance[0, 0])
+    root = float(np.sqrt(max(b**2 - a * c, 0.0)))
+    ratio = top / bottom
+    weights = np.array([1.0, -ratio])
+    se = float(np.sqrt(max(weights @ covariance @ weights, 0.0))) / abs(bottom)
+    p = float(pingouin.ttest(numerator, 0)["p_val"].iloc[0])
+    return Difference(ratio, se, float(n - 1), (b - root) / a, (b + root) / a, p)
+
+
 def _checked(related: Floats, control: Floats) -> tuple[Floats, Floats]:
-    """Both groups as float64 arrays, fit for a test."""
+    """Check that both groups are fit for a test; return float64 arrays."""
     related, control = np.asarray(related, np.float64), np.asarray(control, np.float64)
     for name, values in (("related", related), ("control", control)):
         if values.ndim != 1 or len(values) < 2:

@@ -70,7 +70,7 @@ DEFAULT_COMPONENTS = VarianceComponents(
 
 
 def language_variance(components: VarianceComponents, models: int, items: int, seeds: int) -> float:
-    """Variance of one language's gain, averaged over models, items and seeds.
+    """Return the variance of one language's gain, averaged over models, items and seeds.
 
     Args:
         components: Variances in squared proportions.
@@ -92,7 +92,7 @@ def language_variance(components: VarianceComponents, models: int, items: int, s
 def interaction_variance(
     components: VarianceComponents, n_weak: int, n_strong: int, items: int, seeds: int
 ) -> float:
-    """Variance of one language's mean gain in weak models minus that in strong models.
+    """Return the variance of one language's mean gain in weak models minus that in strong models.
 
     What the models share in a language cancels.
 
@@ -114,7 +114,7 @@ def interaction_variance(
 
 
 def variance_components(table: GainTable) -> VarianceComponents:
-    """Variance components of a study's own gains, by the method of moments.
+    """Estimate the variance components of a study's own gains by the method of moments.
 
     Mean squares of the model by language by item analysis of variance of the gains averaged over
     seeds, languages within families (sums of squares and degrees of freedom added over families),
@@ -169,7 +169,7 @@ def variance_components(table: GainTable) -> VarianceComponents:
 
 
 def _model_variance(components: VarianceComponents, items: int, seeds: int) -> float:
-    """Variance that one model adds to a language's mean gain."""
+    """Return the variance that one model adds to a language's mean gain."""
     per_answer = (
         components.residual - components.residual_seed + components.residual_seed / seeds
     ) / items
@@ -179,7 +179,7 @@ def _model_variance(components: VarianceComponents, items: int, seeds: int) -> f
 def _seed_parts(
     after: npt.NDArray[np.float32], families: tuple[npt.NDArray[np.bool_], ...]
 ) -> tuple[float, float, str]:
-    """Seed variance of a model and language, that of one answer, and a note.
+    """Return the seed variance of a model and language, that of one answer, and a note.
 
     `after` has shape (seeds, models, languages, items). What a seed changes in all languages
     alike cancels in every contrast and is left out.
@@ -201,7 +201,7 @@ def _seed_parts(
 def _mean_square(
     values: Floats, families: tuple[npt.NDArray[np.bool_], ...], effect: Axes
 ) -> float:
-    """Mean square of one effect of a balanced three-way layout, languages within families.
+    """Return the mean square of one effect in a balanced layout, languages within families.
 
     `values` has languages on axis 1; `effect` are the axes that the effect varies over, axis 1
     among them. Sums of squares and degrees of freedom are added over families.

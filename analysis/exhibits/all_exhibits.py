@@ -11,7 +11,7 @@ from analysis.exhibits.options import orders_exhibit, positions_exhibit
 
 
 def study_exhibits(evidence: Evidence) -> list[Exhibit]:
-    """The exhibits, in the order to be shown.
+    """Make the exhibits, in the order to be shown.
 
     Args:
         evidence: What the analysis has.

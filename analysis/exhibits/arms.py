@@ -32,7 +32,7 @@ _PART_WORDS = {
 
 
 def arms_exhibit(evidence: Evidence) -> Exhibit | None:
-    """Mean gain by arm, reasoning and scoring, in related and in control languages.
+    """Show the mean gain by arm, reasoning and scoring, in related and in control languages.
 
     Args:
         evidence: What the analysis has.
@@ -63,7 +63,7 @@ def arms_exhibit(evidence: Evidence) -> Exhibit | None:
 
 
 def parts_exhibit(evidence: Evidence) -> Exhibit | None:
-    """The parts of the gain, in related and in control languages, and their difference.
+    """Show the parts of the gain, in related and in control languages, and their difference.
 
     Args:
         evidence: What the analysis has.
@@ -132,7 +132,7 @@ def _estimate_field(row: Estimate | None) -> Field:
 
 
 def _family_means(table: GainTable) -> list[dict[str, object]]:
-    """Mean gain and interval over languages, by family."""
+    """Return the mean gain and interval over languages, by family."""
     arm, reasoning, scoring = table.condition
     how = [
         word for word, usual in ((reasoning, PRIMARY[1]), (scoring, PRIMARY[2])) if word != usual
@@ -153,7 +153,7 @@ def _interval(values: npt.NDArray[np.float64]) -> dict[str, float]:
 
 
 def _parts_left_out(evidence: Evidence) -> tuple[str, ...]:
-    """Paragraphs on languages and arms that the parts are without."""
+    """Write paragraphs on languages and arms that the parts are without."""
     parts = gain_parts(evidence.compared.tables, evidence.compared.left_out)
     if parts is None:
         return ()
@@ -162,7 +162,7 @@ def _parts_left_out(evidence: Evidence) -> tuple[str, ...]:
 
 
 def _left_out_text(evidence: Evidence, codes: Collection[str], what: str) -> tuple[str, ...]:
-    """A paragraph that names the control source's own languages, if any are left out."""
+    """Write a paragraph that names the control source's own languages, if any are left out."""
     if not codes:
         return ()
     names = ", ".join(evidence.names.get(code, code) for code in sorted(codes))

@@ -12,7 +12,7 @@ from xling.records import ARMS
 
 
 def calibration_exhibit(evidence: Evidence) -> Exhibit | None:
-    """Expected calibration error by language, before and after, and by model and arm.
+    """Show the expected calibration error by language, before and after, and by model and arm.
 
     Args:
         evidence: What the analysis has.

@@ -22,7 +22,7 @@ class Draw(Protocol):
     """Draws a figure; called once for each width and file."""
 
     def __call__(self, *, title: str, note: str, narrow: bool) -> Figure:
-        """The figure; `title` and `note` may be empty."""
+        """Draw the figure; `title` and `note` may be empty."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Evidence:
 
     `compared` and `estimates` are those of the analysis; `measures` and `trained` come from
     analysis.format_measures; `runs` are the evaluate runs with their metrics; `routing` is the
-    table of analysis.measures.routing.routing_table, possibly empty; `family` and `names` map language
+    table of measures.routing.routing_table, possibly empty; `family` and `names` map language
     codes to families and English names.
     """
 
@@ -67,7 +67,7 @@ class Evidence:
 def target_means(
     measures: pd.DataFrame, columns: Sequence[str], family: Mapping[str, str]
 ) -> pd.DataFrame:
-    """Measures by run, averaged over its target languages.
+    """Average measures of each run over its target languages.
 
     Args:
         measures: As analysis.measures.formats.format_measures gives them.

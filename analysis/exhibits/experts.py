@@ -16,7 +16,7 @@ from analysis.tables.numbers import signed
 
 
 def routing_exhibits(evidence: Evidence) -> list[Exhibit]:
-    """Routing before and after fine-tuning, one exhibit for each mixture-of-experts model.
+    """Show routing before and after fine-tuning, one exhibit for each mixture-of-experts model.
 
     Args:
         evidence: What the analysis has.
@@ -33,7 +33,7 @@ def routing_exhibits(evidence: Evidence) -> list[Exhibit]:
 
 
 def _exhibit(number: int, model: str, rows: pd.DataFrame, names: Mapping[str, str]) -> Exhibit:
-    """Routing of one model; the number keeps the names of files and sections apart."""
+    """Show the routing of one model; the number keeps the names of files and sections apart."""
     return Exhibit(
         f"routing-{number}",
         f"Expert routing of {model}",

@@ -19,7 +19,7 @@ _KEYS = ["model", "arm", "family"]
 
 
 def metric_means(evidence: Evidence, names: Sequence[str], **where: str) -> pd.DataFrame:
-    """Metrics `<name>/<code>` by model, arm and family, averaged over seeds and languages.
+    """Average metrics `<name>/<code>` by model, arm and family, over seeds and languages.
 
     Args:
         evidence: What the analysis has.
@@ -50,7 +50,7 @@ def metric_means(evidence: Evidence, names: Sequence[str], **where: str) -> pd.D
 
 
 def cloze_exhibit(evidence: Evidence) -> Exhibit | None:
-    """Accuracy of cloze scoring under each normalisation, by arm and family.
+    """Show the accuracy of cloze scoring under each normalisation, by arm and family.
 
     Args:
         evidence: What the analysis has.
@@ -89,7 +89,7 @@ def cloze_exhibit(evidence: Evidence) -> Exhibit | None:
 
 
 def reasoning_exhibit(evidence: Evidence) -> Exhibit | None:
-    """Lengths of chain-of-thought reasonings, and how many were cut.
+    """Show the lengths of chain-of-thought reasonings, and how many were cut.
 
     Args:
         evidence: What the analysis has.

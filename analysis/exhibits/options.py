@@ -23,7 +23,7 @@ _SHUFFLED = "shuffled-labels"
 
 
 def positions_exhibit(evidence: Evidence) -> Exhibit | None:
-    """Shares of option positions by arm: right answers, predictions, probability.
+    """Show the shares of option positions by arm: right answers, predictions, probability.
 
     Args:
         evidence: What the analysis has.
@@ -64,7 +64,7 @@ _BALANCED_NOTE = "; each right position counts alike, so that knowing answers le
 def _panels(
     usual: pd.DataFrame, family: Mapping[str, str], prior: tuple[str, ...]
 ) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
-    """By arm, shares of right answers, predictions and probability over the four positions."""
+    """Return shares of right answers, predictions and probability by arm and position."""
     columns = [*GOLD, *PREDICTED, *prior]
     by_arm = target_means(usual, columns, family).groupby("arm")[columns].mean().dropna()
     series = {"gold": GOLD, "predicted": PREDICTED, "prior": prior}
@@ -79,7 +79,7 @@ def _panels(
 
 
 def orders_exhibit(evidence: Evidence) -> Exhibit | None:
-    """Accuracy and position bias, plain and averaged over option orders.
+    """Show accuracy and position bias, plain and averaged over option orders.
 
     Args:
         evidence: What the analysis has.
@@ -110,13 +110,13 @@ def orders_exhibit(evidence: Evidence) -> Exhibit | None:
 
 
 def _tuned_arm(table: pd.DataFrame) -> str:
-    """The arm that is drawn beside the base: the primary one if it is there."""
+    """Return the arm that is drawn beside the base: the primary one if it is there."""
     arms = [arm for arm in ARMS[1:] if (table["arm"] == arm).any()]
     return arms[0] if arms else "base"
 
 
 def _orders_table(evidence: Evidence) -> pd.DataFrame:
-    """By model and arm: accuracy, RStd, its noise and the agreement of orders; two scorings."""
+    """Return accuracy, RStd, its noise and the agreement of orders by model and arm."""
     measures = evidence.measures
     recalls = measures[["recall_1", "recall_2", "recall_3", "recall_4"]].to_numpy(np.float64)
     gold = measures[list(GOLD)].to_numpy(np.float64)

@@ -15,10 +15,10 @@ from analysis.estimates import Estimate
 from analysis.figures.labels import place_labels
 from analysis.figures.style import (
     FAMILY_COLOURS,
-    FAMILY_ORDER,
     GREY,
     MAX_TIPS,
     NARROW_WIDTH,
+    family_handles,
     finish_figure,
     new_figure,
     plain_text,
@@ -48,7 +48,7 @@ def baseline_plot(
     note: str = "",
     narrow: bool = False,
 ) -> Figure:
-    """Gain against baseline: colour tells the family, marker the model, label the language.
+    """Draw gain against baseline: colour tells the family, marker the model, label the language.
 
     Args:
         gains: As figure_gains gives them, at least one row with a gain.
@@ -77,27 +77,10 @@ def baseline_plot(
     axes.axhline(0, color=GREY, lw=1, zorder=1)
     x, y = (100 * drawn[name].to_numpy(np.float64) for name in ("baseline", "gain"))
     colours = [FAMILY_COLOURS[name] for name in drawn["family"]]
-    axes.vlines(
-        x, 100 * drawn["low"], 100 * drawn["high"], colors=colours, lw=0.9, alpha=0.35, zorder=2
-    )
-    for point, row in enumerate(drawn.to_dict("records")):
-        said = f"{row['model']}, {row['language']}: base {x[point]:.1f} %, gain {y[point]:+.1f}"
-        axes.scatter(
-            x[point],
-            y[point],
-            s=24 if narrow else 38,
-            marker=marker[row["model"]],
-            zorder=3,
-            color=colours[point],
-            edgecolors="white",
-            linewidths=0.6,
-            gid=tip_id(said) if len(drawn) <= MAX_TIPS else None,
-        )
+    _draw_points(axes, drawn, colours, marker, 24 if narrow else 38)
     lines = _draw_slopes(axes, drawn, slopes)
-    seeds = int(drawn["n_seeds"].max())
-    whiskers = "95 % Newcombe interval" if seeds == 1 else f"lowest to highest of {seeds} seeds"
     axes.set_xlabel(_baseline_words(baseline is None, narrow), fontsize=8 if narrow else 9)
-    axes.set_ylabel(f"gain (points); whiskers: {whiskers}", fontsize=8 if narrow else 9)
+    axes.set_ylabel(f"gain (points); whiskers: {_whiskers(drawn)}", fontsize=8 if narrow else 9)
     quiet_axes(axes)
     axes.margins(0.06)
     _legends(figure, drawn, marker, lines, narrow)
@@ -108,8 +91,31 @@ def baseline_plot(
     return figure
 
 
+def _draw_points(
+    axes: Axes, drawn: pd.DataFrame, colours: Sequence[str], marker: Mapping[str, str], size: float
+) -> None:
+    """Draw a point with its whisker for each model and language."""
+    low, high = (100 * drawn[name] for name in ("low", "high"))
+    x = 100 * drawn["baseline"].to_numpy(np.float64)
+    axes.vlines(x, low, high, colors=list(colours), lw=0.9, alpha=0.35, zorder=2)
+    for row, colour in zip(drawn.to_dict("records"), colours, strict=True):
+        base, gain = 100 * row["baseline"], 100 * row["gain"]
+        said = f"{row['model']}, {row['language']}: base {base:.1f} %, gain {gain:+.1f}"
+        axes.scatter(
+            base, gain, s=size, marker=marker[row["model"]], zorder=3, color=colour,
+            edgecolors="white", linewidths=0.6,
+            gid=tip_id(said) if len(drawn) <= MAX_TIPS else None,
+        )  # fmt: skip
+
+
+def _whiskers(drawn: pd.DataFrame) -> str:
+    """Say what the whiskers show."""
+    seeds = int(drawn["n_seeds"].max())
+    return "95 % Newcombe interval" if seeds == 1 else f"lowest to highest of {seeds} seeds"
+
+
 def _baseline_words(shared: bool, narrow: bool) -> str:
-    """The label of the horizontal axis."""
+    """Return the label of the horizontal axis."""
     if not shared:
         return "base-model accuracy on training-split questions (%)"
     text = (
@@ -120,7 +126,7 @@ def _baseline_words(shared: bool, narrow: bool) -> str:
 
 
 def _draw_slopes(axes: Axes, drawn: pd.DataFrame, slopes: Sequence[Estimate]) -> list[Line2D]:
-    """A line for each slope, through the mean of the targets' points."""
+    """Draw a line for each slope, through the mean of the targets' points."""
     targets = drawn[drawn["family"] != "source"]
     if targets.empty:
         return []
@@ -150,7 +156,7 @@ def _with_baseline(gains: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.Dat
 
 
 def short_codes(codes: Sequence[str]) -> list[str]:
-    """The part of each code before the script, where that still tells the languages apart.
+    """Return the part of each code before the script, where that still tells the languages apart.
 
     Args:
         codes: Belebele's codes, such as `heb_Hebr`; repeats are one language.
@@ -171,13 +177,8 @@ def _legends(
     lines: Sequence[Line2D],
     narrow: bool,
 ) -> None:
-    """Families, slopes and models: beside the axes, or below them on a phone."""
-    handles = [
-        Line2D([], [], ls="", marker="o", color=FAMILY_COLOURS[name], label=name)
-        for name in FAMILY_ORDER
-        if (drawn["family"] == name).any()
-    ]
-    handles += lines
+    """Explain families, slopes and models beside the axes, or below them on a phone."""
+    handles = [*family_handles(set(drawn["family"])), *lines]
     handles += [
         Line2D([], [], ls="", marker=shape, color=GREY, label=_wrapped(name, 24))
         for name, shape in marker.items()

@@ -1,11 +1,12 @@
-"""A measure before and after fine-tuning, a line for each language."""
+"""A measure before and after fine-tuning, a line for each language; answer mass among them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -14,7 +15,12 @@ from analysis.figures.style import (
     FAMILY_ORDER,
     GREY,
     NARROW_WIDTH,
+    TIGHT,
+    draw_mark,
+    family_handles,
     finish_figure,
+    legend_below,
+    name_rows,
     new_figure,
     plain_text,
     quiet_axes,
@@ -25,7 +31,7 @@ from analysis.figures.style import (
 def before_after_table(
     summary: pd.DataFrame, measure: str, family: Mapping[str, str], condition: tuple[str, ...]
 ) -> pd.DataFrame:
-    """A measure by language, averaged over models and seeds.
+    """Average a measure by language over models and seeds.
 
     Args:
         summary: Columns model, language, arm, reasoning, scoring, seed, and the measure.
@@ -58,7 +64,7 @@ def before_after_plot(
     note: str = "",
     narrow: bool = False,
 ) -> Figure:
-    """Before (hollow) and after (full), a line for each language.
+    """Draw before (hollow) and after (full), a line for each language.
 
     Args:
         table: As before_after_table gives it, at least one row.
@@ -81,49 +87,83 @@ def before_after_plot(
     figure = new_figure(NARROW_WIDTH if narrow else 8.6, 1.2 + 0.3 * len(table))
     axes = figure.add_subplot()
     for place, row in enumerate(table.to_dict("records")):
-        colour = FAMILY_COLOURS[row["family"]]
-        before, after = 100 * row["before"], 100 * row["after"]
-        said = f"{known.get(row['language'], row['language'])}: {before:.1f} % to {after:.1f} %"
-        axes.plot([before, after], [place, place], color=colour, lw=1.4, alpha=0.6, zorder=2)
-        for value, face in ((before, "white"), (after, colour)):
-            axes.plot(
-                [value],
-                [place],
-                marker="o",
-                ms=7,
-                color=colour,
-                mfc=face,
-                mew=1.4,
-                zorder=3,
-                gid=tip_id(said),
-            )
-    axes.set_yticks(
-        np.arange(len(table)),
-        [plain_text(known.get(code, code)) for code in table["language"]],
-        fontsize=8,
-    )
-    axes.set_ylim(len(table) - 0.4, -0.6)
+        _draw_language(axes, place, row, known)
+    name_rows(axes, [plain_text(known.get(code, code)) for code in table["language"]])
     highest = float(table[["before", "after"]].max().max())
     axes.set_xlim(*(limits or (0.0, max(108 * highest, 1.0))))
     axes.set_xlabel(axis, fontsize=9)
     quiet_axes(axes)
-    present = [name for name in FAMILY_ORDER if (table["family"] == name).any()]
     handles = [
-        Line2D([], [], ls="", marker="o", color=FAMILY_COLOURS[name], label=name)
-        for name in present
-    ]
-    handles += [
+        *family_handles(set(table["family"])),
         Line2D([], [], ls="", marker="o", color=GREY, mfc="white", label="before"),
         Line2D([], [], ls="", marker="o", color=GREY, label="after"),
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower left",
-        ncols=3 if narrow else 5,
-        fontsize=8,
-        frameon=False,
-        columnspacing=1.2,
-        handletextpad=0.4,
-    )
+    legend_below(figure, handles, 3 if narrow else 5, **TIGHT)
     finish_figure(figure, axes, title, note)
     return figure
+
+
+def _draw_language(
+    axes: Axes, place: int, row: Mapping[Any, Any], names: Mapping[str, str]
+) -> None:
+    """Draw one language: hollow before, full after."""
+    colour = FAMILY_COLOURS[row["family"]]
+    before, after = 100 * row["before"], 100 * row["after"]
+    said = f"{names.get(row['language'], row['language'])}: {before:.1f} % to {after:.1f} %"
+    axes.plot([before, after], [place, place], color=colour, lw=1.4, alpha=0.6, zorder=2)
+    for value, face in ((before, "white"), (after, colour)):
+        draw_mark(
+            axes, value, place, "o", ms=7, color=colour, mfc=face, mew=1.4, zorder=3,
+            gid=tip_id(said),
+        )  # fmt: skip
+
+
+def answer_mass_table(
+    summary: pd.DataFrame, family: Mapping[str, str], condition: tuple[str, ...]
+) -> pd.DataFrame:
+    """Average the answer mass by language over models and seeds.
+
+    Args:
+        summary: Columns model, language, arm, reasoning, scoring, seed, answer_mass.
+        family: Language code to `related`, `control` or `source`.
+        condition: Arm, reasoning and scoring; the base model is taken under the same two.
+
+    Returns:
+        As before_after_table.
+    """
+    return before_after_table(summary, "answer_mass", family, condition)
+
+
+def answer_mass_plot(
+    table: pd.DataFrame,
+    *,
+    title: str,
+    names: Mapping[str, str] | None = None,
+    note: str = "",
+    narrow: bool = False,
+) -> Figure:
+    """Draw answer mass before (hollow) and after (full), a line for each language.
+
+    Args:
+        table: As answer_mass_table gives it, at least one row.
+        title: What the figure shows; may be empty.
+        names: Language code to English name.
+        note: Small print below.
+        narrow: Whether it is for a phone.
+
+    Returns:
+        The figure, in per cent of the probability that falls on the four answers.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    low = float(table[["before", "after"]].min().min()) if len(table) else 0.0
+    return before_after_plot(
+        table,
+        title=title,
+        axis="answer mass (%)",
+        limits=(100 * max(0.0, min(low - 0.05, 0.9)), 101),
+        names=names,
+        note=note,
+        narrow=narrow,
+    )

@@ -14,7 +14,10 @@ from analysis.figures.style import (
     ACCENT,
     GREY,
     NARROW_WIDTH,
+    draw_mark,
     finish_figure,
+    legend_below,
+    name_rows,
     new_figure,
     plain_text,
     quiet_axes,
@@ -42,7 +45,7 @@ _SERIES = (
 def chain_of_thought_table(
     summary: pd.DataFrame, languages: Collection[str], tuned_arm: str = "finetuned"
 ) -> pd.DataFrame:
-    """Mean accuracy by model of the base, of chain-of-thought and of fine-tuning.
+    """Return the mean accuracy by model of the base, of chain-of-thought and of fine-tuning.
 
     Args:
         summary: Columns model, language, arm, reasoning, scoring, seed, accuracy.
@@ -67,7 +70,7 @@ def chain_of_thought_table(
 def chain_of_thought_plot(
     table: pd.DataFrame, *, title: str, note: str = "", narrow: bool = False
 ) -> Figure:
-    """Accuracy of each model: base, with chain-of-thought, and fine-tuned.
+    """Draw the accuracy of each model: base, with chain-of-thought, and fine-tuned.
 
     Args:
         table: As chain_of_thought_table gives it, at least one row.
@@ -91,32 +94,21 @@ def chain_of_thought_plot(
         axes.plot([values.min(), values.max()], [place] * 2, color=GREY, lw=1, zorder=2)
         for series in _SERIES:
             value = 100 * float(table.loc[model, series.column])
-            axes.plot(
-                [value],
-                [place + series.offset],  # so that equal values do not hide each other
-                marker=series.marker,
-                ms=6,
-                color=series.colour,
-                mec="white",
-                mew=0.8,
-                zorder=3,
+            draw_mark(
+                axes,
+                value,
+                place + series.offset,  # so that equal values do not hide each other
+                series.marker,
+                ms=6, color=series.colour, mec="white", mew=0.8, zorder=3,
                 gid=tip_id(f"{model}, {series.label}: {value:.1f} %"),
-            )
-    axes.set_yticks(
-        range(len(table)), [plain_text(str(name)[:28]) for name in table.index], fontsize=8
-    )
-    axes.set_ylim(len(table) - 0.4, -0.6)
+            )  # fmt: skip
+    name_rows(axes, [plain_text(str(name)[:28]) for name in table.index])
     where = "" if narrow else " over target languages"
     axes.set_xlabel(f"mean accuracy{where} (%); dotted: chance", fontsize=8 if narrow else 9)
     quiet_axes(axes)
-    figure.legend(
-        handles=[
-            Line2D([], [], ls="", marker=s.marker, color=s.colour, label=s.label) for s in _SERIES
-        ],
-        loc="outside lower left",
-        ncols=1 if narrow else 3,
-        fontsize=8,
-        frameon=False,
-    )
+    handles = [
+        Line2D([], [], ls="", marker=s.marker, color=s.colour, label=s.label) for s in _SERIES
+    ]
+    legend_below(figure, handles, 1 if narrow else 3)
     finish_figure(figure, axes, title, note)
     return figure

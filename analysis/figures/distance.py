@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,16 @@ from scipy import stats
 
 from analysis.figures.style import (
     FAMILY_COLOURS,
-    FAMILY_ORDER,
     GREY,
     MAX_TIPS,
     NARROW_WIDTH,
+    TIGHT,
+    draw_mark,
+    family_handles,
     finish_figure,
     language_order,
+    legend_below,
+    name_rows,
     new_figure,
     plain_text,
     quiet_axes,
@@ -36,7 +40,7 @@ def distance_plot(
     note: str = "",
     narrow: bool = False,
 ) -> Figure:
-    """Gain by language: a dot per model, and the mean over models with its 95 % t interval.
+    """Draw the gain by language: a dot per model, and their mean with its 95 % t interval.
 
     Args:
         gains: As analysis.figures.style.figure_gains gives them, at least one row with a gain.
@@ -64,21 +68,21 @@ def distance_plot(
     for place, code in enumerate(codes):
         rows = drawn[drawn["language"] == code]
         _language_row(axes, place, rows, FAMILY_COLOURS[str(family[code])], known.get(code, code))
-    axes.set_yticks(
-        range(len(codes)),
-        [_tick(code, known, steps, narrow) for code in codes],
-        fontsize=8,
-    )
-    axes.set_ylim(len(codes) - 0.4, -0.6)
+    name_rows(axes, [_tick(code, known, steps, narrow) for code in codes])
     axes.set_xlabel("gain (points)", fontsize=9)
     quiet_axes(axes)
-    _legend(figure, sorted(set(family), key=FAMILY_ORDER.index), narrow)
+    handles = [
+        *family_handles(set(family)),
+        Line2D([], [], ls="", marker="o", ms=4, alpha=0.5, color=GREY, label="one model"),
+        Line2D([], [], marker="D", ms=5, color=GREY, label="mean, 95 % interval over models"),
+    ]
+    legend_below(figure, handles, 2 if narrow else 5, **TIGHT)
     finish_figure(figure, axes, title, note)
     return figure
 
 
 def _by_distance(drawn: pd.DataFrame, steps: Mapping[str, int]) -> list[str]:
-    """Codes by distance where there is any, then in the order of the other figures."""
+    """Order codes by distance where there is any, then in the order of the other figures."""
     order = language_order(drawn, steps)
     far = max(steps.values(), default=0) + 1
     source = set(drawn.loc[drawn["family"] == "source", "language"])
@@ -86,41 +90,26 @@ def _by_distance(drawn: pd.DataFrame, steps: Mapping[str, int]) -> list[str]:
 
 
 def _language_row(axes: Axes, place: int, rows: pd.DataFrame, colour: str, language: str) -> None:
-    """The models' dots and their mean for one language."""
+    """Draw the models' dots and their mean for one language."""
     values = 100 * rows["gain"].to_numpy(np.float64)
     for value, model in zip(values, rows["model"], strict=True):
-        axes.plot(
-            [value],
-            [place],
-            marker="o",
-            ms=4.5,
-            ls="",
-            color=colour,
-            alpha=0.45,
-            mew=0,
-            zorder=2,
-            gid=tip_id(f"{model}, {language}: {value:+.1f} points")
-            if len(values) <= MAX_TIPS // 10
-            else None,
-        )
+        said = tip_id(f"{model}, {language}: {value:+.1f} points")
+        draw_mark(
+            axes, value, place, "o", ms=4.5, ls="", color=colour, alpha=0.45, mew=0, zorder=2,
+            gid=said if len(values) <= MAX_TIPS // 10 else None,
+        )  # fmt: skip
     low, high = mean_interval(values)
     if np.isfinite(low):
         axes.plot([low, high], [place, place], color=colour, lw=1.6, zorder=3)
-    axes.plot(
-        [values.mean()],
-        [place],
-        marker="D",
-        ms=6.5,
-        color=colour,
-        mec="white",
-        mew=0.9,
-        zorder=4,
-        gid=tip_id(f"{language}: mean {values.mean():+.1f} points over {len(values)} models"),
-    )
+    said = tip_id(f"{language}: mean {values.mean():+.1f} points over {len(values)} models")
+    draw_mark(
+        axes, values.mean(), place, "D", ms=6.5, color=colour, mec="white", mew=0.9, zorder=4,
+        gid=said,
+    )  # fmt: skip
 
 
 def mean_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """95 % t interval of a mean.
+    """Return the 95 % t interval of a mean.
 
     Args:
         values: Shape (n,), finite.
@@ -141,23 +130,3 @@ def _tick(code: str, names: Mapping[str, str], steps: Mapping[str, int], narrow:
     if code not in steps:
         return plain_text(name)
     return plain_text(f"{name} · {steps[code]}")
-
-
-def _legend(figure: Figure, families: Sequence[str], narrow: bool) -> None:
-    handles = [
-        Line2D([], [], ls="", marker="o", color=FAMILY_COLOURS[name], label=name)
-        for name in families
-    ]
-    handles += [
-        Line2D([], [], ls="", marker="o", ms=4, alpha=0.5, color=GREY, label="one model"),
-        Line2D([], [], marker="D", ms=5, color=GREY, label="mean, 95 % interval over models"),
-    ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower left",
-        ncols=2 if narrow else 5,
-        fontsize=8,
-        frameon=False,
-        columnspacing=1.2,
-        handletextpad=0.4,
-    )

@@ -17,7 +17,9 @@ from analysis.figures.style import (
     FAMILY_COLOURS,
     GREY,
     NARROW_WIDTH,
+    draw_mark,
     finish_figure,
+    legend_below,
     new_figure,
     plain_text,
     quiet_axes,
@@ -32,7 +34,7 @@ _OFFSET = 0.16
 def family_dots_plot(
     table: pd.DataFrame, *, title: str, axis: str, note: str = "", narrow: bool = False
 ) -> Figure:
-    """A dot and an interval for each label and family.
+    """Draw a dot and an interval for each label and family.
 
     Args:
         table: Columns label, family (`related` or `control`), estimate, low, high: differences of
@@ -76,19 +78,17 @@ def family_dots_plot(
     else:
         wrapped = ["\n".join(textwrap.wrap(plain_text(label), 34)) for label in labels]
         axes.set_yticks(places, wrapped, fontsize=8)
-    figure.legend(
-        handles=[
-            Line2D([], [], marker=_MARKERS[name], color=FAMILY_COLOURS[name], label=name)
-            for name in _FAMILIES
-        ],
-        loc="outside lower left", ncols=2, fontsize=8, frameon=False,
-    )  # fmt: skip
+    handles = [
+        Line2D([], [], marker=_MARKERS[name], color=FAMILY_COLOURS[name], label=name)
+        for name in _FAMILIES
+    ]
+    legend_below(figure, handles, 2)
     finish_figure(figure, axes, title, note)
     return figure
 
 
 def _draw(axes: Axes, row: Mapping[Any, Any], place: float) -> None:
-    """One dot with its interval."""
+    """Draw one dot with its interval."""
     family = str(row["family"])
     at = place + (_OFFSET if family == "control" else -_OFFSET)
     value, low, high = (100 * float(row[name]) for name in ("estimate", "low", "high"))
@@ -99,7 +99,7 @@ def _draw(axes: Axes, row: Mapping[Any, Any], place: float) -> None:
     if np.isfinite(low) and np.isfinite(high):
         axes.plot([low, high], [at, at], color=FAMILY_COLOURS[family], lw=1.6, zorder=2)
         said += f", 95 % interval {said_low} to {said_high}"
-    axes.plot(
-        [value], [at], marker=_MARKERS[family], ms=6, color=FAMILY_COLOURS[family], mec="white",
+    draw_mark(
+        axes, value, at, _MARKERS[family], ms=6, color=FAMILY_COLOURS[family], mec="white",
         mew=0.8, zorder=3, gid=tip_id(said),
     )  # fmt: skip

@@ -16,6 +16,7 @@ from analysis.figures.style import (
     FAMILY_COLOURS,
     GREY,
     NARROW_WIDTH,
+    draw_mark,
     finish_figure,
     new_figure,
     plain_text,
@@ -61,7 +62,7 @@ class ForestLine:
 
 
 def forest_lines(estimates: Sequence[Estimate]) -> list[ForestLine]:
-    """The rows that estimate D or I of the primary arm, one line per estimator and unit.
+    """Choose the rows that estimate D or I of the primary arm, one line per estimator and unit.
 
     Args:
         estimates: All rows of an analysis.
@@ -72,11 +73,7 @@ def forest_lines(estimates: Sequence[Estimate]) -> list[ForestLine]:
     lines: dict[tuple[str, str, str], ForestLine] = {}
     for row in estimates:
         contrast = row.estimand[:1]
-        wanted = {
-            contrast,
-            f"{contrast} at mean baseline",
-            f"{contrast} (published regression)",
-        }
+        wanted = {contrast, f"{contrast} at mean baseline", f"{contrast} (published regression)"}
         if contrast not in HEADINGS or row.estimand not in wanted:
             continue
         key = (row.estimand, row.estimator, row.unit)
@@ -95,14 +92,9 @@ def forest_lines(estimates: Sequence[Estimate]) -> list[ForestLine]:
 
 
 def forest_plot(
-    estimates: Sequence[Estimate],
-    *,
-    title: str,
-    bound: float,
-    note: str = "",
-    narrow: bool = False,
+    estimates: Sequence[Estimate], *, title: str, bound: float, note: str = "", narrow: bool = False
 ) -> Figure:
-    """D and I with their intervals, in points and in logits.
+    """Draw D and I with their intervals, in points and in logits.
 
     Args:
         estimates: All rows of an analysis; forest_lines chooses.
@@ -158,7 +150,7 @@ def forest_plot(
 def _places(
     lines: Sequence[ForestLine], step: float
 ) -> tuple[list[float], dict[str, float], float]:
-    """Height of each line and of each heading, and where the last line ends."""
+    """Return the height of each line and of each heading, and where the last line ends."""
     places: list[float] = []
     heads: dict[str, float] = {}
     at = 0.0
@@ -187,12 +179,12 @@ def _headings(axes: Axes, heads: dict[str, float]) -> None:
 
 
 def _is_primary(line: ForestLine) -> bool:
-    """Whether a line is the one that the verdict rests on."""
+    """Return whether a line is the one that the verdict rests on."""
     return line.estimator in _PRIMARY and all(row.unit == "languages" for row in line.rows.values())
 
 
 def _draw_line(axes: Axes, line: ForestLine, scale: str, place: float, narrow: bool) -> None:
-    """Interval, estimate and numbers of one line on one scale."""
+    """Draw interval, estimate and numbers of one line on one scale."""
     row = line.rows.get(scale)
     said = _numbers(row, scale, with_p=not narrow)
     text: dict[str, Any] = {"fontsize": _SIZE, "va": "center"}
@@ -212,21 +204,14 @@ def _draw_line(axes: Axes, line: ForestLine, scale: str, place: float, narrow: b
     if row.ci_low is not None and row.ci_high is not None:
         limits = [factor * row.ci_low, factor * row.ci_high]
         axes.plot(limits, [place] * 2, color=colour, lw=2.4 if primary else 1.4, zorder=2)
-    axes.plot(
-        [factor * row.estimate],
-        [place],
-        marker="D" if primary else "o",
-        ms=7 if primary else 5.5,
-        color=colour,
-        mec="white",
-        mew=0.8,
-        zorder=3,
-        gid=tip_id(f"{line.label}: {said}"),
-    )
+    draw_mark(
+        axes, factor * row.estimate, place, "D" if primary else "o", ms=7 if primary else 5.5,
+        color=colour, mec="white", mew=0.8, zorder=3, gid=tip_id(f"{line.label}: {said}"),
+    )  # fmt: skip
 
 
 def _numbers(row: Estimate | None, scale: str, *, with_p: bool) -> str:
-    """Estimate, interval and p of a row, or why there are none.
+    """Write estimate, interval and p of a row, or why there are none.
 
     With an interval p may be left out for want of room.
     """

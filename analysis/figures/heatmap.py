@@ -18,24 +18,11 @@ from matplotlib.patches import Rectangle
 from analysis.figures.style import (
     FAMILY_COLOURS,
     FAMILY_ORDER,
-    GREY,
-    figure_gains,
     finish_figure,
     language_order,
+    new_figure,
     plain_text,
-    save_figure,
 )
-
-__all__ = [
-    "FAMILY_COLOURS",
-    "FAMILY_ORDER",
-    "GREY",
-    "figure_gains",
-    "finish_figure",
-    "gain_heatmap",
-    "language_order",
-    "save_figure",
-]
 
 
 def gain_heatmap(
@@ -46,7 +33,7 @@ def gain_heatmap(
     names: Mapping[str, str] | None = None,
     note: str = "",
 ) -> Figure:
-    """Heatmap of gains in points, models by languages, languages grouped by family.
+    """Draw a heatmap of gains in points, models by languages, languages grouped by family.
 
     Args:
         gains: As figure_gains gives them, at least one row.
@@ -68,11 +55,7 @@ def gain_heatmap(
     family = gains.drop_duplicates("language").set_index("language")["family"]
     values = points.to_numpy(np.float64)
     left = _column_places([str(family[code]) for code in codes])
-    figure = Figure(
-        figsize=(max(7.0, 3.4 + 0.68 * (left[-1] + 1)), 2.6 + 0.5 * len(points)),
-        layout="constrained",
-        dpi=150,
-    )
+    figure = new_figure(max(7.0, 3.4 + 0.68 * (left[-1] + 1)), 2.6 + 0.5 * len(points))
     axes = figure.add_subplot()
     limit = max(5.0, float(np.nanmax(np.abs(values), initial=0.0)))
     norm, colours = Normalize(-limit, limit), colormaps["RdBu"]
@@ -80,27 +63,7 @@ def gain_heatmap(
         for column, place in enumerate(left):
             _heatmap_cell(axes, place, row, values[row, column], norm)
     _heatmap_axes(axes, list(points.index), codes, left, names or {})
-    for name in FAMILY_ORDER:
-        places = [x for x, code in zip(left, codes, strict=True) if family[code] == name]
-        if places:
-            axes.text(
-                float(np.mean(places)) + 0.5,
-                -0.12,
-                name,
-                ha="center",
-                va="bottom",
-                color=FAMILY_COLOURS[name],
-                fontweight="bold",
-                fontsize=9,
-            )
-            axes.plot(
-                [places[0] + 0.04, places[-1] + 0.96],
-                [-0.07, -0.07],
-                lw=2,
-                color=FAMILY_COLOURS[name],
-                clip_on=False,
-                solid_capstyle="butt",
-            )
+    _name_families(axes, left, [str(family[code]) for code in codes])
     from_map = axes.scatter([], [], c=[], cmap=colours, norm=norm)
     bar = figure.colorbar(
         from_map, ax=axes, pad=0.015, fraction=0.04, aspect=max(8, 3 * len(points))
@@ -112,14 +75,31 @@ def gain_heatmap(
     return figure
 
 
+def _name_families(axes: Axes, left: Sequence[float], families: Sequence[str]) -> None:
+    """Write each family's name over its columns, with a line below it."""
+    for name in FAMILY_ORDER:
+        places = [x for x, family in zip(left, families, strict=True) if family == name]
+        if not places:
+            continue
+        colour = FAMILY_COLOURS[name]
+        axes.text(
+            float(np.mean(places)) + 0.5, -0.12, name, ha="center", va="bottom", color=colour,
+            fontweight="bold", fontsize=9,
+        )  # fmt: skip
+        axes.plot(
+            [places[0] + 0.04, places[-1] + 0.96], [-0.07, -0.07], lw=2, color=colour,
+            clip_on=False, solid_capstyle="butt",
+        )  # fmt: skip
+
+
 def _column_places(families: Sequence[str]) -> list[float]:
-    """Left edge of each column, with a gap where the family changes."""
+    """Return the left edge of each column, with a gap where the family changes."""
     gaps = np.cumsum([0.0] + [0.3 * (a != b) for a, b in pairwise(families)])
     return [float(i + gap) for i, gap in enumerate(gaps)]
 
 
 def _heatmap_cell(axes: Axes, x: float, y: int, value: float, norm: Normalize) -> None:
-    """One square with its number, or hatched if there is none."""
+    """Draw one square with its number, or hatched if there is none."""
     if not np.isfinite(value):
         axes.add_patch(_square(x, y, facecolor="white", hatch="////", edgecolor="#bbbbbb"))
         return
@@ -149,7 +129,7 @@ def _heatmap_axes(
     left: Sequence[float],
     names: Mapping[str, str],
 ) -> None:
-    """Limits and tick labels."""
+    """Set limits and tick labels."""
     axes.set_xlim(0, left[-1] + 1)
     axes.set_ylim(len(models), -0.5)
     axes.set_xticks(

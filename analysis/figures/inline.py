@@ -67,7 +67,7 @@ def inline_svg(figure: Figure, key: str, label: str) -> str:
 
 
 def _without_namespaces(root: ET.Element) -> None:
-    """Plain names for tags and attributes: in HTML an svg element needs no namespace."""
+    """Give tags and attributes plain names: in HTML an svg element needs no namespace."""
     for element in root.iter():
         element.tag = element.tag.split("}")[-1]
         for name in [name for name in element.attrib if name.startswith("{")]:
@@ -95,7 +95,7 @@ def _unique_ids(root: ET.Element, key: str) -> None:
 
 
 def _css_style(style: str) -> str:
-    """A style attribute in the page's colours and fonts."""
+    """Put a style attribute into the page's colours and fonts."""
     style = re.sub(
         r"#[0-9a-fA-F]{6}", lambda m: CSS_COLOURS.get(m.group().lower(), m.group()), style
     )

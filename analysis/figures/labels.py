@@ -46,44 +46,26 @@ def place_labels(
     points = axes.transData.transform(np.column_stack([x, y])) * scale
     frame = axes.get_window_extent()
     inside = np.array([frame.x0, frame.y0, frame.x1, frame.y1]) * scale
-    taken = [
-        np.array(
-            [px - _MARKER_RADIUS, py - _MARKER_RADIUS, px + _MARKER_RADIUS, py + _MARKER_RADIUS]
-        )
-        for px, py in points
-    ]
+    taken = list(np.hstack([points - _MARKER_RADIUS, points + _MARKER_RADIUS]))
     for index, text in enumerate(labels):
         half = np.array([0.32 * size * len(text), 0.5 * size])
         offset, box = _best_place(points[index], half, np.array(taken), inside)
         taken.append(box)
         far = np.hypot(*offset) > _RADII[1] + half[0]
+        colour = colours[index]
+        line = {"arrowstyle": "-", "lw": 0.4, "color": colour, "shrinkA": 0, "shrinkB": 3}
         axes.annotate(
-            text,
-            (x[index], y[index]),
-            xytext=tuple(offset),
-            textcoords="offset points",
-            fontsize=size,
-            color=colours[index],
-            ha="center",
-            va="center",
-            zorder=4,
+            text, (x[index], y[index]), xytext=tuple(offset), textcoords="offset points",
+            fontsize=size, color=colour, ha="center", va="center", zorder=4,
             path_effects=[withStroke(linewidth=1.5, foreground="white")],
-            arrowprops={
-                "arrowstyle": "-",
-                "lw": 0.4,
-                "color": colours[index],
-                "shrinkA": 0,
-                "shrinkB": 3,
-            }
-            if far
-            else None,
-        )
+            arrowprops=line if far else None,
+        )  # fmt: skip
 
 
 def _best_place(
     point: Floats, half: Floats, taken: Floats, inside: Floats
 ) -> tuple[Floats, Floats]:
-    """Offset of the label's centre from its point, and its box (x0, y0, x1, y1)."""
+    """Return the offset of the label's centre from its point, and its box (x0, y0, x1, y1)."""
     places: list[tuple[float, Floats, Floats]] = []
     for radius in _RADII:
         for angle in _ANGLES:

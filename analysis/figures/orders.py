@@ -11,7 +11,11 @@ from analysis.figures.style import (
     ACCENT,
     GREY,
     NARROW_WIDTH,
+    TIGHT,
+    draw_mark,
     finish_figure,
+    legend_below,
+    name_rows,
     new_figure,
     plain_text,
     quiet_axes,
@@ -26,7 +30,7 @@ _COLOURS = (GREY, ACCENT)
 
 
 def orders_plot(table: pd.DataFrame, *, title: str, note: str = "", narrow: bool = False) -> Figure:
-    """Each model's base and tuned arm, plain (hollow) and averaged over orders (full).
+    """Draw each model's base and tuned arm, plain (hollow) and averaged over orders (full).
 
     Args:
         table: Columns ORDERS_COLUMNS, proportions; arms are `base` and one other.
@@ -56,18 +60,14 @@ def orders_plot(table: pd.DataFrame, *, title: str, note: str = "", narrow: bool
         if column == "recall_std":
             axes.set_xlim(left=0)
         axes.set_xlabel(words, fontsize=9)
-        axes.set_yticks(range(len(models)), [plain_text(m[:28]) for m in models], fontsize=8)
-        axes.set_ylim(len(models) - 0.4, -0.6)
+        name_rows(axes, [plain_text(model[:28]) for model in models])
         quiet_axes(axes)
     handles = [
         Line2D([], [], ls="", marker="o", color=colour, mfc=face, label=f"{arm}, {how}")
         for arm, colour in zip(arms, _COLOURS, strict=False)
         for how, face in (("plain", "white"), ("averaged", colour))
     ]
-    figure.legend(
-        handles=handles, loc="outside lower left", ncols=2 if narrow else 4, fontsize=8,
-        frameon=False, columnspacing=1.2, handletextpad=0.4,
-    )  # fmt: skip
+    legend_below(figure, handles, 2 if narrow else 4, **TIGHT)
     finish_figure(figure, panels[0], title, note)
     return figure
 
@@ -82,7 +82,7 @@ def _draw_panel(
         axes.plot([plain, averaged], [place, place], color=colour, lw=1.2, alpha=0.6, zorder=2)
         said = f"{row['model']}, {row['arm']}: {plain:.1f} plain, {averaged:.1f} averaged"
         for value, face in ((plain, "white"), (averaged, colour)):
-            axes.plot(
-                [value], [place], marker="o", ms=6, color=colour, mfc=face, mew=1.3, zorder=3,
+            draw_mark(
+                axes, value, place, "o", ms=6, color=colour, mfc=face, mew=1.3, zorder=3,
                 gid=tip_id(said),
             )  # fmt: skip

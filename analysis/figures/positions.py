@@ -16,7 +16,9 @@ from analysis.figures.style import (
     FAMILY_COLOURS,
     GREY,
     NARROW_WIDTH,
+    draw_mark,
     finish_figure,
+    legend_below,
     new_figure,
     plain_text,
     quiet_axes,
@@ -52,7 +54,7 @@ def positions_plot(
     note: str = "",
     narrow: bool = False,
 ) -> Figure:
-    """A panel for each arm: shares of the four positions.
+    """Draw a panel for each arm: shares of the four positions.
 
     Args:
         panels: Arm to `gold`, `predicted` and `prior`, each of shape (4,), proportions.
@@ -83,17 +85,14 @@ def positions_plot(
     if trained is not None:
         highest = max(highest, float(np.max(trained)))
     grid[0].set_ylim(0, 100 * highest * 1.08)
-    handles: list[object] = [
+    handles = [
         Line2D([], [], marker=s.marker, color=s.colour, ls=s.style, label=s.label) for s in _SERIES
     ]
     if trained is not None:
         handles.append(
             Line2D([], [], marker="_", ms=14, mew=2, ls="", color="#000000", label="trained on")
         )
-    figure.legend(
-        handles=handles, loc="outside lower left", ncols=2 if narrow else 4, fontsize=8,
-        frameon=False, columnspacing=1.2, handletextpad=0.5,
-    )  # fmt: skip
+    legend_below(figure, handles, 2 if narrow else 4, columnspacing=1.2, handletextpad=0.5)
     if title:
         figure.suptitle(plain_text(title), x=0.01, ha="left", fontsize=11)
     finish_figure(figure, grid[0], "", note)
@@ -109,8 +108,8 @@ def _draw_panel(axes: Axes, arm: str, shares: Mapping[str, Floats], trained: Flo
         values = 100 * np.asarray(shares[series.name], np.float64)
         axes.plot(places, values, color=series.colour, ls=series.style, lw=1.3, zorder=3)
         for place, value in zip(places, values, strict=True):
-            axes.plot(
-                [place], [value], marker=series.marker, ms=5, color=series.colour, mec="white",
+            draw_mark(
+                axes, place, value, series.marker, ms=5, color=series.colour, mec="white",
                 mew=0.6, zorder=4,
                 gid=tip_id(f"{arm}, {POSITIONS[place]}, {series.label}: {value:.1f} %"),
             )  # fmt: skip

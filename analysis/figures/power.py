@@ -14,12 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.style import GREY, finish_figure
+from analysis.figures.style import GREY, finish_figure, new_figure, quiet_axes
 
-_PANELS = (
-    ("D", "D: related − control"),
-    ("I", "I: D of weak models − D of strong ones"),
-)
+_PANELS = (("D", "D: related − control"), ("I", "I: D of weak models − D of strong ones"))
 _LINES = (("mde", "-", "effect found"), ("bound", (0, (4, 2)), "bound proved if D or I is 0"))
 _TICKS = (10, 25, 50, 100, 200, 400, 900, 2000, 5000, 10000)
 _POINT: dict[str, Any] = {"marker": "o", "ms": 4.5, "mfc": "black", "mec": "black"}
@@ -31,7 +28,7 @@ Design = Mapping[str, float]
 def power_figure(
     table_frame: pd.DataFrame, *, title: str, note: str = "", design: Design | None = None
 ) -> Figure:
-    """Minimal detectable effects and provable bounds of D and I, in points, against items.
+    """Draw detectable effects and provable bounds of D and I, in points, against items.
 
     Args:
         table_frame: As analysis.estimators.power.power_table gives it, for one number of models
@@ -58,7 +55,7 @@ def power_figure(
     # More languages, darker: an order, not kinds.
     shades = colormaps["viridis"](np.linspace(0.75, 0.0, len(pairs)))
     colour = {pair: to_hex(shade) for pair, shade in zip(pairs, shades, strict=True)}
-    figure = Figure(figsize=(10.5, 4.8), layout="constrained", dpi=150)
+    figure = new_figure(10.5, 4.8)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (name, heading) in zip(panels, _PANELS, strict=True):
         for pair in pairs:
@@ -84,7 +81,7 @@ def power_figure(
 
 
 def _mark(axes: Axes, name: str, design: Design | None) -> None:
-    """The asked design: a point at what it finds, a ring at what it proves; they may coincide."""
+    """Mark the asked design: a point at what it finds, a ring at what it proves."""
     if design is None:
         return
     for column, style in (("mde", _POINT), ("bound", _RING)):
@@ -94,7 +91,7 @@ def _mark(axes: Axes, name: str, design: Design | None) -> None:
 
 
 def _dress(axes: Axes, table_frame: pd.DataFrame, heading: str) -> None:
-    """Scale, ticks and grid of one panel."""
+    """Set scale, ticks and grid of one panel."""
     axes.set_title(heading, loc="left", fontsize=9)
     axes.set_xscale("log")
     low, high = table_frame["items"].min(), table_frame["items"].max()
@@ -103,18 +100,14 @@ def _dress(axes: Axes, table_frame: pd.DataFrame, heading: str) -> None:
     axes.minorticks_off()
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("items per language", fontsize=9)
-    axes.tick_params(labelsize=8, labelleft=True)
+    quiet_axes(axes)
+    axes.tick_params(labelleft=True)
     axes.grid(color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legends(
-    figure: Figure,
-    colour: Mapping[tuple[int, int], str],
-    design: Design | None,
-) -> None:
-    """One legend: languages, lines, and the marked design."""
+def _legends(figure: Figure, colour: Mapping[tuple[int, int], str], design: Design | None) -> None:
+    """Explain languages, lines, and the marked design."""
     handles = [
         Line2D([], [], ls="", label="languages\n(related + control)"),
         *(

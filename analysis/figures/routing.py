@@ -53,10 +53,10 @@ def routing_plot(
     note: str = "",
     narrow: bool = False,
 ) -> Figure:
-    """Divergence of each language's routing from the source, before and after, and the change.
+    """Draw how far each language's routing is from the source: before, after, the change.
 
     Args:
-        table: As analysis.measures.routing.routing_changes gives it, of one model, at least one row.
+        table: As measures.routing.routing_changes gives it, of one model, at least one row.
         title: What the figure shows; may be empty.
         names: Language code to English name.
         note: Small print below.
@@ -78,8 +78,7 @@ def routing_plot(
     known = names or {}
     family = table.drop_duplicates("language").set_index("language")["family"]
     codes = sorted(
-        map(str, family.index),
-        key=lambda c: (FAMILY_ORDER.index(family[c]), known.get(c, c), c),
+        map(str, family.index), key=lambda c: (FAMILY_ORDER.index(family[c]), known.get(c, c), c)
     )
     families = [str(family[code]) for code in codes]
     figure, axes = _panels(len(codes), narrow)
@@ -103,7 +102,7 @@ def routing_plot(
 
 
 def _panels(languages: int, narrow: bool) -> tuple[Figure, list[Axes]]:
-    """Three axes: side by side, or one below the other on a phone."""
+    """Make three axes: side by side, or one below the other on a phone."""
     height = max(_ROW * languages, 1.0)
     if narrow:
         figure = new_figure(NARROW_WIDTH, 3 * height + 3.1)
@@ -113,12 +112,12 @@ def _panels(languages: int, narrow: bool) -> tuple[Figure, list[Axes]]:
 
 
 def _grid(table: pd.DataFrame, codes: Sequence[str], column: str) -> pd.DataFrame:
-    """Languages by layers."""
+    """Return languages by layers."""
     return table.pivot(index="language", columns="layer", values=column).loc[list(codes)]
 
 
 def _limits(table: pd.DataFrame, panel: _Panel) -> Normalize:
-    """Before and after on one scale from 0, the change on one around 0."""
+    """Put before and after on one scale from 0, the change on one around 0."""
     if panel is _PANELS[2]:
         largest = max(float(table[panel.column].abs().max()), _LEAST)
         return Normalize(-largest, largest)
@@ -144,7 +143,7 @@ def _draw_panel(axes: Axes, panel: _Panel, grid: pd.DataFrame, norm: Normalize) 
 
 
 def _family_gaps(axes: Axes, families: Sequence[str]) -> None:
-    """A white line where the family changes."""
+    """Draw a white line where the family changes."""
     for place, (above, below) in enumerate(pairwise(families)):
         if above != below:
             axes.axhline(place + 0.5, color="#ffffff", lw=3)
@@ -164,7 +163,7 @@ def _label(code: str, names: Mapping[str, str], narrow: bool) -> str:
 def _colour_bars(
     figure: Figure, axes: Sequence[Axes], images: Sequence[AxesImage], narrow: bool
 ) -> None:
-    """One bar for before and after, one for the change, below the panels or beside them."""
+    """Draw a colour bar for before and after, and one for the change."""
     for image, owners, words in (
         (images[0], axes[:2], "divergence from the source (bits)"),
         (images[2], axes[2:], "change (bits)"),
@@ -187,7 +186,7 @@ def _colour_bars(
 
 
 def _legend(axes: Axes, families: Sequence[str]) -> None:
-    """What the colours of the languages' names mean, in the order in which they stand.
+    """Explain the colours of the languages' names, in the order in which they stand.
 
     It stands above the panel: below the figure, it and the small print would share one place.
     """

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import textwrap
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 FAMILY_ORDER = ("source", "related", "control")
 # Okabe & Ito's palette, told apart by readers with any common form of colour blindness.
@@ -24,6 +27,8 @@ ACCENT = "#009E73"
 BAND = "#e8e8e8"
 NARROW_WIDTH = 3.7
 """Width in inches of a figure for a phone, where letters of 7 points can still be read."""
+TIGHT = {"columnspacing": 1.2, "handletextpad": 0.4}
+"""Spacing of a legend with many entries."""
 MAX_TIPS = 600
 """Points that get a text on hover; beyond it the file would grow and hover help nobody."""
 SETTINGS = threading.Lock()
@@ -31,7 +36,7 @@ SETTINGS = threading.Lock()
 
 
 def figure_gains(cells: pd.DataFrame, condition: tuple[str, ...]) -> pd.DataFrame:
-    """Gains to be drawn: one row per model and language, averaged over seeds.
+    """Choose the gains to be drawn: one row per model and language, averaged over seeds.
 
     Args:
         cells: As analysis.gains.cells.gain_cells gives them.
@@ -54,7 +59,7 @@ def figure_gains(cells: pd.DataFrame, condition: tuple[str, ...]) -> pd.DataFram
 
 
 def language_order(gains: pd.DataFrame, distance: Mapping[str, int] | None) -> list[str]:
-    """Languages by family (source, related, control), then by distance if known, then by code.
+    """Order languages by family (source, related, control), distance if known, and code.
 
     Args:
         gains: As figure_gains gives them.
@@ -73,7 +78,7 @@ def language_order(gains: pd.DataFrame, distance: Mapping[str, int] | None) -> l
 
 
 def plain_text(text: str) -> str:
-    """Text as matplotlib must get it so that a dollar sign is no formula.
+    """Escape the dollar signs, which matplotlib would read as the start of a formula.
 
     Args:
         text: Any name, such as a model's.
@@ -85,7 +90,7 @@ def plain_text(text: str) -> str:
 
 
 def tip_id(text: str) -> str:
-    """An artist's gid that analysis.figures.inline turns into a text shown on hover.
+    """Return an artist's gid that analysis.figures.inline turns into a text shown on hover.
 
     Args:
         text: One line of plain text.
@@ -97,13 +102,48 @@ def tip_id(text: str) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure with automatic layout, not registered anywhere.
+    """Make an empty figure with automatic layout, not registered anywhere.
 
     Args:
         width: In inches.
         height: In inches.
     """
     return Figure(figsize=(width, height), layout="constrained", dpi=150)
+
+
+def draw_mark(axes: Axes, x: float, y: float, marker: str, **style: Any) -> None:
+    """Draw one mark, by itself so that it can have a text on hover."""
+    axes.plot([x], [y], marker=marker, **style)
+
+
+def name_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Make the vertical axis a list of rows, the first one on top."""
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+
+
+def family_handles(present: Collection[str]) -> list[Artist]:
+    """Return the legend's entries of the families that are drawn, in their order."""
+    return [
+        Line2D([], [], ls="", marker="o", color=FAMILY_COLOURS[name], label=name)
+        for name in FAMILY_ORDER
+        if name in present
+    ]
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], columns: int, **spacing: float) -> None:
+    """Put the legend below the axes.
+
+    Args:
+        figure: Where it goes.
+        handles: Its entries.
+        columns: How many stand side by side.
+        spacing: What matplotlib's legend takes beside.
+    """
+    figure.legend(
+        handles=list(handles), loc="outside lower left", ncols=columns, fontsize=8,
+        frameon=False, **spacing,
+    )  # fmt: skip
 
 
 def quiet_axes(axes: Axes) -> None:

@@ -41,7 +41,7 @@ class BaselineGroups:
         return tuple(sorted(m for m, names in self.by_fold.items() if len(set(names)) > 1))
 
     def sizes(self, models: Collection[str]) -> tuple[int, int]:
-        """How many of the models are weak and strong; in folds, those of a fold on average."""
+        """Count the weak and the strong models; in folds, those of a fold on average."""
         named = [self.by_fold.get(model, (self.group.get(model),)) for model in models]
         weak, strong = (
             round(sum(names.count(group) / len(names) for names in named)) for group in _NAMES
@@ -52,7 +52,7 @@ class BaselineGroups:
 def training_baselines(
     records: pd.DataFrame, *, reasoning: str, scoring: str, languages: Collection[str]
 ) -> pd.DataFrame:
-    """Base-model accuracy on training-split questions, which no gain is computed from.
+    """Return base-model accuracy on training-split questions, which no gain is computed from.
 
     Args:
         records: Item records of all runs.
@@ -175,7 +175,7 @@ def fold_groups(folds: FoldAccuracies, models: Collection[str]) -> BaselineGroup
 
 
 def _listed(group: dict[str, str]) -> str:
-    """The models of each group that has any."""
+    """List the models of each group that has any."""
     return "; ".join(
         f"{name}: " + ", ".join(m for m in sorted(group) if group[m] == name)
         for name in _NAMES

@@ -17,7 +17,7 @@ _BLOCK_VALUES = 4_000_000
 def passage_bootstrap(
     values: npt.NDArray[np.floating], passage: Integers, draws: int, rng: np.random.Generator
 ) -> Floats:
-    """Means over items when passages are drawn with replacement.
+    """Average over items when passages are drawn with replacement.
 
     Items on one passage are drawn together, for their answers depend on each other (the cluster
     bootstrap; Miller 2024). A draw is a weight for each passage, so all draws are one matrix
@@ -59,7 +59,7 @@ def passage_bootstrap(
 
 
 def passage_sums(values: npt.NDArray[np.floating], passage: Integers) -> Floats:
-    """Sums over the items of each passage.
+    """Return sums over the items of each passage.
 
     Args:
         values: Shape (rows, N).
@@ -81,7 +81,7 @@ def passage_sums(values: npt.NDArray[np.floating], passage: Integers) -> Floats:
 
 
 def bootstrap_interval(draws: Floats, confidence: float = 0.95) -> Interval:
-    """Percentile interval of bootstrap draws.
+    """Return percentile interval of bootstrap draws.
 
     Args:
         draws: Shape (draws, …).

@@ -38,7 +38,7 @@ _COUNTS = ("both", "gained", "lost", "neither", "n_arm", "n_base", "n_passages",
 def gain_cells(
     records: pd.DataFrame | Responses, accuracies: pd.DataFrame, family: Mapping[str, str]
 ) -> pd.DataFrame:
-    """Gain, interval and test for every model, arm, seed and language.
+    """Compute gain, interval and test for every model, arm, seed and language.
 
     The base model is compared under the same reasoning and scoring: its run of the same seed,
     else its run of the lowest seed (the base model has nothing to seed). Every model is expected
@@ -79,7 +79,7 @@ def gain_cells(
 
 
 def _grid(accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Every cell that should be there: RUN_COLUMNS, language, base_seed."""
+    """Return every cell that should be there: RUN_COLUMNS, language, base_seed."""
     runs = accuracies[list(RUN_COLUMNS)].drop_duplicates()
     arms = runs[runs["arm"] != "base"]
     # A seed that any model has is expected of all: a mean over fewer seeds is another number.
@@ -141,7 +141,7 @@ def _with_counts(cells: pd.DataFrame, responses: Responses) -> pd.DataFrame:
 def _pair_counts(
     responses: Responses, arm_run: Places, base_run: Places, language: Places
 ) -> dict[str, Integers]:
-    """Counts of item pairs of cells; a place of -1 stands for no records."""
+    """Count the item pairs of cells; a place of -1 stands for no records."""
     counts = {name: np.zeros(len(language), np.int64) for name in _COUNTS}
     n_items = len(responses.items)
     order = np.argsort(responses.passage, kind="stable")
@@ -151,7 +151,7 @@ def _pair_counts(
         block = slice(first, first + step)
 
         def answers(values: Bytes, run: Places, empty: int, block: slice = block) -> Bytes:
-            """Answers by cell and item, `empty` where the cell has none."""
+            """Return answers by cell and item, `empty` where the cell has none."""
             found = values[run[block], language[block]]
             found[(run[block] < 0) | (language[block] < 0)] = empty
             return found
@@ -174,7 +174,7 @@ def _pair_counts(
 
 
 def _statuses(cells: pd.DataFrame) -> list[str]:
-    """The status of each cell, the gravest first."""
+    """Return the status of each cell, the gravest first."""
     several = cells.groupby(list(CONDITION))["seed"].transform("nunique") > 1
     return [
         _status(row, bool(named))

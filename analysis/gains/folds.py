@@ -44,7 +44,7 @@ class FoldAccuracies:
         return np.asarray((right.sum(axis=0) - right) / rest[:, None, None], np.float64)
 
     def pooled(self, chosen: Bits) -> tuple[Floats, Floats]:
-        """Accuracies before and after over the items of some folds.
+        """Return accuracies before and after over the items of some folds.
 
         Args:
             chosen: Shape (F,), at least one of them True.
@@ -58,7 +58,7 @@ class FoldAccuracies:
 
 
 def fold_accuracies(items: ItemGains | None) -> FoldAccuracies | None:
-    """Accuracies by fold.
+    """Return accuracies by fold.
 
     Args:
         items: Answers before and after, or None.

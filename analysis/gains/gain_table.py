@@ -66,12 +66,12 @@ class GainTable:
         return "" if self.condition == PRIMARY else f" ({', '.join(self.condition)})"
 
     def split(self, values: Floats) -> tuple[Floats, Floats]:
-        """The values of the related and of the control languages; `values` is (languages,)."""
+        """Split values (languages,) into those of the related and of the control languages."""
         return values[self.related], values[~self.related]
 
 
 def guess_corrected_logit(accuracy: Floats) -> Floats:
-    """Log-odds of knowing an answer when one in four guesses is right.
+    """Return the log-odds of knowing an answer when one in four guesses is right.
 
     logit((p - 1/4) / (3/4)), the inner value clipped to 0.02 ... 0.98: a gain that looks smaller
     near the floor or the ceiling in points may not be so here (Loftus 1978; Wagenmakers et al.
@@ -94,7 +94,7 @@ def gain_table(
     condition: tuple[str, ...],
     left_out: Collection[str] = (),
 ) -> GainTable:
-    """Gains of one arm, reasoning and scoring by model and target language.
+    """Table the gains of one arm, reasoning and scoring by model and target language.
 
     Args:
         cells: As analysis.gains.cells.gain_cells gives them.
@@ -156,7 +156,7 @@ def gain_table(
 def _spread(
     rows: pd.DataFrame, name: str, seeds: list[int], models: list[str], languages: list[str]
 ) -> Floats:
-    """A column as an array (seeds, models, languages), NaN where there is no row."""
+    """Spread a column into an array (seeds, models, languages), NaN where there is no row."""
     values = np.full((len(seeds), len(models), len(languages)), np.nan)
     place = tuple(
         pd.Index(known).get_indexer(pd.Index(rows[column]))
@@ -169,7 +169,7 @@ def _spread(
 def _run_places(
     responses: Responses, condition: tuple[str, ...], models: list[str], seeds: list[int]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Places of the base run and of the arm's run, each (seeds, models); -1 where there is none."""
+    """Find the places of base runs and arm's runs, each (seeds, models); -1 for none."""
     arm, reasoning, scoring = condition
     place = {
         tuple(row): number
@@ -194,12 +194,11 @@ def _run_places(
 def _table_status(
     rows: pd.DataFrame, condition: tuple[str, ...], related: npt.NDArray[np.bool_]
 ) -> str:
-    """`ok`, or what the table lacks."""
+    """Return `ok`, or what the table lacks."""
     if rows.empty:
         return f"no gains of {'/'.join(condition)}"
-    for name, count in (("related", int(related.sum())), ("control", int((~related).sum()))):
-        if count < 2:
-            return f"needs 2 {name} languages"
+    if few := few_languages(related):
+        return few
     lacking = rows.loc[rows["gain"].isna(), "status"]
     if lacking.empty:
         return OK
@@ -207,10 +206,18 @@ def _table_status(
     return f"{lacking.iloc[0]}{more}"
 
 
+def few_languages(related: npt.NDArray[np.bool_]) -> str:
+    """Say which family has fewer than two languages; empty if both have enough."""
+    for name, count in (("related", int(related.sum())), ("control", int((~related).sum()))):
+        if count < 2:
+            return f"needs 2 {name} languages"
+    return ""
+
+
 def _shared(
     rows: pd.DataFrame, related: npt.NDArray[np.bool_], items: ItemGains | None
 ) -> dict[str, Any]:
-    """The columns of an estimate row that describe the data."""
+    """Return the columns of an estimate row that describe the data."""
     return {
         "unit": "languages",
         "n_models": int(rows["model"].nunique()),

@@ -36,7 +36,7 @@ class ModelParts:
         return np.stack([self.weak, ~self.weak])
 
     def of_items(self, items: ItemGains) -> Bits:
-        """Which items belong to each part, shape (K, N)."""
+        """Return which items belong to each part, shape (K, N)."""
         if items.fold is None or self.folds.shape[1] == 1:
             return np.ones((len(self.model), len(items.passage)), np.bool_)
         _, place = np.unique(items.fold, return_inverse=True)
@@ -80,7 +80,7 @@ def model_parts(table: GainTable, groups: BaselineGroups) -> ModelParts:
 
 
 def part_gains(table: GainTable, parts: ModelParts, scale: str) -> Floats:
-    """Gain of each part by language, from its accuracies pooled over the items of its folds.
+    """Return the gain of each part by language, pooled over the items of its folds.
 
     Args:
         table: Gains of one arm.
@@ -100,7 +100,7 @@ def part_gains(table: GainTable, parts: ModelParts, scale: str) -> Floats:
 
 
 def group_gains(table: GainTable, groups: BaselineGroups, scale: str) -> tuple[Floats, Floats]:
-    """Mean gain by language in weak and in strong models.
+    """Return the mean gain by language in weak and in strong models.
 
     In a cross-fitted study a gain counts for the group that its model has in its fold: a model
     that changes groups is two parts, each with the accuracy pooled over the items of its folds
@@ -130,5 +130,5 @@ def group_gains(table: GainTable, groups: BaselineGroups, scale: str) -> tuple[F
 
 
 def on_scale(accuracy: Floats, scale: str) -> Floats:
-    """Accuracies (any shape, proportions) on a scale whose differences are gains."""
+    """Return accuracies (any shape, proportions) on a scale whose differences are gains."""
     return guess_corrected_logit(accuracy) if scale == LOGIT else accuracy

@@ -85,7 +85,7 @@ def item_gains(
     _, passage = np.unique(responses.passage[used], return_inverse=True)
 
     def before_of(values: Array) -> Array:
-        """Mean over seeds, as the gains have it where each seed has a base run of its own."""
+        """Average over seeds, as gains do where each seed has its own base run."""
         return np.asarray(take(values, before)[..., used].mean(axis=0, dtype=np.float32))
 
     def after_of(values: Array, kind: type[np.generic]) -> Array:

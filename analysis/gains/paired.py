@@ -21,7 +21,7 @@ class Interval:
 
 
 def wilson_interval(successes: Counts, n: Counts, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval for proportions (Wilson 1927).
+    """Return Wilson's score interval for proportions (Wilson 1927).
 
     Args:
         successes: Shape (cells,), counts.
@@ -42,7 +42,7 @@ def wilson_interval(successes: Counts, n: Counts, confidence: float = 0.95) -> I
 def newcombe_interval(
     both: Counts, gained: Counts, lost: Counts, neither: Counts, confidence: float = 0.95
 ) -> Interval:
-    """Interval for a difference of paired proportions, (gained - lost) / n.
+    """Return the interval of a difference of paired proportions, (gained - lost) / n.
 
     Method 10 of Newcombe 1998 (Statistics in Medicine 17:2635-2650): the Wilson limits of the
     two margins, put together with the correlation phi of the table, phi with its continuity
@@ -82,7 +82,7 @@ def newcombe_interval(
 
 
 def _corrected_phi(both: Counts, gained: Counts, lost: Counts, neither: Counts) -> Floats:
-    """Newcombe's phi: 0 if a margin is empty; a positive covariance loses n / 2, down to 0."""
+    """Return Newcombe's phi: 0 if a margin is empty; a positive covariance loses n / 2."""
     a, b, c, d = (x.astype(np.float64) for x in (both, gained, lost, neither))
     margins = (a + b) * (c + d) * (a + c) * (b + d)
     covariance = a * d - b * c
@@ -91,7 +91,7 @@ def _corrected_phi(both: Counts, gained: Counts, lost: Counts, neither: Counts) 
 
 
 def mcnemar_exact(gained: Counts, lost: Counts) -> Floats:
-    """Two-sided exact McNemar test: the binomial test of gained against lost at one half.
+    """Test gained against lost items by the two-sided exact McNemar test (binomial, one half).
 
     Args:
         gained: Shape (cells,), items right after only.

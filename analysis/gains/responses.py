@@ -109,7 +109,7 @@ def encode_responses(records: pd.DataFrame, part: str = "heldout") -> Responses:
 
 
 def _sorted_codes(values: pd.Series) -> tuple[Integers, pd.Index]:
-    """Code of each value, and the values there are, sorted; categories are read off."""
+    """Return the code of each value, and the values there are, sorted; categories are read off."""
     if not isinstance(values.dtype, pd.CategoricalDtype):
         codes, uniques = pd.factorize(values, sort=True)
         return codes.astype(np.int64, copy=False), pd.Index(uniques)
@@ -123,7 +123,7 @@ def _sorted_codes(values: pd.Series) -> tuple[Integers, pd.Index]:
 
 
 def _run_codes(rows: pd.DataFrame) -> tuple[Integers, pd.DataFrame]:
-    """Code of each row's run, and the runs, sorted by RUN_COLUMNS."""
+    """Return the code of each row's run, and the runs, sorted by RUN_COLUMNS."""
     code = np.zeros(len(rows), np.int64)
     found: list[tuple[Any, ...]] = [()] if len(rows) else []
     for name in RUN_COLUMNS:

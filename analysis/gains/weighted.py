@@ -52,16 +52,16 @@ class Contrast:
         return _weights(self.families.astype(np.float64))
 
     def gain(self, table: GainTable, scale: str) -> Floats:
-        """What `of` takes: the table's gains, or those of the parts; shape (M, L)."""
+        """Return what `of` takes: the table's gains, or those of the parts; shape (M, L)."""
         return table.gain[scale] if self.parts is None else part_gains(table, self.parts, scale)
 
     def of(self, gain: Floats) -> Floats:
-        """The contrast of gains of shape (…, M, L), shape (…)."""
+        """Return the contrast of gains of shape (…, M, L), shape (…)."""
         return np.asarray((gain @ self.languages) @ self.models, np.float64)
 
 
 def contrast_of(table: GainTable, groups: BaselineGroups | None) -> Contrast:
-    """D of a table, or I where groups are given."""
+    """Write D of a table, or I where groups are given, as weights."""
     families = np.stack([table.related, ~table.related])
     if groups is None:
         return Contrast("D", np.ones((1, len(table.models)), np.bool_), families, OK, "none")
@@ -76,12 +76,9 @@ def contrast_of(table: GainTable, groups: BaselineGroups | None) -> Contrast:
 
 
 def drawn_contrasts(
-    items: ItemGains,
-    keys: Sequence[tuple[str, Contrast]],
-    rng: np.random.Generator,
-    draws: int,
+    items: ItemGains, keys: Sequence[tuple[str, Contrast]], rng: np.random.Generator, draws: int
 ) -> Floats:
-    """Contrasts when passages are drawn anew, all from the same draws.
+    """Compute contrasts when passages are drawn anew, all from the same draws.
 
     Baseline groups stay as they are; what is drawn is which items the gains are of.
 
@@ -124,7 +121,7 @@ def drawn_contrasts(
 
 
 def _part_contrast(contrast: Contrast, cut: Floats, share: Floats, scale: str) -> Floats:
-    """I by draw from the parts of the models, whose items are drawn more or less often.
+    """Compute I by draw from the parts of the models, whose items are drawn more or less often.
 
     Args:
         contrast: I, with parts.
@@ -144,13 +141,13 @@ def _part_contrast(contrast: Contrast, cut: Floats, share: Floats, scale: str) -
 
 
 def _gain(accuracy: Floats, scale: str) -> Floats:
-    """Gains from accuracies before and after, shape (draws, 2, …) to (draws, …)."""
+    """Return gains from accuracies before and after, shape (draws, 2, …) to (draws, …)."""
     values = on_scale(accuracy, scale)
     return np.asarray(values[:, 1] - values[:, 0], np.float64)
 
 
 def _weights(groups: Floats) -> Floats:
-    """Weights of the mean of the first group, minus that of the second if there is one.
+    """Return weights of the mean of the first group, minus that of the second if there is one.
 
     `groups` (G, n) holds each member's own weight, 0 for those outside the group.
     """

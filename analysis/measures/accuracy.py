@@ -13,7 +13,7 @@ SUMMARY_COLUMNS = (*RUN_COLUMNS, "language", "accuracy", "answer_mass", "positio
 
 
 def responses_summary(responses: Responses) -> pd.DataFrame:
-    """Means over the held-out items of each run and language.
+    """Average over the held-out items of each run and language.
 
     Args:
         responses: Held-out answers of all runs.

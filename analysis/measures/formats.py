@@ -34,7 +34,7 @@ Integers = npt.NDArray[np.int64]
 
 
 def format_measures(records: pd.DataFrame) -> pd.DataFrame:
-    """Option positions and calibration of every run and language.
+    """Measure option positions and calibration of every run and language.
 
     Args:
         records: Item records of all runs (xling.records), possibly none.
@@ -91,7 +91,7 @@ def format_measures(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _probabilities(records: pd.DataFrame) -> Floats:
-    """Probabilities of the four options as if there were no other answer, (rows, 4).
+    """Return probabilities of the four options as if there were no other answer, (rows, 4).
 
     A row that gives no option any probability (four times minus infinity) is even.
     """
@@ -104,13 +104,13 @@ def _probabilities(records: pd.DataFrame) -> Floats:
 def _by_position(
     code: Integers, position: Integers, n_groups: int, weights: Floats | None = None
 ) -> Floats:
-    """Counts (or sums of weights) by group and option position, (groups, 4)."""
+    """Return counts (or sums of weights) by group and option position, (groups, 4)."""
     flat = np.bincount(code * 4 + position - 1, weights, 4 * n_groups)
     return np.asarray(flat.reshape(n_groups, 4), np.float64)
 
 
 def _recall_noise(accuracy: Floats, on_gold: Floats, size: Floats) -> Floats:
-    """Mean of the recalls' standard deviation when every recall is the accuracy, (groups,).
+    """Return the mean standard deviation of recalls that all are the accuracy, (groups,).
 
     Recalls of n_k items scatter by p(1 - p) / n_k; about their own mean, by three quarters of it.
     The root of that is the root mean square of the standard deviation, which is above its mean.
@@ -122,7 +122,7 @@ def _recall_noise(accuracy: Floats, on_gold: Floats, size: Floats) -> Floats:
 
 
 def _recall_variance(recall: Floats, on_gold: Floats) -> Floats:
-    """Variance of the four recalls less that of their estimation, unbiased, (groups,).
+    """Return the variance of the four recalls less that of their estimation, unbiased, (groups,).
 
     r(1 - r) / (n - 1) is the unbiased variance of a recall r of n items; NaN where an n is 1.
     """
@@ -151,7 +151,7 @@ class _Gaps:
 
 
 def _calibration_squared(gaps: _Gaps) -> Floats:
-    """Mean square of the bins' gaps without bias, (groups,).
+    """Return the mean square of the bins' gaps without bias, (groups,).
 
     The mean of products of two different items of a bin estimates its squared gap without the
     items' own variance; a bin with one item says nothing and counts as 0.
@@ -175,7 +175,7 @@ class GoldShares:
 
 
 def trained_shares(records: pd.DataFrame, runs: Sequence[LoggedRun] = ()) -> GoldShares:
-    """Positions of the labels that the arms were tuned on.
+    """Return positions of the labels that the arms were tuned on.
 
     Shuffled labels have the same shares as the others: they are permuted, not drawn anew.
 
@@ -204,7 +204,7 @@ def trained_shares(records: pd.DataFrame, runs: Sequence[LoggedRun] = ()) -> Gol
 
 
 def logged_measures(runs: Sequence[LoggedRun], formats: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The same of runs whose item records are not at hand, from what they logged.
+    """Measure the same in runs whose item records are not at hand, from what they logged.
 
     Args:
         runs: Evaluate runs without records.
@@ -230,7 +230,7 @@ def logged_measures(runs: Sequence[LoggedRun], formats: Mapping[str, pd.DataFram
 def before_and_after(
     measures: pd.DataFrame, table: GainTable, columns: Sequence[str]
 ) -> tuple[Floats, Floats]:
-    """Measures of the base model and of an arm in the cells of a gain table.
+    """Return measures of the base model and of an arm in the cells of a gain table.
 
     The base run is that of the arm's seed if there is one, else that of the lowest seed, as for
     gains; both sides are averaged over the arm's seeds.

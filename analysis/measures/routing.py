@@ -90,7 +90,7 @@ def check_routing_frame(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def routing_table(frames: Mapping[RunKey, pd.DataFrame], sources: Collection[str]) -> pd.DataFrame:
-    """Entropy of routing and divergence from the source, by run, language and layer.
+    """Measure routing's entropy and divergence from the source, by run, language and layer.
 
     With p a language's shares of a layer's assignments and q the unweighted mean of the source
     languages' shares in the same run, entropy is H(p) = -sum p log2 p, and divergence that of
@@ -127,7 +127,7 @@ def routing_table(frames: Mapping[RunKey, pd.DataFrame], sources: Collection[str
 def routing_changes(
     table: pd.DataFrame, family: Mapping[str, str], condition: tuple[str, str, str]
 ) -> pd.DataFrame:
-    """Routing before and after tuning, averaged over seeds.
+    """Compare routing before and after tuning, averaged over seeds.
 
     Args:
         table: As routing_table gives it.
@@ -158,7 +158,7 @@ def routing_changes(
 
 
 def routing_by_family(changes: pd.DataFrame) -> pd.DataFrame:
-    """Means of each family, over layers and then over its languages.
+    """Average over each family, over layers and then over its languages.
 
     Args:
         changes: As routing_changes gives them.
@@ -182,7 +182,7 @@ def _change_columns() -> list[str]:
 
 
 def _measured(rows: pd.DataFrame, sources: Collection[str]) -> pd.DataFrame:
-    """Entropy and divergence of one checked table."""
+    """Return the entropy and divergence of one checked table."""
     codes: Sequence[str] = [str(code) for code in rows["language"].unique()]
     layers = rows["layer"].unique()
     lacking = sorted(set(sources) - set(codes))
@@ -210,7 +210,7 @@ def _measured(rows: pd.DataFrame, sources: Collection[str]) -> pd.DataFrame:
 
 
 def entropy_bits(shares: Floats) -> Floats:
-    """Shannon entropy over the last axis.
+    """Return Shannon entropy over the last axis.
 
     Args:
         shares: Shape (..., n), each row a distribution.

@@ -27,7 +27,7 @@ _CELL_COLUMNS = (
 
 
 def estimates_table(estimates: Sequence[Estimate]) -> Table:
-    """All estimates, points as points.
+    """Table all estimates, proportions as points.
 
     Args:
         estimates: The rows, in the order to be shown.
@@ -63,7 +63,7 @@ def _estimate_fields(row: Estimate) -> tuple[Field, ...]:
 
 
 def cells_table(cells: pd.DataFrame, names: Mapping[str, str]) -> Table:
-    """Every cell, accuracies in per cent and gains in points.
+    """Table every cell, accuracies in per cent and gains in points.
 
     Args:
         cells: As analysis.gains.cells.gain_cells gives them.

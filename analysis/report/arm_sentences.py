@@ -15,7 +15,7 @@ _PART = "part of the gain: relatedness (related)"
 
 
 def arm_sentences(estimates: Sequence[Estimate]) -> list[str]:
-    """One sentence on relatedness against receptivity, one on format; none without the arms.
+    """Write a sentence on relatedness against receptivity, and one on format.
 
     The sentence on relatedness rests on the languages that are no kin of the control source,
     where these give a number. That the groups differ does not say that related languages gain:
@@ -68,7 +68,7 @@ def _relatedness(estimates: Sequence[Estimate]) -> str:
 
 
 def _about_kin(whole: Estimate | None, others: Estimate | None) -> str:
-    """Whether kin of the control source are counted, if there are any."""
+    """Say whether kin of the control source are counted, if there are any."""
     if whole is None or others is None:
         return ""
     if others.p is None:
@@ -81,14 +81,14 @@ def _about_kin(whole: Estimate | None, others: Estimate | None) -> str:
 
 
 def _sides(part: Estimate) -> int:
-    """1 if the whole interval is above 0, -1 if it is below, else 0."""
+    """Return 1 if the whole interval is above 0, -1 if it is below, else 0."""
     if part.ci_low is not None and part.ci_low > 0:
         return 1
     return -1 if part.ci_high is not None and part.ci_high < 0 else 0
 
 
 def _more(part: Estimate | None) -> str:
-    """What it means that a related source adds more in related languages than in controls."""
+    """Say what it means that a related source adds more in related languages."""
     if part is None or part.estimate is None or not interval(part):
         why = "" if part is None else f", because: {part.status}"
         return (
@@ -114,7 +114,7 @@ def _more(part: Estimate | None) -> str:
 
 
 def _less(part: Estimate | None) -> str:
-    """What it means that a related source adds less in related languages than in controls."""
+    """Say what it means that a related source adds less in related languages."""
     first = "a related source adds less in related languages than in controls"
     if part is None or part.estimate is None or not interval(part):
         return first

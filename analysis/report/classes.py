@@ -16,7 +16,7 @@ def classify(
     *,
     removable: bool = True,
 ) -> str:
-    """The class of one contrast.
+    """Return the class of one contrast.
 
     It differs where Holm's p is below 0.05 with one sign on both scales; beyond the bound a
     difference is excluded where the equivalence test's p is below 0.05 (Lakens 2017). One of both
@@ -48,7 +48,7 @@ def classify(
 
 
 def sign(row: Estimate) -> int:
-    """The sign of an estimate that holds after Holm's correction, else 0.
+    """Return the sign of an estimate that holds after Holm's correction, else 0.
 
     Args:
         row: Any row; without Holm's p its own p decides.
@@ -60,7 +60,7 @@ def sign(row: Estimate) -> int:
 
 
 def only_in_points(on_logit: Estimate | None) -> str:
-    """What to add where the guess-corrected scale does not show the difference.
+    """Say what to add where the guess-corrected scale does not show the difference.
 
     Args:
         on_logit: The row in logits, if there is one.

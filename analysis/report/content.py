@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.exhibits.exhibit import Exhibit
-from analysis.figures.answer_mass import answer_mass_plot, answer_mass_table
 from analysis.figures.baseline import baseline_plot
+from analysis.figures.before_after import answer_mass_plot, answer_mass_table
 from analysis.figures.chain_of_thought import chain_of_thought_plot, chain_of_thought_table
 from analysis.figures.distance import distance_plot
 from analysis.figures.forest import forest_lines, forest_plot
@@ -39,7 +39,7 @@ class Picture:
 
 
 def conditions_of(cells: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The comparisons that have cells, the primary one first.
+    """Return the comparisons that have cells, the primary one first.
 
     Args:
         cells: As analysis.gains.cells.gain_cells gives them.
@@ -128,7 +128,7 @@ def _picture(name: str, label: str, draw: Callable[..., Figure]) -> Picture:
 
 
 def whole_baseline(gains: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.DataFrame | None:
-    """The training-split baseline if every model has it in every target language, else None.
+    """Return the training-split baseline if it is there in every target cell, else None.
 
     Args:
         gains: As analysis.figures.style.figure_gains gives them.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis.figures.answer_mass import answer_mass_plot, answer_mass_table
 from analysis.figures.baseline import baseline_plot
+from analysis.figures.before_after import answer_mass_plot, answer_mass_table
 from analysis.figures.chain_of_thought import chain_of_thought_plot, chain_of_thought_table
 from analysis.figures.distance import distance_plot
 from analysis.figures.forest import forest_lines, forest_plot

@@ -90,7 +90,7 @@ def heat_table(
 def _cell(
     where: str, drawn: Mapping[Any, Any] | None, rows: list[dict[Any, Any]], norm: Normalize
 ) -> HeatCell:
-    """One square from the drawn gain and the cells (one per seed) behind it."""
+    """Make one square from the drawn gain and the cells (one per seed) behind it."""
     status = next((str(row["status"]) for row in rows if row["status"] != OK), OK)
     if drawn is None or not np.isfinite(drawn["gain"]):
         said = status if rows and status != OK else "not available"
@@ -114,7 +114,7 @@ def _cell(
 
 
 def readable_ink(background: str) -> str:
-    """Black or white, whichever has the greater contrast (WCAG 2.2, relative luminance).
+    """Return black or white, whichever has the greater contrast (WCAG 2.2, relative luminance).
 
     Args:
         background: A colour such as `#0072b2`.

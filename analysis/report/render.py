@@ -111,17 +111,17 @@ def _environment() -> Environment:
 
 
 def _as_markup(picture: Picture) -> dict[str, Markup]:
-    """Both widths as markup: inline_svg has escaped every text in them."""
+    """Put both widths into markup: inline_svg has escaped every text in them."""
     return {"wide": Markup(picture.wide), "narrow": Markup(picture.narrow)}
 
 
 def _own_text(name: str) -> Markup:
-    """A style sheet or script of this package, to be put into the page as it is."""
+    """Read a style sheet or script of this package, to be put into the page as it is."""
     return Markup((_FOLDER / name).read_text(encoding="utf-8"))
 
 
 def content_policy(script: str) -> str:
-    """What the page may load and run: its own styles, and its own script by hash.
+    """Say what the page may load and run: its own styles, and its own script by hash.
 
     Args:
         script: The script's exact text.
@@ -134,7 +134,7 @@ def content_policy(script: str) -> str:
 
 
 def safe_link(url: str) -> str:
-    """An address that a link may lead to.
+    """Return an address if a link may lead to it.
 
     Args:
         url: Any text.

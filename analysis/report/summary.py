@@ -24,7 +24,7 @@ HEADLINES = {
 
 
 def headline_metrics(estimates: Sequence[Estimate], cells: pd.DataFrame) -> dict[str, float]:
-    """Metrics of the analyze run: the primary estimates, and mean accuracies and gains."""
+    """Return metrics of the analyze run: the primary estimates, and mean accuracies and gains."""
     metrics: dict[str, float] = {}
     for estimate in estimates:
         if estimate.estimand not in HEADLINES or not _is_headline(estimate):
@@ -55,20 +55,20 @@ def headline_metrics(estimates: Sequence[Estimate], cells: pd.DataFrame) -> dict
 
 
 def _is_headline(row: Estimate) -> bool:
-    """Whether a row is the primary estimator of its estimand, with languages as the unit."""
+    """Return whether a row is the primary estimator of its estimand, with languages as the unit."""
     primary = row.estimand not in ("D", "I") or row.estimator in ("ttest", "mixed_anova", "tost")
     return primary and row.unit == "languages"
 
 
 def _metric_key(key: str) -> str:
-    """A key that MLflow takes: letters, digits, and _ - . space : / only."""
+    """Make a key that MLflow takes: letters, digits, and _ - . space : / only."""
     kept = "".join(c if (c.isascii() and c.isalnum()) or c in "_-. :/" else "_" for c in key)
     # A key is also a path: no empty part, and none of dots alone.
     return "/".join(part if part.strip(".") else "_" for part in kept.split("/"))[:250]
 
 
 def _primary_means(cells: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracies and gain of the primary comparison by model and family, whole cells only."""
+    """Average the primary comparison by model and family, whole cells only."""
     rows = cells[(cells[list(CONDITION)] == list(PRIMARY)).all(axis=1)]
     means = rows.groupby(["model", "family"])[["accuracy_base", "accuracy", "gain"]].mean(
         skipna=False
@@ -83,7 +83,7 @@ def summary_lines(
     verdict: Sequence[str],
     note: str,
 ) -> list[str]:
-    """What a reader is told first, line by line.
+    """Write what a reader sees first, line by line.
 
     Args:
         pulled: The runs.
@@ -123,7 +123,7 @@ def summary_lines(
 
 
 def _said(row: Estimate) -> str:
-    """One estimate in words."""
+    """Put one estimate into words."""
     what = f"{row.estimand} on {row.scale} ({row.estimator}, unit: {row.unit})"
     if row.estimate is None:
         return f"{what}: no number, {row.status}" + (f" ({row.note})" if row.note else "")
@@ -142,5 +142,5 @@ def _said(row: Estimate) -> str:
 
 
 def _cells(number: int) -> str:
-    """A number of cells, in words."""
+    """Put a number of cells into words."""
     return f"{number} cell" if number == 1 else f"{number} cells"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from analysis.estimates import Estimate
+from analysis.estimators.two_groups import check_bound
 from analysis.report.arm_sentences import arm_sentences
 from analysis.report.classes import (
     BY_SCALE,
@@ -75,10 +76,7 @@ def verdict(estimates: Sequence[Estimate], bound: float) -> Verdict:
     Raises:
         ValueError: If the bound is not above 0.
     """
-    if not bound > 0:
-        raise ValueError(
-            f"the equivalence bound is {bound}; give a number above 0 (0.05 is five points)"
-        )
+    check_bound(bound)
     family, by_baseline = (_contrast(estimates, name, bound) for name in "DI")
     sentences = [
         *_numbers(family),
@@ -93,7 +91,7 @@ def verdict(estimates: Sequence[Estimate], bound: float) -> Verdict:
 
 
 def _contrast(estimates: Sequence[Estimate], name: str, bound: float) -> _Contrast:
-    """The primary rows of one contrast, so far as there are any."""
+    """Return the primary rows of one contrast, so far as there are any."""
     estimator = {"D": "ttest", "I": "mixed_anova"}[name]
 
     def find(estimand: str, scale: str, estimator: str | None) -> Estimate | None:
@@ -129,7 +127,7 @@ def _short(contrast: _Contrast) -> str:
 
 
 def _family_headline(contrast: _Contrast) -> str:
-    """What the study says of D."""
+    """Say what the study shows of D."""
     short, bound = _short(contrast), unsigned_points(contrast.bound)
     row, kind = contrast.points, _class(contrast)
     if kind in (DIFFERS, SMALL):
@@ -147,7 +145,7 @@ def _family_headline(contrast: _Contrast) -> str:
 
 
 def _interaction_headline(contrast: _Contrast) -> str:
-    """What the study says of I, in one sentence."""
+    """Say what the study shows of I, in one sentence."""
     short, bound = _short(contrast), unsigned_points(contrast.bound)
     row, kind = contrast.points, _class(contrast)
     start = "Weak against strong models (I)"
@@ -165,7 +163,7 @@ def _interaction_headline(contrast: _Contrast) -> str:
 
 
 def _missing(row: Estimate | None) -> str:
-    """Why a row has no test."""
+    """Say why a row has no test."""
     if row is None:
         return "the analysis has no such estimate"
     if row.estimate is None:
@@ -174,7 +172,7 @@ def _missing(row: Estimate | None) -> str:
 
 
 def _numbers(contrast: _Contrast) -> list[str]:
-    """Estimate, interval, unit and Holm's p on both scales."""
+    """Write estimate, interval, unit and Holm's p on both scales."""
     sentences = []
     for scale, row in (("points", contrast.points), ("logits", contrast.logit)):
         if row is None or row.estimate is None or row.p is None:
@@ -202,7 +200,7 @@ def _missing_status(row: Estimate) -> str:
 
 
 def _reach(contrast: _Contrast) -> list[str]:
-    """What is excluded, and what the design could have seen."""
+    """Say what is excluded, and what the design could have seen."""
     sentences = []
     tost, bound = contrast.tost, unsigned_points(contrast.bound)
     if tost is not None and tost.ci_low is not None and tost.ci_high is not None:
@@ -230,7 +228,7 @@ def _reach(contrast: _Contrast) -> list[str]:
 
 
 def _published(estimates: Sequence[Estimate], family: _Contrast) -> list[str]:
-    """The published regression beside D, and why they differ."""
+    """Write the published regression beside D, and why they differ."""
     row = next(
         (
             row

@@ -120,7 +120,7 @@ def _cell(params: Mapping[str, str]) -> Run:
 
 
 def _answered(responses: Responses) -> Iterator[ResultWarning]:
-    """Of runs with records: answer mass near zero, and one option for all questions."""
+    """Find, in runs with records, answer mass near zero, and one option for all questions."""
     answered = responses.correct != NO_ANSWER
     n = answered.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -148,7 +148,7 @@ def _chosen(languages: Sequence[str], flags: npt.NDArray[np.bool_]) -> tuple[str
 
 
 def _logged(pulled: PulledRuns) -> Iterator[ResultWarning]:
-    """Of runs without records: the same by format.csv, or by their metrics."""
+    """Find the same in runs without records by format.csv, or by their metrics."""
     rows = pulled.accuracies
     with_records = set(rows.loc[rows["has_records"].astype(bool), "run_id"])
     for run in pulled.runs:
@@ -178,7 +178,7 @@ def _logged(pulled: PulledRuns) -> Iterator[ResultWarning]:
 
 
 def _equal_records(records: pd.DataFrame, responses: Responses) -> Iterator[ResultWarning]:
-    """Of tuned runs with records, those that answer as the base does, item by item."""
+    """Find tuned runs with records that answer as the base does, item by item."""
     runs = _cells(responses.runs)
     for place, run in enumerate(runs):
         for other, base in _bases(run, runs):
@@ -196,7 +196,7 @@ def _equal_records(records: pd.DataFrame, responses: Responses) -> Iterator[Resu
 
 
 def _bases(run: Run, runs: Sequence[Run]) -> list[tuple[int, Run]]:
-    """Places and cells of the base runs of a tuned run, asked as it was; none of a base's."""
+    """Find the base runs of a tuned run, asked as it was; a base run has none."""
     model, arm, _, *asked = run
     if arm == "base":
         return []
@@ -215,7 +215,7 @@ def _of_run(records: pd.DataFrame, run: Run) -> pd.DataFrame:
 
 
 def _equal_accuracies(accuracies: pd.DataFrame) -> Iterator[ResultWarning]:
-    """Of tuned runs where one side has no records, those with the base's accuracies throughout."""
+    """Find tuned runs, one side without records, whose accuracies equal the base's."""
     by_run: dict[Run, tuple[bool, dict[str, float]]] = {}
     for _, rows in accuracies.groupby(list(RUN_COLUMNS), sort=True, observed=True):
         (run,) = _cells(rows.head(1))

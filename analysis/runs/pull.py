@@ -33,7 +33,7 @@ class RunStore(Protocol):
     """Where runs are found; the module xling.tracking is one."""
 
     def find_runs(self, *, kind: str, study: str, experiment: str) -> list[LoggedRun]:
-        """Finished runs of one kind and study, newest first."""
+        """Find the finished runs of one kind and study, newest first."""
 
     def download_artifact(
         self, run_id: str, path: str, folder: Path, *, artifact_uri: str = ""
@@ -52,7 +52,7 @@ class _KnownPlaces:
         self._places = {run.run_id: run.artifact_uri for run in runs if run.artifact_uri}
 
     def download_artifact(self, run_id: str, path: str, folder: Path) -> Path:
-        """As ArtifactStore."""
+        """Fetch one artifact, as ArtifactStore does."""
         if run_id not in self._places:
             return self._store.download_artifact(run_id, path, folder)
         place = self._places[run_id]

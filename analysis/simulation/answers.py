@@ -56,7 +56,7 @@ class SimulatedAnswers:
 
 
 def simulate_correct(design: Design, rng: np.random.Generator) -> SimulatedAnswers:
-    """Draws a study: its cells, then every answer.
+    """Draw a study: its cells, then every answer.
 
     Args:
         design: sizes, truth and variance components.
@@ -91,7 +91,7 @@ def simulate_correct(design: Design, rng: np.random.Generator) -> SimulatedAnswe
 
 
 def _shared_effects(design: Design, items: int, rng: np.random.Generator) -> Singles:
-    """What a model's answers to an item in a language have in common, (M, L, N)."""
+    """Draw what a model's answers to an item in a language have in common, (M, L, N)."""
     models, languages = design.models, len(design.languages)
 
     def part(share: float, *shape: int) -> Singles:
@@ -106,7 +106,7 @@ def _shared_effects(design: Design, items: int, rng: np.random.Generator) -> Sin
 
 
 def _respond(p: Floats, shared: Singles, design: Design, rng: np.random.Generator) -> Bools:
-    """Right answers: p (…, M, L) and shared effects (M, L, N) to (…, M, L, N)."""
+    """Draw right answers: p (…, M, L) and shared effects (M, L, N) to (…, M, L, N)."""
     remainder = 1 - (
         design.share_passage + design.share_item
         + design.share_item_language + design.share_item_model
@@ -118,7 +118,7 @@ def _respond(p: Floats, shared: Singles, design: Design, rng: np.random.Generato
 
 
 def run_records(answers: SimulatedAnswers, design: Design) -> Iterator[tuple[Run, pd.DataFrame]]:
-    """The records of one run after another: model, arm, seed, reasoning, scoring; and its rows."""
+    """Yield each run (model, arm, seed, reasoning, scoring) with its records."""
     blocks = blocks_of(answers, design)
     for condition in dict.fromkeys(block.condition for block in blocks):
         parts = [block for block in blocks if block.condition == condition]
@@ -126,14 +126,14 @@ def run_records(answers: SimulatedAnswers, design: Design) -> Iterator[tuple[Run
 
 
 def run_count(design: Design) -> int:
-    """How many runs the study has."""
+    """Count how many runs the study has."""
     scorings = design.cloze + design.permuted
     conditions = 1 + design.cot + scorings
     return design.models * (conditions + design.seeds * (len(design.arms) + scorings))
 
 
 def blocks_of(answers: SimulatedAnswers, design: Design) -> list[Block]:
-    """The answers of every condition and part, base first.
+    """Return the answers of every condition and part, base first.
 
     Under cross-fitting no question is for training alone.
     """

@@ -119,7 +119,7 @@ class Design:
         return self.models * languages * (self.items + self.training_items) * per_model
 
     def __post_init__(self) -> None:
-        """Checks every field.
+        """Check every field.
 
         Raises:
             ValueError: names the field and what it may be.
@@ -198,7 +198,7 @@ class Design:
         return dict(zip(self.languages, names, strict=True))
 
     def changed(self) -> dict[str, Any]:
-        """The fields that differ from the defaults, by name."""
+        """Return the fields that differ from the defaults, by name."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -206,7 +206,7 @@ class Design:
         }
 
     def true_contrasts(self, arm: str = "finetuned") -> tuple[float, float | None]:
-        """D and I that an arm's gains have, on the design's scale.
+        """Return D and I that an arm's gains have, on the design's scale.
 
         D is the mean over the models; I is None without strong models.
         """
@@ -232,7 +232,7 @@ def _check_arms(arms: tuple[str, ...]) -> None:
 
 @cache
 def _candidates(family: str) -> tuple[str, ...]:
-    """Belebele's languages of a family, the study's own first, then by code."""
+    """Return Belebele's languages of a family, the study's own first, then by code."""
     codes = [
         code
         for code in belebele_codes()

@@ -23,7 +23,7 @@ ENTRY_POINT = "simulate"
 
 
 def study_name(design: Design, seed: int, name: str = "") -> str:
-    """The name given, or ``simulated`` and what differs from the default design.
+    """Return the given name, or ``simulated`` and what differs from the default design.
 
     Such as ``simulated-effect-0_1-seed-3``: letters, digits, _ and - only. Where much differs, a
     hash stands for the end of it.
@@ -41,7 +41,7 @@ def study_name(design: Design, seed: int, name: str = "") -> str:
 def log_simulation(
     design: Design, seed: int, *, name: str = "", parameters: Mapping[str, Any], force: bool = False
 ) -> str:
-    """Simulates a study and logs it: a study run, and in it an evaluate run for every cell.
+    """Simulate a study and log it: a study run, and in it an evaluate run for every cell.
 
     The study run has ``study.yaml`` and ``truth.json``.
 
@@ -94,7 +94,7 @@ def simulation_fingerprint(design: Design, seed: int) -> str:
 
 
 def simulated_study(design: Design, seed: int, name: str) -> Study:
-    """The study file of a simulation; its description gives the truth."""
+    """Make the study file of a simulation; its description gives the truth."""
     scorings = {"permuted": design.permuted, "cloze": design.cloze}
     return Study.model_validate(
         {
@@ -119,7 +119,7 @@ def simulated_study(design: Design, seed: int, name: str) -> Study:
 
 
 def truth_of(answers: SimulatedAnswers, design: Design, seed: int) -> dict[str, Any]:
-    """What truth.json says: the design, D and I as planted and as drawn, P(right) by cell."""
+    """Write truth.json: the design, D and I as planted and as drawn, P(right) by cell."""
     cells = answers.probability
     arms = {}
     for arm, after in cells.after.items():
@@ -139,7 +139,7 @@ def truth_of(answers: SimulatedAnswers, design: Design, seed: int) -> dict[str, 
 
 
 def truth_line(design: Design) -> str:
-    """The planted truth in one line."""
+    """Say the planted truth in one line."""
     return f"Truth: {_said(design)}"
 
 
@@ -164,7 +164,7 @@ def _log_cells(
 
 
 def _refuse_other_runs(study: str, described: str) -> None:
-    """Other answers under the same name would be analysed together with these."""
+    """Refuse other runs under the same name, which would be analysed together with these."""
     for run in tracking.find_runs(kind="evaluate", study=study):
         if run.tags.get("xling.design") != described:
             raise ValueError(
@@ -174,14 +174,14 @@ def _refuse_other_runs(study: str, described: str) -> None:
 
 
 def _split(design: Design) -> dict[str, Any]:
-    """How the study file says what is held out."""
+    """Write how the study file says what is held out."""
     if design.folds > 1:
         return {"split": "cross-fit", "folds": design.folds, "held_out": design.items}
     return {"held_out": design.items, "baseline_items": design.training_items}
 
 
 def _by_cell(values: np.ndarray[Any, Any], design: Design) -> dict[str, dict[str, float]]:
-    """(M, L) as model to language to a number."""
+    """Turn (M, L) into model to language to a number."""
     return {
         model: dict(zip(design.languages, map(float, row), strict=True))
         for model, row in zip(design.model_names, values, strict=True)

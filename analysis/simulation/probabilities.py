@@ -42,7 +42,7 @@ class CellProbabilities:
 
 
 def draw_probabilities(design: Design, rng: np.random.Generator) -> CellProbabilities:
-    """Draws models, languages and seeds.
+    """Draw models, languages and seeds.
 
     With v the level that the scale adds on (the probability itself, or eta),
     v_before = level of the model's group + model + language and
@@ -76,7 +76,7 @@ def draw_probabilities(design: Design, rng: np.random.Generator) -> CellProbabil
 
 
 def contrasts_of(gain: Floats, design: Design) -> tuple[float, float | None]:
-    """D and I of one set of gains by model and language.
+    """Return D and I of one set of gains by model and language.
 
     Args:
         gain: (M, L) or (M, targets); what follows the targets is left out.
@@ -92,7 +92,7 @@ def contrasts_of(gain: Floats, design: Design) -> tuple[float, float | None]:
 
 
 def _unit(design: Design) -> float:
-    """What a standard deviation of 1 (in proportion) is on the design's scale."""
+    """Return what a standard deviation of 1 (in proportion) is on the design's scale."""
     return _LOGITS_PER_POINT if design.scale == "latent" else 1.0
 
 
@@ -103,7 +103,7 @@ def _to_probability(design: Design, values: Floats) -> Floats:
 
 
 def _start(design: Design, weak: npt.NDArray[np.bool_], rng: np.random.Generator) -> Floats:
-    """Levels of the base models, (M, L).
+    """Draw the levels of the base models, (M, L).
 
     Uniform, since a normal's tails would be clipped in points.
     """
@@ -117,7 +117,7 @@ def _start(design: Design, weak: npt.NDArray[np.bool_], rng: np.random.Generator
 
 
 def _group_gain(design: Design, weak: npt.NDArray[np.bool_]) -> Floats:
-    """Gain of each model before effects and chance, (M,)."""
+    """Return the gain of each model before effects and chance, (M,)."""
     if design.scale == "latent":
         return np.full(design.models, design.gain_latent)
     return np.where(weak, design.gain_weak, design.gain_strong)
@@ -126,7 +126,7 @@ def _group_gain(design: Design, weak: npt.NDArray[np.bool_]) -> Floats:
 def _gains(
     design: Design, weak: npt.NDArray[np.bool_], rng: np.random.Generator
 ) -> dict[str, Floats]:
-    """Gain of each arm on the design's scale, (S, M, L)."""
+    """Return the gain of each arm on the design's scale, (S, M, L)."""
     unit = _unit(design)
     family = np.array([name != "control" for name in design.families.values()])
     group = _group_gain(design, weak)[:, None]
@@ -148,7 +148,7 @@ def _gains(
 
 
 def _cot(design: Design, before: Floats, after: Floats, rng: np.random.Generator) -> Floats:
-    """P(correct) with reasoning, (M, L).
+    """Draw P(correct) with reasoning, (M, L).
 
     A model gains a share of its headroom. Correlated with fine-tuning are these shares, since
     points gained are bounded by a baseline that both have in common.

@@ -56,12 +56,12 @@ class Sheet:
 
 
 def passage_codes(items: int, design: Design) -> npt.NDArray[np.int64]:
-    """Code of each item's passage, (N,)."""
+    """Return the code of each item's passage, (N,)."""
     return np.arange(items, dtype=np.int64) // design.items_per_passage
 
 
 def fill_in(block: Block, design: Design, seed: int) -> Sheet:
-    """Chooses an option and a mass for every answer.
+    """Choose an option and a mass for every answer.
 
     Args:
         block: right and wrong answers.
@@ -85,7 +85,7 @@ def fill_in(block: Block, design: Design, seed: int) -> Sheet:
 def record_frames(
     parts: Sequence[Block], design: Design, seed: int
 ) -> Iterator[tuple[Run, pd.DataFrame]]:
-    """Item records of one condition, run by run.
+    """Yield item records of one condition, run by run.
 
     Args:
         parts: its blocks: held-out, and possibly training.
@@ -111,13 +111,13 @@ def record_frames(
 
 
 def _stream(seed: int, *names: str) -> np.random.Generator:
-    """A generator of its own for each name, so that no draw depends on what else is drawn."""
+    """Make each name its own generator, so that no draw depends on other draws."""
     digest = hashlib.sha256("/".join(names).encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
 
 def _gold(block: Block, design: Design, seed: int) -> Bytes:
-    """The right options, (N,): the same in every language and run.
+    """Draw the right options, (N,): the same in every language and run.
 
     Even over positions, or by PRIOR_SHARES where an arm learns positions alone.
     """
@@ -128,7 +128,7 @@ def _gold(block: Block, design: Design, seed: int) -> Bytes:
 
 
 def _away_by_prior(gold: Bytes, draw: Singles) -> Bytes:
-    """Steps from the right option to the wrong one that a model chooses by PRIOR_SHARES alone.
+    """Return steps from the right option to the wrong one chosen by PRIOR_SHARES alone.
 
     Args:
         gold: Shape (N,).
@@ -144,7 +144,7 @@ def _away_by_prior(gold: Bytes, draw: Singles) -> Bytes:
 
 
 def _mass_level(block: Block, design: Design) -> Floats:
-    """Log-odds of the answer mass by model, (M,)."""
+    """Return log-odds of the answer mass by model, (M,)."""
     weak = np.arange(design.models) < design.n_weak
     start = np.where(weak, _MASS_WEAK, _MASS_STRONG)
     moved = design.format if block.arm != "base" else 0.0
@@ -152,7 +152,7 @@ def _mass_level(block: Block, design: Design) -> Floats:
 
 
 def _fixed_columns(block: Block, design: Design, seed: int) -> dict[str, Any]:
-    """Columns that all models and seeds share, by language and item."""
+    """Return columns that all models and seeds share, by language and item."""
     n_languages, n = len(design.languages), block.correct.shape[-1]
     passage = passage_codes(n, design)
     passages = [f"simulated-{block.part}-{code + 1:04d}" for code in passage]
@@ -182,7 +182,7 @@ def _fixed_columns(block: Block, design: Design, seed: int) -> dict[str, Any]:
 def _answer_columns(
     block: Block, sheet: Sheet, seed: int, model: int, rng: np.random.Generator
 ) -> dict[str, npt.NDArray[Any]]:
-    """Columns of one model and seed, by language and item."""
+    """Draw the columns of one model and seed, by language and item."""
     prediction = sheet.prediction[seed, model].ravel()
     mass = sheet.mass[seed, model].ravel().astype(np.float64)
     share = np.sort(rng.exponential(size=(len(prediction), 4)), axis=1)
@@ -203,7 +203,7 @@ def _answer_columns(
 
 
 def _places_by_prior(prediction: Bytes) -> npt.NDArray[np.intp]:
-    """Rank of each option's share, (n, 4): the prediction first, the others by PRIOR_SHARES."""
+    """Rank each option's share, (n, 4): the prediction first, the others by PRIOR_SHARES."""
     liked = np.tile(np.asarray(PRIOR_SHARES), (len(prediction), 1))
     liked[np.arange(len(prediction)), prediction - 1] = 1.0
     return np.asarray(liked.argsort(axis=1).argsort(axis=1), np.intp)

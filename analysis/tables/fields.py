@@ -28,7 +28,7 @@ class Table:
 
 
 def make_table(columns: Sequence[tuple[str, bool]], rows: Sequence[tuple[Field, ...]]) -> Table:
-    """A table.
+    """Make a table.
 
     Args:
         columns: Name of each column, and whether it holds numbers.
@@ -38,7 +38,7 @@ def make_table(columns: Sequence[tuple[str, bool]], rows: Sequence[tuple[Field, 
 
 
 def number_field(value: float, form: str) -> Field:
-    """A number, or nothing where there is none.
+    """Write a number, or nothing where there is none.
 
     Args:
         value: May be NaN.
@@ -48,7 +48,7 @@ def number_field(value: float, form: str) -> Field:
 
 
 def signed_field(value: float) -> Field:
-    """A difference of proportions in signed points, or nothing where there is none.
+    """Write a difference of proportions in signed points, or nothing where there is none.
 
     Args:
         value: May be NaN.
@@ -57,7 +57,7 @@ def signed_field(value: float) -> Field:
 
 
 def p_field(value: float) -> Field:
-    """A p, or nothing where there is none.
+    """Write a p, or nothing where there is none.
 
     Args:
         value: May be NaN.
@@ -66,7 +66,7 @@ def p_field(value: float) -> Field:
 
 
 def table_frame(table: Table) -> pd.DataFrame:
-    """The texts of a table, for a file.
+    """Keep the texts of a table, for a file.
 
     Args:
         table: Any table.

@@ -8,7 +8,7 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def signed(value: float, digits: int) -> str:
-    """A number with its sign; a rounded zero has none.
+    """Write a number with its sign; a rounded zero has none.
 
     Args:
         value: Finite.
@@ -19,7 +19,7 @@ def signed(value: float, digits: int) -> str:
 
 
 def points(value: float) -> str:
-    """A proportion as signed points, such as +3.5.
+    """Write a proportion as signed points, such as +3.5.
 
     Args:
         value: A difference of proportions.
@@ -28,7 +28,7 @@ def points(value: float) -> str:
 
 
 def unsigned_points(value: float) -> str:
-    """A proportion from 0 up as points without a sign, such as 9.6 or 5.
+    """Write a proportion from 0 up as points without a sign, such as 9.6 or 5.
 
     Args:
         value: A size, such as a bound.
@@ -37,7 +37,7 @@ def unsigned_points(value: float) -> str:
 
 
 def on_scale(value: float, scale: str) -> str:
-    """A number in the units of its scale.
+    """Write a number in the units of its scale.
 
     Args:
         value: A proportion on `points`, else a number as it is.
@@ -47,7 +47,7 @@ def on_scale(value: float, scale: str) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """A p to three digits.
+    """Write a p to three digits.
 
     Args:
         p: From 0 to 1, or None.
@@ -61,7 +61,7 @@ def p_value(p: float | None) -> str:
 
 
 def said_p(p: float | None, name: str = "p") -> str:
-    """A p within a sentence.
+    """Write a p within a sentence.
 
     Args:
         p: From 0 to 1, or None.
@@ -76,7 +76,7 @@ def said_p(p: float | None, name: str = "p") -> str:
 
 
 def interval(row: Estimate) -> str:
-    """The interval of a row, such as `−2.2 to +9.1`.
+    """Write the interval of a row, such as `−2.2 to +9.1`.
 
     Args:
         row: Any row.
@@ -91,7 +91,7 @@ def interval(row: Estimate) -> str:
 
 
 def units_of(row: Estimate) -> str:
-    """The scale in whose units a row's numbers are shown.
+    """Return the scale in whose units a row's numbers are shown.
 
     Args:
         row: Any row.

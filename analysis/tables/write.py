@@ -20,7 +20,7 @@ _HIDDEN_IN_LATEX = ("reasoning", "scoring", "n_passages", "n_gained", "n_lost")
 def language_table(
     cells: pd.DataFrame, condition: tuple[str, ...], names: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Accuracy before and after, and gain, by model and language, averaged over seeds.
+    """Average accuracy before and after, and gain, over the seeds of each model and language.
 
     Args:
         cells: As analysis.gains.cells.gain_cells gives them.
@@ -81,18 +81,18 @@ def write_table(table: pd.DataFrame, stem: Path, *, caption: str) -> list[Path]:
 
 
 def _no_formula(value: Any) -> Any:
-    """A text that no spreadsheet computes; anything else as it is."""
+    """Mark a text so that no spreadsheet computes it; anything else as it is."""
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBERS.fullmatch(value):
         return f"'{value}"
     return value
 
 
 def _one_line(value: Any) -> Any:
-    """A text without the line breaks that end a paragraph in LaTeX; anything else as it is."""
+    """Take out line breaks, which end a paragraph in LaTeX; leave anything else as it is."""
     return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def _escaped(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Escape text so that LaTeX prints it."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)

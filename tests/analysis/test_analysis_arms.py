@@ -10,7 +10,6 @@ from made_tables import answers, items_of, table_of, table_of_items
 from scipy import stats
 
 from analysis.estimates import Estimate
-from analysis.estimators.fieller import fieller
 from analysis.estimators.format_alignment import CLOZE, format_rows, position_entropies
 from analysis.estimators.source_arms import (
     CONTROL_SOURCE,
@@ -19,6 +18,7 @@ from analysis.estimators.source_arms import (
     SHUFFLED,
     source_arm_rows,
 )
+from analysis.estimators.two_groups import fieller
 from analysis.gains.baselines import NEEDS_BASELINE, BaselineGroups
 from analysis.gains.gain_table import PRIMARY, GainTable
 from xling.records.metrics import position_entropy

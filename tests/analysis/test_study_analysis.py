@@ -17,8 +17,9 @@ from simulated_records import FAMILY, accuracies_of, study
 
 from analysis.estimates import COLUMNS, Estimate
 from analysis.figures.baseline import baseline_plot, short_codes
-from analysis.figures.heatmap import figure_gains, gain_heatmap, language_order
+from analysis.figures.heatmap import gain_heatmap
 from analysis.figures.labels import place_labels
+from analysis.figures.style import figure_gains, language_order
 from analysis.gains.cells import gain_cells
 from analysis.gains.gain_table import PRIMARY
 from analysis.report.findings import StudyContext
