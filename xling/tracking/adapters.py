@@ -21,7 +21,7 @@ from xling.files.atomic import atomic_directory, atomic_write
 from xling.files.checksums import hash_folder
 from xling.files.paths import ROOT
 from xling.files.requirements import adapter_requirements
-from xling.messages.secrets import without_password
+from xling.messages.secrets import without_secrets
 from xling.models.memory import free_memory
 from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS
@@ -185,7 +185,7 @@ def fetch_adapter(uri: str, folder: Path, *, at_hand: Path | None = None) -> Fet
         known = _sent_before(uri, at_hand)
         if known is not None and not is_final(error):
             return known
-        reason = without_password(str(error))
+        reason = without_secrets(str(error))
         raise ValueError(
             f"no adapter {uri!r} in {tracking_uri()} ({reason}); valid: the id of a finetune run, "
             "or models:/name@alias"

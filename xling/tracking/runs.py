@@ -16,7 +16,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
 from xling.files.paths import state_folder
-from xling.messages.secrets import Terminated, without_password
+from xling.messages.errors import Terminated
+from xling.messages.secrets import without_secrets
 from xling.tracking.outbox.connection import link, outbox
 from xling.tracking.outbox.delivery import deliver, finish
 from xling.tracking.outbox.entry import Entry, RunHeader
@@ -85,14 +86,14 @@ def tracked_run(
         _end(run, "KILLED")
         raise
     except (MlflowException, requests.RequestException) as error:
-        reason = without_password(str(error))
+        reason = without_secrets(str(error))
         _end(run, "FAILED", f"{type(error).__name__}: {reason}")
         raise StoreUnavailable(
             f"the tracking store {tracking_uri()} failed in run {run.run_id} ({name}): {reason}\n"
             f"What was computed is kept in {state_folder()}; the same command goes on from there"
         ) from error
     except BaseException as error:
-        _end(run, "FAILED", without_password(f"{type(error).__name__}: {error}"))
+        _end(run, "FAILED", without_secrets(f"{type(error).__name__}: {error}"))
         raise
     finally:
         _active.reset(token)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from xling.messages.secrets import without_password
+from xling.messages.secrets import without_secrets
 from xling.tracking.outbox.connection import Link, in_short, link, outbox
 from xling.tracking.outbox.entry import REFERENCE, Entry, entries, locked
 from xling.tracking.outbox.pending import known_ids, latest_id, note_finished, resolved
@@ -248,4 +248,4 @@ def _end_if_dead(entry: Entry) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return without_password(str(error)) or type(error).__name__
+    return without_secrets(str(error)) or type(error).__name__
