@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from xling.files.append_log import AppendLog
 from xling.files.atomic import atomic_directory, atomic_write
 from xling.files.paths import state_folder
 
@@ -113,7 +114,13 @@ class Entry:
         sent = folder / SENT
         known = json.loads(sent.read_text(encoding="utf-8")) if sent.is_file() else {}
         self.sent = Sent(**known) if known else Sent(run_id=self.head.adopted)
-        self.operations = _whole_lines(folder / OPERATIONS)
+        self._log = AppendLog(
+            folder / OPERATIONS,
+            kind="an operation of a run",
+            remedy="delete the line to send the rest of the run, or the folder to give the run up",
+            plain="do",
+        )
+        self.operations = self._log.read(_parse_operation)
         self.sending = threading.RLock()
         self._lock: IO[str] | None = None
 
@@ -144,7 +151,6 @@ class Entry:
         if not (self.folder / HEAD).is_file():  # its holder sent and removed it meanwhile
             lock.close()
             return False
-        _drop_unfinished_line(self.folder / OPERATIONS)
         self.__dict__.update(Entry(self.folder).__dict__ | {"_lock": lock})
         return True
 
@@ -172,24 +178,19 @@ class Entry:
         return bool(self.ended) and (self.sent.twin or (bool(self.sent.run_id) and whole))
 
     def append(self, operation: Mapping[str, Any]) -> None:
-        """Adds an operation; it is in the file when this returns."""
-        line = json.dumps(operation).encode() + b"\n"
-        path = self.folder / OPERATIONS
+        """Add an operation; it is on the disk when this returns."""
         with self.sending:
             try:
-                with path.open("ab") as file:
-                    file.write(line)
-                self.operations.append(json.loads(line))
+                self._log.append([operation])
+                self.operations.append(json.loads(json.dumps(operation)))
             except BaseException:  # a signal, or a full disk: what is in the file is what counts
-                _drop_unfinished_line(path)
-                self.operations = _whole_lines(path)
+                self.operations = self._log.read(_parse_operation)
                 raise
 
     def record_sent(self) -> None:
         """Keeps how much was sent, whole or as it was."""
-        temporary = self.folder / f".{SENT}"
-        temporary.write_text(json.dumps(asdict(self.sent)), encoding="utf-8")
-        temporary.replace(self.folder / SENT)
+        with atomic_write(self.folder / SENT) as temporary:
+            temporary.write_text(json.dumps(asdict(self.sent)), encoding="utf-8")
 
     def keep(self, path: Path) -> str:
         """Keeps a file or folder as it is now.
@@ -260,21 +261,10 @@ def locked(entry: Entry) -> Iterator[bool]:
         entry.release()
 
 
-def _whole_lines(path: Path) -> list[Operation]:
-    """Operations that were written to their end: the last may just be being written."""
-    if not path.is_file():
-        return []
-    whole = path.read_bytes()
-    return [json.loads(line) for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
-
-
-def _drop_unfinished_line(path: Path) -> None:
-    """Cuts off what a process that was killed left of a line; only its holder may."""
-    if not path.is_file():
-        return
-    finished = path.read_bytes().rfind(b"\n") + 1
-    with path.open("r+b") as file:
-        file.truncate(finished)
+def _parse_operation(operation: Operation) -> Operation:
+    if not isinstance(operation.get("do"), str):
+        raise ValueError("it does not say what to do")
+    return operation
 
 
 def _copy(source: str, target: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from xling.files.append_log import AppendLog
 from xling.files.atomic import atomic_write
 from xling.tracking.logged_run import LoggedRun
 from xling.tracking.outbox.entry import (
@@ -90,8 +91,7 @@ def note_finished(outbox: Path, entry: Entry) -> None:
     """Notes what became of an entry before it is removed."""
     if entry.sent.referred:
         line = {"id": entry.head.id, "run_id": entry.sent.run_id, "models": entry.sent.models}
-        with (outbox / IDS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        _ids_log(outbox).append([line])
     fingerprint = entry.head.tags.get(FINGERPRINT, "")
     if fingerprint and entry.ended == "FINISHED":
         text = json.dumps({**asdict(logged(entry)), "kind": entry.head.kind})
@@ -113,9 +113,7 @@ def finished_before(outbox: Path, fingerprint: str, *, kind: str, study: str) ->
 def known_ids(outbox: Path) -> dict[str, str]:
     """Ids that the store has given, by what stood for them."""
     found: dict[str, str] = {}
-    path = outbox / IDS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = [json.loads(line) for line in lines]
+    rows = _ids_log(outbox).read(_parse_ids)
     rows += [
         {"id": each.head.id, "run_id": each.sent.run_id, "models": each.sent.models}
         for each in entries(outbox)
@@ -126,6 +124,28 @@ def known_ids(outbox: Path) -> dict[str, str]:
         if ADAPTER in row["models"]:
             found[model_reference(row["id"])] = row["models"][ADAPTER]
     return found
+
+
+def _ids_log(outbox: Path) -> AppendLog:
+    return AppendLog(
+        outbox / IDS,
+        kind="the ids of a run",
+        remedy=(
+            "restore the file from a copy, or delete the line: runs that name the run whose ids it "
+            "held then stay in the outbox"
+        ),
+        plain="id",
+    )
+
+
+def _parse_ids(row: dict[str, Any]) -> dict[str, Any]:
+    if not (
+        isinstance(row.get("id"), str)
+        and isinstance(row.get("run_id"), str)
+        and isinstance(row.get("models"), dict)
+    ):
+        raise ValueError("it has other fields than id, run_id and models")
+    return row
 
 
 def resolved(value: Any, ids: dict[str, str]) -> Any:
