@@ -111,7 +111,7 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
         for compiled in list(temporary.rglob("__pycache__")):
             shutil.rmtree(compiled)
     if not log_operation({"do": "adapter", "params": {FILES_SHA256: digest}}):
-        entry.sent.referred = True
+        entry.sent.has_placeholder = True
         entry.record_sent()
     logged = {
         "run_id": entry.run_id,
