@@ -16,8 +16,8 @@ from typing import Any
 
 import click
 
-from xling.messages.errors import message_of
-from xling.messages.secrets import Terminated, mask_output
+from xling.messages.errors import Terminated, message_of
+from xling.messages.secrets import mask_output
 from xling.messages.values import MOST, format_name, format_value
 from xling.study import Study
 from xling.study.load import load_study, parse_study

@@ -17,7 +17,7 @@ from tests.native_checkpoints import save_mxfp4_model
 from tests.place import Place
 from tests.reliability.outcomes import outcome_of, statuses, versions
 from tests.reliability.study_processes import STAGES, Zygote
-from xling.tracking.outbox.entry import HEAD
+from xling.tracking.outbox.entry import HEADER
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -87,7 +87,7 @@ def test_killed_at_seeded_points_a_study_ends_the_same(zygote, native, tmp_path)
         left = statuses(place)
         assert left["RUNNING"] == 0, (chain, left)
         assert [number for number, _ in versions(place, "tiny-tiny")] == [1]
-        assert not list((place.folder / "state").glob(f"xling/outbox/*/*/{HEAD}"))
+        assert not list((place.folder / "state").glob(f"xling/outbox/*/*/{HEADER}"))
         shutil.rmtree(place.folder)
         chain += 1
     stages = {stage for stage, _ in kills}

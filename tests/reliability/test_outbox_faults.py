@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tests.reliability.stores import describe_store
 from tests.tracking_servers import Proxy, Server, running_server
 from xling import tracking
-from xling.tracking.outbox import connection as links
+from xling.tracking.outbox import connection
 from xling.tracking.outbox.entry import entries
 
 pytestmark = pytest.mark.slow
@@ -45,13 +45,13 @@ def proxy(server: Server, monkeypatch: pytest.MonkeyPatch, request) -> Iterator[
         "MLFLOW_EXPERIMENT_NAME": f"{EXPERIMENT}-{request.node.name}",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(links, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(connection, "FIRST_PAUSE", 0.05)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
     mlflow.set_tracking_uri(made.uri)
     yield made
     made.close()
     mlflow.set_tracking_uri(None)
-    links.link.cache_clear()
+    connection.connection_to.cache_clear()
 
 
 def log_a_study(folder: Path) -> None:
@@ -114,7 +114,7 @@ def test_faults_at_seeded_requests_lose_nothing_and_double_nothing(
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"{name}-{seed}")
         monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / f"state-{seed}"))
-        links.link.cache_clear()
+        connection.connection_to.cache_clear()
         proxy.fault = lambda *request: ""
         tracking.open_store()
         begun = False
@@ -198,7 +198,7 @@ def test_nothing_begins_where_the_outermost_run_cannot(server, proxy, tmp_path):
         tracking.tracked_run("study", name="outer", study="s", params={}, tags={}),
     ):
         pytest.fail("the block must not begin")
-    assert entries(links.outbox()) == []
+    assert entries(connection.outbox()) == []
 
 
 def test_a_finished_run_that_another_machine_made_meanwhile_is_not_doubled(

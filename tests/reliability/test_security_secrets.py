@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.place import ROOT, Place
 from tests.serving import TinyServer
-from xling.messages.secrets import MASK, hide, without_password
+from xling.messages.secrets import MASK, hide, without_secrets
 from xling.study.load import parse_study
 
 CANARY = "c4n4ry"
@@ -239,8 +239,8 @@ def test_a_study_file_that_holds_a_value_of_the_environment_is_refused(
     ],
 )
 def test_secrets_are_known_by_their_form(text: str, shown: str) -> None:
-    assert without_password(text) == shown
-    assert without_password(shown) == shown
+    assert without_secrets(text) == shown
+    assert without_secrets(shown) == shown
 
 
 @pytest.mark.parametrize(
@@ -258,16 +258,16 @@ def test_secrets_are_known_by_their_form(text: str, shown: str) -> None:
     ],
 )
 def test_what_is_no_secret_is_shown(text: str) -> None:
-    assert without_password(text) == text
+    assert without_secrets(text) == text
 
 
 def test_the_working_folder_is_no_secret(monkeypatch) -> None:
     """Shells call it PWD, which is also short for a password."""
     for name in ("PWD", "OLDPWD"):
         monkeypatch.setenv(name, "/home/someone/work")
-    assert without_password("sqlite:////home/someone/work/mlflow.db").count("someone") == 1
+    assert without_secrets("sqlite:////home/someone/work/mlflow.db").count("someone") == 1
     monkeypatch.setenv("DATABASE_PWD", "canary-of-a-database")
-    assert "canary" not in without_password("it is canary-of-a-database")
+    assert "canary" not in without_secrets("it is canary-of-a-database")
 
 
 def test_values_of_the_environment_are_masked_in_every_form(monkeypatch) -> None:
@@ -275,17 +275,17 @@ def test_values_of_the_environment_are_masked_in_every_form(monkeypatch) -> None
     monkeypatch.setenv("X_URI", "postgresql://u:q%40r-s-t@h/db")
     monkeypatch.setenv("X_KEY_PATH", "/home/somebody/key")
     for form in ("a b/c+d=é", "a%20b/c%2Bd%3D%C3%A9", "a%20b%2Fc%2Bd%3D%C3%A9", "q@r-s-t"):
-        assert without_password(f"<{form}>") == f"<{MASK}>"
-    assert without_password("/home/somebody/key") == "/home/somebody/key"
+        assert without_secrets(f"<{form}>") == f"<{MASK}>"
+    assert without_secrets("/home/somebody/key") == "/home/somebody/key"
     hide("told-at-run-time")
-    assert without_password("told-at-run-time") == MASK
+    assert without_secrets("told-at-run-time") == MASK
 
 
 def test_masking_takes_no_time_whatever_the_text() -> None:
     texts = [part * 50_000 + " @" for part in ("a:/b:c", "//a:", "a_", "key=", "x@", "Bearer a")]
     start = time.monotonic()
     for text in texts:
-        without_password(text)
+        without_secrets(text)
     assert time.monotonic() - start < 20
 
 

@@ -16,7 +16,8 @@ import threading
 import time
 from pathlib import Path
 
-from xling.messages.secrets import Terminated, mask_output, without_password
+from xling.messages.errors import Terminated
+from xling.messages.secrets import mask_output, without_secrets
 from xling.models.catalog import Recipe
 from xling.models.loaded import locate_model
 from xling.models.weights.dequantise import SHARD_BYTES, native_precision
@@ -63,7 +64,7 @@ def main() -> int:
     try:
         locate_model(**json.loads(sys.argv[1]))
     except (ValueError, OSError, RuntimeError) as error:
-        sys.stderr.write(f"{without_password(str(error))}\n")
+        sys.stderr.write(f"{without_secrets(str(error))}\n")
         return 1
     return 0
 

@@ -25,7 +25,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full or read-only; the message names the folder.
     """
-    with _naming_a_full_disk(target.parent):
+    with naming_full_disk(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
@@ -45,7 +45,7 @@ def build_lock(target: Path) -> Iterator[None]:
 
     Others wait, and have to look whether the folder is there.
     """
-    with _naming_a_full_disk(target.parent):
+    with naming_full_disk(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = (target.parent / f".{target.name}.lock").open("w")
     with lock:
@@ -64,7 +64,7 @@ def work_lock(name: str, *, waiting: Callable[[], None]) -> Iterator[None]:
         waiting: called before it waits for another process.
     """
     folder = state_folder() / "locks"
-    with _naming_a_full_disk(folder):
+    with naming_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / f"{name}.lock").open("w")
     with lock:
@@ -86,7 +86,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full or read-only; the message names the folder.
     """
-    with _naming_a_full_disk(target.parent):
+    with naming_full_disk(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         # Beside its target: a rename is atomic within one file system only.
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
@@ -100,7 +100,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming_a_full_disk(folder: Path) -> Iterator[None]:
+def naming_full_disk(folder: Path) -> Iterator[None]:
     """Turns whatever a library raises on a full or read-only disk into one OSError.
 
     safetensors and torch write in native code: their errors have no errno, only its text.

@@ -50,6 +50,11 @@ def stamp_file(path: Path) -> FileStamp:
     return FileStamp(digest, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
+def hash_file(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file's bytes."""
+    return stamp_file(path).sha256
+
+
 def unchanged(path: Path, seen: FileStamp) -> bool:
     """Whether a file's size and times are those that it was seen with."""
     found = path.stat()
@@ -69,17 +74,17 @@ def difference(folder: Path, name: str, seen: FileStamp) -> str:
     if size != seen.size:
         how = "cut off at" if size < seen.size else "changed: it has"
         return f"{name} is {how} {size} bytes, not {seen.size}"
-    sha256 = stamp_file(path).sha256
+    sha256 = hash_file(path)
     if sha256 != seen.sha256:
         return f"{name} is changed: its sha256 is {sha256}, not {seen.sha256}"
     return ""
 
 
-def files_sha256(folder: Path) -> str:
-    """Hash of the names and contents of a folder's files; of no folder that of no files."""
+def hash_folder(folder: Path) -> str:
+    """Return a hash of the names and contents of a folder's files; of no folder that of none."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.glob("*") if path.is_file()):
-        digest.update(f"{path.name} {stamp_file(path).sha256}\n".encode())
+        digest.update(f"{path.name} {hash_file(path)}\n".encode())
     return digest.hexdigest()
 
 

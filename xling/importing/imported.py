@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from xling.files.checksums import hash_file
+
 # Signs of a model's name.
 MAX_NAME = 500
 
@@ -83,11 +85,6 @@ def files_sha256(paths: Sequence[Path], root: Path) -> str:
         root: folder that names are relative to.
     """
     if len(paths) == 1:
-        return _file_sha256(paths[0])
-    lines = sorted(f"{path.relative_to(root).as_posix()} {_file_sha256(path)}" for path in paths)
+        return hash_file(paths[0])
+    lines = sorted(f"{path.relative_to(root).as_posix()} {hash_file(path)}" for path in paths)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()

@@ -10,12 +10,18 @@ import sys
 import traceback
 from pathlib import Path
 
-from xling.messages.secrets import without_password
+from xling.messages.secrets import without_secrets
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("xling", "analysis", "entrypoints")
 # A message that is longer is no message.
 MAX_CHARS = 6000
+# A disk that is full, read-only, over quota, or not ours.
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENOTDIR)
+
+
+class Terminated(SystemExit):
+    """SIGTERM, raised in the main thread so that a run ends as KILLED with what it has."""
 
 
 def message_of(error: Exception) -> str:
@@ -41,7 +47,7 @@ def message_of(error: Exception) -> str:
         if isinstance(error, (ValueError, RuntimeError)) and not _is_ours(error):
             # A library's words need not say what they are about.
             message += f" ({kind} at {place}; --debug shows the traceback)"
-    message = without_password(message)
+    message = without_secrets(message)
     return message if len(message) <= MAX_CHARS else f"{message[:MAX_CHARS]}… (--debug shows all)"
 
 
@@ -83,7 +89,3 @@ def _disk_remedy(error: Exception) -> str:
         "\nFree the disk, or point XDG_STATE_HOME, XDG_CACHE_HOME, TMPDIR and "
         "MLFLOW_TRACKING_URI at places that can be written; what was computed before is kept"
     )
-
-
-# A disk that is full, read-only, over quota, or not ours.
-DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENOTDIR)

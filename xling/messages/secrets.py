@@ -128,12 +128,3 @@ def _of_environment() -> Iterator[str]:
             yield value.strip()
         elif "@" in value and (found := _ADDRESS.search(value)):
             yield from (found[1], unquote(found[1]))
-
-
-class Terminated(SystemExit):
-    """SIGTERM, raised in the main thread so that a run ends as KILLED with what it has."""
-
-
-def without_password(text: str) -> str:
-    """Text with passwords, keys and tokens masked; see `xling.messages.secrets.without_secrets`."""
-    return without_secrets(text)

@@ -44,12 +44,12 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
             ValueError: the base's weights are not those that the adapter was trained on, or the
                 adapter's files are not those that were logged; or a limit is no number.
         """
-        from xling.files.checksums import files_sha256
+        from xling.files.checksums import hash_folder
         from xling.models import get_base, locate_model
 
         settings, folder = context.model_config, Path(context.artifacts["adapter"])
         logged = settings.get("files_sha256")
-        if logged and files_sha256(folder) != logged:
+        if logged and hash_folder(folder) != logged:
             raise ValueError(
                 f"the adapter's files in {folder} are not those that were logged: they are damaged "
                 "or were changed; fetch the model again, or train the adapter again"

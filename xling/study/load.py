@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 
 from xling.files.strict_yaml import MAX_CHARS, read_settings
-from xling.messages.secrets import without_password
+from xling.messages.secrets import without_secrets
 from xling.messages.values import format_name, format_value
 from xling.study.settings import (
     DataSettings,
@@ -60,7 +60,7 @@ def load_study(study: str) -> Study:
         close = difflib.get_close_matches(study, study_names(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"unknown study {format_value(without_password(study))}.{hint} "
+            f"unknown study {format_value(without_secrets(study))}.{hint} "
             f"Valid: {', '.join(study_names())}, or the path of a .yaml file"
         )
     return parse_study(text, where=study)
@@ -79,14 +79,14 @@ def parse_study(text: str, *, where: str) -> Study:
     try:
         content = read_settings(text)
     except ValueError as error:
-        said = without_password(str(error))
+        said = without_secrets(str(error))
         raise ValueError(f"{where} is not YAML that holds settings: {said}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{where} holds no settings; see xling/studies/demo.yaml for the form")
     try:
         study = Study.model_validate(_tuples(content)).model_copy(update={"origin": where})
     except ValidationError as error:
-        said = without_password(_explain(error))
+        said = without_secrets(_explain(error))
         raise ValueError(f"{where} is not a valid study:\n{said}") from error
     _refuse_secrets(content, where)
     return study
@@ -109,10 +109,10 @@ def _refuse_secrets(content: Any, where: str) -> None:
             waiting += [(f"{key}.{inner}".lstrip("."), each) for inner, each in value.items()]
         elif isinstance(value, list):
             waiting += [(f"{key}.{number}", each) for number, each in enumerate(value)]
-        elif isinstance(value, str) and without_password(value) != value:
+        elif isinstance(value, str) and without_secrets(value) != value:
             # The value is not repeated.
             raise ValueError(
-                f"{where}: {without_password(key)} holds what looks like a password or a key, and "
+                f"{where}: {without_secrets(key)} holds what looks like a password or a key, and "
                 "runs log the study: take it out and put it into the environment (HF_TOKEN for the "
                 "hub; a server's key into the variable that `server.key_variable` names)"
             )

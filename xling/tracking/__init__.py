@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mlflow.exceptions import MlflowException
 
-from xling.messages.secrets import Terminated, without_password
+from xling.messages.errors import Terminated
+from xling.messages.secrets import without_secrets
 from xling.tracking.adapters import (
     FetchedAdapter,
     RegisteredAdapter,
@@ -76,5 +77,5 @@ __all__ = [
     "sync_store",
     "tracked_run",
     "tracking_uri",
-    "without_password",
+    "without_secrets",
 ]

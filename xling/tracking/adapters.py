@@ -18,10 +18,10 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
 from xling.files.atomic import atomic_directory, atomic_write
-from xling.files.checksums import files_sha256
+from xling.files.checksums import hash_folder
 from xling.files.paths import ROOT
 from xling.files.requirements import adapter_requirements
-from xling.messages.secrets import without_password
+from xling.messages.secrets import without_secrets
 from xling.models.memory import free_memory
 from xling.prompts import ITEM_FIELDS
 from xling.records import LOGPROB_COLUMNS
@@ -97,7 +97,7 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
         Id of the logged model, or what stands for it while the store is silent.
     """
     entry = active_entry()
-    digest = files_sha256(folder)
+    digest = hash_folder(folder)
     with atomic_directory(entry.adapter) as temporary:
         mlflow.pyfunc.save_model(
             path=str(temporary),
@@ -111,7 +111,7 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
         for compiled in list(temporary.rglob("__pycache__")):
             shutil.rmtree(compiled)
     if not log_operation({"do": "adapter", "params": {FILES_SHA256: digest}}):
-        entry.sent.referred = True
+        entry.sent.has_placeholder = True
         entry.record_sent()
     logged = {
         "run_id": entry.run_id,
@@ -178,14 +178,14 @@ def fetch_adapter(uri: str, folder: Path, *, at_hand: Path | None = None) -> Fet
         settings = info.flavors.get("python_function", {}).get("config") or {}
         model_id = adapter_id(waiting) if waiting else str(info.model_id or "")
         logged = settings.get(FILES_SHA256, "")
-        if at_hand is not None and logged and files_sha256(at_hand) == logged:
+        if at_hand is not None and logged and hash_folder(at_hand) == logged:
             return FetchedAdapter(at_hand, dict(settings), model_id, uri)
         local = waiting.adapter if waiting else _download(address, folder)
     except store_errors() as error:
         known = _sent_before(uri, at_hand)
         if known is not None and not is_final(error):
             return known
-        reason = without_password(str(error))
+        reason = without_secrets(str(error))
         raise ValueError(
             f"no adapter {uri!r} in {tracking_uri()} ({reason}); valid: the id of a finetune run, "
             "or models:/name@alias"
@@ -198,7 +198,7 @@ def fetch_adapter(uri: str, folder: Path, *, at_hand: Path | None = None) -> Fet
             f"adapter {uri!r} has no checksums of its files ({FILES_SHA256}), so nothing says "
             "whether they were changed: train it again"
         )
-    if files_sha256(found[0].parent) != logged:
+    if hash_folder(found[0].parent) != logged:
         raise ValueError(
             f"the files of adapter {uri!r} in {tracking_uri()} are not those that were logged: "
             "they are damaged or were changed; train it again"
@@ -223,7 +223,7 @@ def _sent_before(run_id: str, at_hand: Path | None) -> FetchedAdapter | None:
     settings = known["settings"]
     if (
         latest_id(outbox(), known["run_id"]) != run_id
-        or files_sha256(at_hand) != settings[FILES_SHA256]
+        or hash_folder(at_hand) != settings[FILES_SHA256]
     ):
         return None
     return FetchedAdapter(at_hand, settings, latest_id(outbox(), known["model_id"]), run_id)

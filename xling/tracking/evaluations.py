@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from xling.files.checksums import hash_file
 from xling.records import summarize_records, write_records
 from xling.tracking.logs import log_data_set, log_file, log_metrics, set_tags
 from xling.tracking.runs import tracked_run
@@ -73,10 +74,8 @@ def log_records_file(path: Path) -> None:
     Args:
         path: a file that xling.records.write_records made, called records.parquet.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     log_file(path)
-    set_tags({"records_sha256": digest})
+    set_tags({"records_sha256": hash_file(path)})
 
 
 def _log_items(study: str, records: pd.DataFrame) -> None:

@@ -16,8 +16,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
 from xling.files.paths import state_folder
-from xling.messages.secrets import Terminated, without_password
-from xling.tracking.outbox.connection import link, outbox
+from xling.messages.errors import Terminated
+from xling.messages.secrets import without_secrets
+from xling.tracking.outbox.connection import connection_to, outbox
 from xling.tracking.outbox.delivery import deliver, finish
 from xling.tracking.outbox.entry import Entry, RunHeader
 from xling.tracking.process_identity import process_tags
@@ -73,7 +74,7 @@ def tracked_run(
         StoreSilent: the store does not answer, and nothing was computed yet.
     """
     above = _active.get()
-    run = Entry.create(outbox(), _head(kind, name, study, tags, again))
+    run = Entry.create(outbox(), _header(kind, name, study, tags, again))
     token = _active.set((*above, run))
     try:
         _begin(run, above)
@@ -85,14 +86,14 @@ def tracked_run(
         _end(run, "KILLED")
         raise
     except (MlflowException, requests.RequestException) as error:
-        reason = without_password(str(error))
+        reason = without_secrets(str(error))
         _end(run, "FAILED", f"{type(error).__name__}: {reason}")
         raise StoreUnavailable(
             f"the tracking store {tracking_uri()} failed in run {run.run_id} ({name}): {reason}\n"
             f"What was computed is kept in {state_folder()}; the same command goes on from there"
         ) from error
     except BaseException as error:
-        _end(run, "FAILED", without_password(f"{type(error).__name__}: {error}"))
+        _end(run, "FAILED", without_secrets(f"{type(error).__name__}: {error}"))
         raise
     finally:
         _active.reset(token)
@@ -121,8 +122,8 @@ def active_experiment() -> Experiment:
         StoreSilent: no run is active, and the store does not answer.
     """
     if _active.get():
-        head = _active.get()[-1].head
-        return Experiment(head.experiment_id, head.experiment)
+        header = _active.get()[-1].header
+        return Experiment(header.experiment_id, header.experiment)
     return select_experiment()
 
 
@@ -150,7 +151,7 @@ def log_operation(operation: Mapping[str, Any]) -> bool:
     return deliver(run, _active.get()[:-1])
 
 
-def _head(kind: str, name: str, study: str, tags: Mapping[str, str], again: bool) -> RunHeader:
+def _header(kind: str, name: str, study: str, tags: Mapping[str, str], again: bool) -> RunHeader:
     """What a run of this process is."""
     above = _active.get()
     parent = above[-1].run_id if above else os.environ.get(PARENT_VARIABLE, "")
@@ -181,22 +182,22 @@ def _head(kind: str, name: str, study: str, tags: Mapping[str, str], again: bool
 
 def _begin(run: Entry, above: tuple[Entry, ...]) -> None:
     """Makes a run in the store, or takes over the project's."""
-    if run.head.adopted:
-        run.append({"do": "begin", "tags": run.head.tags})
+    if run.header.adopted:
+        run.append({"do": "begin", "tags": run.header.tags})
     if deliver(run, above, at_once=True):
         return
-    if not run.head.parent:
+    if not run.header.parent:
         _refuse_to_begin(run)
-    run.sent.referred = not run.sent.run_id
+    run.sent.has_placeholder = not run.sent.run_id
     run.record_sent()
 
 
 def _refuse_to_begin(run: Entry) -> None:
     """Nothing was computed yet: the store has to be mended first."""
-    known = link(store_key())
-    reason = known.refused.get(run.head.id) or known.silent
+    known = connection_to(store_key())
+    reason = known.refused.get(run.header.id) or known.silent
     raise StoreSilent(
-        f"tracking store {tracking_uri()} takes no run in experiment {run.head.experiment!r}: "
+        f"tracking store {tracking_uri()} takes no run in experiment {run.header.experiment!r}: "
         f"{reason}; start it, ask for the right to write there, or set MLFLOW_TRACKING_URI to "
         "another store"
     )
@@ -214,10 +215,10 @@ def _close(run: Entry) -> None:
     """Lets go of a run; one that the store has all of leaves the outbox."""
     if run.is_sent:
         finish(run)
-    elif not (run.sent.run_id or run.head.parent):
+    elif not (run.sent.run_id or run.header.parent):
         run.remove()  # it never began
     else:
-        run.release()
+        run.unlock()
 
 
 def _watching(run: Entry, above: tuple[Entry, ...]) -> AbstractContextManager[None]:

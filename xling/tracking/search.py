@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from xling.files.paths import cache_folder
-from xling.messages.secrets import without_password
+from xling.messages.secrets import without_secrets
 from xling.tracking.logged_run import LoggedRun
 from xling.tracking.outbox.connection import outbox
 from xling.tracking.outbox.delivery import is_silent
@@ -127,7 +127,7 @@ def get_run(run_id: str) -> LoggedRun:
     try:
         return _logged(MlflowClient().get_run(run_id))
     except MlflowException as error:
-        reason = without_password(error.message)
+        reason = without_secrets(error.message)
         raise ValueError(f"no run {run_id!r} in {tracking_uri()}: {reason}") from error
 
 

@@ -16,7 +16,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from xling.files.paths import state_folder
-from xling.messages.secrets import without_password
+from xling.messages.secrets import without_secrets
 
 DEFAULT_EXPERIMENT = "xling"
 # MLflow's own seven tries of a call take four minutes; what fails here is tried again later.
@@ -107,7 +107,7 @@ def _unusable(error: Exception) -> StoreSilent:
             "name another: MLFLOW_EXPERIMENT_NAME, or mlflow run's --experiment-name"
         )
     return StoreSilent(
-        f"tracking store {tracking_uri()} cannot be used: {without_password(str(error))}; set "
+        f"tracking store {tracking_uri()} cannot be used: {without_secrets(str(error))}; set "
         "MLFLOW_TRACKING_URI to a store that can"
     )
 
@@ -128,7 +128,7 @@ def asking_store() -> Iterator[None]:
     except store_errors() as error:
         raise StoreSilent(
             f"the tracking store {tracking_uri()} does not answer: "
-            f"{without_password(str(error))}\n"
+            f"{without_secrets(str(error))}\n"
             f"What was computed is kept in {state_folder()}; the same command goes on from there"
         ) from error
 
@@ -191,7 +191,7 @@ def _check_server(uri: str, timeout: float) -> None:
         requests.get(f"{uri.rstrip('/')}/health", timeout=timeout, verify=_verify())
     except (requests.ConnectionError, requests.Timeout) as error:
         raise StoreSilent(
-            f"tracking server {without_password(uri)} does not answer "
+            f"tracking server {without_secrets(uri)} does not answer "
             f"({type(error).__name__}); start it, or set MLFLOW_TRACKING_URI to another store "
             "(unset it for a local one)"
         ) from None
@@ -206,7 +206,7 @@ def _verify() -> bool | str:
 
 def tracking_uri() -> str:
     """The store's address, without user name and password."""
-    return without_password(mlflow.get_tracking_uri())
+    return without_secrets(mlflow.get_tracking_uri())
 
 
 def store_key() -> str:

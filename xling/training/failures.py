@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from xling.messages.secrets import without_password
+from xling.messages.secrets import without_secrets
 from xling.training.train import OtherProcessFailed
 
 # What gloo and NCCL say when the other side is gone.
@@ -22,7 +22,7 @@ def record_failure(folder: Path, rank: int, error: BaseException) -> None:
     """Leaves the reason in a file; a failure that only follows another's is marked so."""
     import torch.distributed as dist
 
-    text = without_password(str(error).strip()) or "no message"
+    text = without_secrets(str(error).strip()) or "no message"
     lost = isinstance(error, (OtherProcessFailed, dist.DistError)) or any(
         sign in text for sign in LOST
     )

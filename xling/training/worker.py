@@ -11,7 +11,7 @@ import warnings
 from datetime import timedelta
 from pathlib import Path
 
-from xling.messages.secrets import mask_output, without_password
+from xling.messages.secrets import mask_output, without_secrets
 from xling.training.failures import record_failure
 from xling.training.team import connected, environment_rank
 from xling.training.train import run_job
@@ -41,7 +41,7 @@ def main() -> int:
             run_job(path)
     except Exception as error:
         record_failure(path.parent, rank, error)
-        text = without_password(traceback.format_exc())
+        text = without_secrets(traceback.format_exc())
         (path.parent / f"traceback-{rank}.txt").write_text(text, encoding="utf-8")
         return 1
     return 0

@@ -7,7 +7,6 @@ from what is installed, or from a download without dependencies.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import logging
 import os
@@ -20,7 +19,13 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from xling.files.checksums import checksummed_directory, find_damage, make_once, write_checksums
+from xling.files.checksums import (
+    checksummed_directory,
+    find_damage,
+    hash_file,
+    make_once,
+    write_checksums,
+)
 from xling.files.paths import cache_folder
 from xling.models.catalog import PackagedWeights
 from xling.models.weights.gguf_header import cut_off
@@ -65,8 +70,7 @@ def file_sha256(path: Path) -> str:
 
 @functools.cache
 def _file_sha256(path: Path, size: int, modified: int, changed: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return hash_file(path)
 
 
 def _assemble(weights: PackagedWeights, folder: Path) -> None:

@@ -5,8 +5,8 @@ that is down, full or refusing did not take waits, and is sent exactly once by `
 next command or as soon as the store answers again:
 
 - `entry`: a run's folder: what it is, what it logged in order, and how much of it was sent.
-- `sending`: puts one operation after another into the store; safe to repeat.
-- `link`: whether a store answers, and what it refused.
-- `post`: decides when to send, and says what waits.
-- `reading`: finished runs and adapters that the store has not got yet.
+- `sender`: puts one operation after another into the store; safe to repeat.
+- `connection`: whether a store answers, and what it refused.
+- `delivery`: decides when to send, and says what waits.
+- `pending`: finished runs and adapters that the store has not got yet.
 """

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Link:
+class StoreConnection:
     """What this process knows of a store.
 
     Attributes:
@@ -64,9 +64,9 @@ def outbox() -> Path:
 
 
 @cache
-def link(store: str) -> Link:
+def connection_to(store: str) -> StoreConnection:
     """What this process knows of a store, by `store_key`."""
-    return Link()
+    return StoreConnection()
 
 
 def in_short(reason: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from xling.messages.secrets import without_password
-from xling.tracking.outbox.connection import Link, in_short, link, outbox
-from xling.tracking.outbox.entry import REFERENCE, Entry, entries, locked
+from xling.messages.secrets import without_secrets
+from xling.tracking.outbox.connection import StoreConnection, connection_to, in_short, outbox
+from xling.tracking.outbox.entry import PLACEHOLDER, Entry, entries, locked
 from xling.tracking.outbox.pending import known_ids, latest_id, note_finished, resolved
 from xling.tracking.outbox.sender import is_final, send
 from xling.tracking.process_identity import PROCESS
@@ -65,12 +65,12 @@ def deliver(entry: Entry, above: Sequence[Entry] = (), *, at_once: bool = False)
     Args:
         entry: held by this process.
         above: runs that it lies in, the outermost first; they go first.
-        at_once: see `sending.send`.
+        at_once: see `sender.send`.
 
     Returns:
         Whether the store has all of it.
     """
-    known = link(store_key())
+    known = connection_to(store_key())
     if known.silent:
         if time.monotonic() < known.next_try or not _answers(known):
             return False
@@ -88,7 +88,7 @@ def deliver_waiting() -> int:
     Returns:
         How many runs the store has now that it had not, or not all of.
     """
-    known, sent = link(store_key()), 0
+    known, sent = connection_to(store_key()), 0
     for entry in entries(outbox()):
         with locked(entry) as held:
             if not held:
@@ -105,7 +105,7 @@ def deliver_waiting() -> int:
 
 def is_silent() -> bool:
     """Whether the store did not answer just now, and is not to be asked again yet."""
-    known = link(store_key())
+    known = connection_to(store_key())
     return bool(known.silent) and time.monotonic() < known.next_try
 
 
@@ -117,7 +117,7 @@ def finish(entry: Entry) -> None:
 
 def retry_now() -> None:
     """Forgets what the store refused, and that it was silent: it is asked anew."""
-    link(store_key()).forget()
+    connection_to(store_key()).forget()
 
 
 def delivered(run_ids: Iterable[str]) -> dict[str, str]:
@@ -135,7 +135,7 @@ def delivered(run_ids: Iterable[str]) -> dict[str, str]:
     return {
         each: found
         for each, found in ids.items()
-        if not REFERENCE.fullmatch(found) and not {each, found} & left
+        if not PLACEHOLDER.fullmatch(found) and not {each, found} & left
     }
 
 
@@ -145,9 +145,9 @@ def waiting() -> list[Waiting]:
     They are tried a few times more before: a database may be locked, or another process may just
     be sending them. Those that it still holds do not count.
     """
-    known = link(store_key())
+    known = connection_to(store_key())
     for pause in LAST_PAUSES:
-        if all(each.head.id in known.refused for each in entries(outbox()) if each.ended):
+        if all(each.header.id in known.refused for each in entries(outbox()) if each.ended):
             break
         known.next_try = 0.0
         if _answers(known):
@@ -156,11 +156,11 @@ def waiting() -> list[Waiting]:
     process = str(os.getpid())
     return [
         Waiting(
-            name=entry.head.name,
+            name=entry.header.name,
             status=entry.ended,
-            reason=known.refused.get(entry.head.id) or known.silent or "not sent yet",
+            reason=known.refused.get(entry.header.id) or known.silent or "not sent yet",
             bytes=entry.bytes(),
-            own=entry.head.tags.get(f"xling.{PROCESS}") == process,
+            own=entry.header.tags.get(f"xling.{PROCESS}") == process,
         )
         for entry in _ended_entries()
     ]
@@ -192,7 +192,7 @@ def _ended_entries() -> list[Entry]:
     return found
 
 
-def _answers(known: Link) -> bool:
+def _answers(known: StoreConnection) -> bool:
     """Asks a silent server whether it is back; a cheap question, before anything large."""
     try:
         check_server()
@@ -202,8 +202,8 @@ def _answers(known: Link) -> bool:
     return True
 
 
-def _try(entry: Entry, known: Link, *, at_once: bool = False) -> bool:
-    if entry.head.id in known.refused:
+def _try(entry: Entry, known: StoreConnection, *, at_once: bool = False) -> bool:
+    if entry.header.id in known.refused:
         return False
     try:
         send(entry, MlflowClient(), _resolver(), at_once=at_once)
@@ -213,10 +213,10 @@ def _try(entry: Entry, known: Link, *, at_once: bool = False) -> bool:
         if not is_final(error) and not isinstance(error, FileNotFoundError):
             known.fail(_reason(error))
             return False
-        known.refused[entry.head.id] = _reason(error)
+        known.refused[entry.header.id] = _reason(error)
         logger.warning(
             "the tracking store %s refuses run %r, which waits in %s: %s",
-            tracking_uri(), entry.head.name, entry.folder, _reason(error),
+            tracking_uri(), entry.header.name, entry.folder, _reason(error),
         )  # fmt: skip
         return False
     known.work()
@@ -224,7 +224,7 @@ def _try(entry: Entry, known: Link, *, at_once: bool = False) -> bool:
 
 
 def _resolver() -> Callable[[Any], Any]:
-    """Resolves references; what they stand for is read only if there are any."""
+    """Resolve placeholders; what they stand for is read only if there are any."""
     ids: dict[str, str] = {}
 
     def resolve(value: Any) -> Any:
@@ -248,4 +248,4 @@ def _end_if_dead(entry: Entry) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return without_password(str(error)) or type(error).__name__
+    return without_secrets(str(error)) or type(error).__name__

@@ -17,16 +17,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from xling.files.append_log import AppendLog
 from xling.files.atomic import atomic_directory, atomic_write
 from xling.files.paths import state_folder
 
-HEAD, OPERATIONS, SENT, LOCK, FILES, MODELS = (
+HEADER, OPERATIONS, SENT, LOCK, FILES, MODELS = (
     "run.json", "operations.jsonl", "sent.json", "lock", "files", "models",
 )  # fmt: skip
 Operation = dict[str, Any]
 # Stands for the id of a run, or of its adapter, that the store has not given yet.
-REFERENCE = re.compile(r"waiting-([0-9a-f]{32})(-adapter)?")
+PLACEHOLDER = re.compile(r"waiting-([0-9a-f]{32})(-adapter)?")
 ADAPTER = "adapter"
+# What earlier versions called the fields of `Sent`.
+_EARLIER_KEYS = {"twin": "duplicate", "referred": "has_placeholder"}
 LARGE = 1_000_000
 # Seconds after which half an entry cannot be one that is being made.
 ABANDONED = 3600.0
@@ -34,12 +37,12 @@ ABANDONED = 3600.0
 logger = logging.getLogger(__name__)
 
 
-def run_reference(entry_id: str) -> str:
+def run_placeholder(entry_id: str) -> str:
     """What stands for a run's id until the store has given one."""
     return f"waiting-{entry_id}"
 
 
-def model_reference(entry_id: str) -> str:
+def model_placeholder(entry_id: str) -> str:
     """What stands for the id of a run's adapter until the store has given one."""
     return f"waiting-{entry_id}-{ADAPTER}"
 
@@ -57,7 +60,7 @@ class RunHeader:
         name: run name.
         study: tag ``xling.study``.
         started: milliseconds since 1970.
-        parent: id, or reference, of the run above; empty: none.
+        parent: id, or placeholder, of the run above; empty: none.
         adopted: id of a run that the store had before; empty: none.
         again: whether it repeats what another run may have already.
         tags: all that it began with.
@@ -87,8 +90,8 @@ class Sent:
         models: ids of logged models by name.
         tries: how often a run was asked for: an answer that was lost may have made one.
         model_tries: the same of its adapter.
-        twin: whether another finished run has the same result, and nothing more is sent.
-        referred: whether a reference was given in the place of an id.
+        duplicate: whether another finished run has the same result, and nothing more is sent.
+        has_placeholder: whether a placeholder was given in the place of an id.
     """
 
     run_id: str = ""
@@ -96,8 +99,8 @@ class Sent:
     models: dict[str, str] = field(default_factory=dict)
     tries: int = 0
     model_tries: int = 0
-    twin: bool = False
-    referred: bool = False
+    duplicate: bool = False
+    has_placeholder: bool = False
 
 
 class Entry:
@@ -109,20 +112,27 @@ class Entry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.head = RunHeader(**json.loads((folder / HEAD).read_text(encoding="utf-8")))
+        self.header = RunHeader(**json.loads((folder / HEADER).read_text(encoding="utf-8")))
         sent = folder / SENT
         known = json.loads(sent.read_text(encoding="utf-8")) if sent.is_file() else {}
-        self.sent = Sent(**known) if known else Sent(run_id=self.head.adopted)
-        self.operations = _whole_lines(folder / OPERATIONS)
-        self.sending = threading.RLock()
+        known = {_EARLIER_KEYS.get(key, key): value for key, value in known.items()}
+        self.sent = Sent(**known) if known else Sent(run_id=self.header.adopted)
+        self._log = AppendLog(
+            folder / OPERATIONS,
+            kind="an operation of a run",
+            remedy="delete the line to send the rest of the run, or the folder to give the run up",
+            plain="do",
+        )
+        self.operations = self._log.read(_parse_operation)
+        self.send_lock = threading.RLock()
         self._lock: IO[str] | None = None
 
     @classmethod
-    def create(cls, outbox: Path, head: RunHeader) -> Entry:
+    def create(cls, outbox: Path, header: RunHeader) -> Entry:
         """Makes an entry, whole or not at all, and holds it."""
-        folder = outbox / f"{time.time_ns():020d}-{head.id}"
+        folder = outbox / f"{time.time_ns():020d}-{header.id}"
         with atomic_directory(folder) as temporary:
-            (temporary / HEAD).write_text(json.dumps(asdict(head)), encoding="utf-8")
+            (temporary / HEADER).write_text(json.dumps(asdict(header)), encoding="utf-8")
             # Held before it has its name: no other process may take it for a dead one's.
             lock = (temporary / LOCK).open("w")
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -130,7 +140,7 @@ class Entry:
         entry._lock = lock
         return entry
 
-    def take(self) -> bool:
+    def lock(self) -> bool:
         """Holds the entry; False if another process does, or it is no longer there."""
         try:
             lock = (self.folder / LOCK).open("r+")
@@ -141,14 +151,13 @@ class Entry:
         except BlockingIOError:
             lock.close()
             return False
-        if not (self.folder / HEAD).is_file():  # its holder sent and removed it meanwhile
+        if not (self.folder / HEADER).is_file():  # its holder sent and removed it meanwhile
             lock.close()
             return False
-        _drop_unfinished_line(self.folder / OPERATIONS)
         self.__dict__.update(Entry(self.folder).__dict__ | {"_lock": lock})
         return True
 
-    def release(self) -> None:
+    def unlock(self) -> None:
         """Lets others take the entry."""
         if self._lock is not None:
             self._lock.close()
@@ -157,7 +166,7 @@ class Entry:
     @property
     def run_id(self) -> str:
         """The run's id, or what stands for it."""
-        return self.sent.run_id or run_reference(self.head.id)
+        return self.sent.run_id or run_placeholder(self.header.id)
 
     @property
     def ended(self) -> str:
@@ -169,27 +178,22 @@ class Entry:
     def is_sent(self) -> bool:
         """Whether the store has all of an ended run."""
         whole = self.sent.operations == len(self.operations)
-        return bool(self.ended) and (self.sent.twin or (bool(self.sent.run_id) and whole))
+        return bool(self.ended) and (self.sent.duplicate or (bool(self.sent.run_id) and whole))
 
     def append(self, operation: Mapping[str, Any]) -> None:
-        """Adds an operation; it is in the file when this returns."""
-        line = json.dumps(operation).encode() + b"\n"
-        path = self.folder / OPERATIONS
-        with self.sending:
+        """Add an operation; it is on the disk when this returns."""
+        with self.send_lock:
             try:
-                with path.open("ab") as file:
-                    file.write(line)
-                self.operations.append(json.loads(line))
+                self._log.append([operation])
+                self.operations.append(json.loads(json.dumps(operation)))
             except BaseException:  # a signal, or a full disk: what is in the file is what counts
-                _drop_unfinished_line(path)
-                self.operations = _whole_lines(path)
+                self.operations = self._log.read(_parse_operation)
                 raise
 
     def record_sent(self) -> None:
         """Keeps how much was sent, whole or as it was."""
-        temporary = self.folder / f".{SENT}"
-        temporary.write_text(json.dumps(asdict(self.sent)), encoding="utf-8")
-        temporary.replace(self.folder / SENT)
+        with atomic_write(self.folder / SENT) as temporary:
+            temporary.write_text(json.dumps(asdict(self.sent)), encoding="utf-8")
 
     def keep(self, path: Path) -> str:
         """Keeps a file or folder as it is now.
@@ -225,8 +229,8 @@ class Entry:
 
     def remove(self) -> None:
         """Removes the entry; one that is removed by halves counts as none."""
-        (self.folder / HEAD).unlink(missing_ok=True)
-        self.release()
+        (self.folder / HEADER).unlink(missing_ok=True)
+        self.unlock()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -241,7 +245,7 @@ def entries(outbox: Path) -> list[Entry]:
         try:
             found.append(Entry(folder))
         except FileNotFoundError:
-            if not (folder / HEAD).exists():
+            if not (folder / HEADER).exists():
                 shutil.rmtree(folder, ignore_errors=True)
         except (ValueError, TypeError, KeyError) as error:
             logger.warning("%s is damaged and stays where it is: %s", folder, error)
@@ -251,30 +255,19 @@ def entries(outbox: Path) -> list[Entry]:
 @contextmanager
 def locked(entry: Entry) -> Iterator[bool]:
     """Holds an entry for a block; the value says whether that was possible."""
-    if not entry.take():
+    if not entry.lock():
         yield False
         return
     try:
         yield True
     finally:
-        entry.release()
+        entry.unlock()
 
 
-def _whole_lines(path: Path) -> list[Operation]:
-    """Operations that were written to their end: the last may just be being written."""
-    if not path.is_file():
-        return []
-    whole = path.read_bytes()
-    return [json.loads(line) for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
-
-
-def _drop_unfinished_line(path: Path) -> None:
-    """Cuts off what a process that was killed left of a line; only its holder may."""
-    if not path.is_file():
-        return
-    finished = path.read_bytes().rfind(b"\n") + 1
-    with path.open("r+b") as file:
-        file.truncate(finished)
+def _parse_operation(operation: Operation) -> Operation:
+    if not isinstance(operation.get("do"), str):
+        raise ValueError("it does not say what to do")
+    return operation
 
 
 def _copy(source: str, target: str) -> str:

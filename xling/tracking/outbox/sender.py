@@ -57,17 +57,17 @@ def send(entry: Entry, client: MlflowClient, resolve: Resolve, *, at_once: bool 
     Args:
         entry: held by this process.
         client: of the store.
-        resolve: puts ids in the place of references; raises LookupError if one is not known yet.
+        resolve: puts ids in the place of placeholders; raises LookupError if one is not known yet.
         at_once: the run has just begun, and was looked for in vain just before; else one that
             another machine finished meanwhile with the same fingerprint takes its place.
 
     Raises:
         Exception: whatever MLflow raises where a store fails; what was sent until then counts.
     """
-    with entry.sending:
+    with entry.send_lock:
         if not entry.sent.run_id:
             _send_run(entry, client, resolve, at_once=at_once)
-        while not entry.sent.twin and entry.sent.operations < len(entry.operations):
+        while not entry.sent.duplicate and entry.sent.operations < len(entry.operations):
             operation = entry.operations[entry.sent.operations]
             _SENDERS[operation["do"]](entry, client, resolve(operation))
             entry.sent.operations += 1
@@ -75,11 +75,11 @@ def send(entry: Entry, client: MlflowClient, resolve: Resolve, *, at_once: bool 
 
 
 def _send_run(entry: Entry, client: MlflowClient, resolve: Resolve, *, at_once: bool) -> None:
-    head, sent = entry.head, entry.sent
-    twin = None if head.again or at_once else _finished_twin(entry, client)
-    if twin is not None:
-        sent.run_id, sent.twin = twin.info.run_id, True
-        model_id = twin.data.tags.get("xling.logged_model", "")
+    header, sent = entry.header, entry.sent
+    duplicate = None if header.again or at_once else _finished_duplicate(entry, client)
+    if duplicate is not None:
+        sent.run_id, sent.duplicate = duplicate.info.run_id, True
+        model_id = duplicate.data.tags.get("xling.logged_model", "")
         sent.models = {ADAPTER: model_id} if model_id else {}
     else:
         sent.run_id = _again_once(lambda: _find_or_create_run(entry, client, resolve))
@@ -107,13 +107,16 @@ def _again_once(attempt: Callable[[], Made]) -> Made:
 
 
 def _create_run(entry: Entry, client: MlflowClient, resolve: Resolve) -> str:
-    head = entry.head
-    tags = {**head.tags, ENTRY_TAG: head.id}
-    if head.parent:
-        tags["mlflow.parentRunId"] = head.parent
+    header = entry.header
+    tags = {**header.tags, ENTRY_TAG: header.id}
+    if header.parent:
+        tags["mlflow.parentRunId"] = header.parent
     with one_try():
         run = client.create_run(
-            head.experiment_id, start_time=head.started, tags=resolve(tags), run_name=head.name
+            header.experiment_id,
+            start_time=header.started,
+            tags=resolve(tags),
+            run_name=header.name,
         )
     return str(run.info.run_id)
 
@@ -121,22 +124,22 @@ def _create_run(entry: Entry, client: MlflowClient, resolve: Resolve) -> str:
 def _runs_of(entry: Entry, client: MlflowClient) -> list[str]:
     """Runs that earlier tries made, the oldest first."""
     runs = client.search_runs(
-        [entry.head.experiment_id],
-        f"tags.`{ENTRY_TAG}` = '{entry.head.id}'",
+        [entry.header.experiment_id],
+        f"tags.`{ENTRY_TAG}` = '{entry.header.id}'",
         order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
     )
     return [str(run.info.run_id) for run in runs]
 
 
-def _finished_twin(entry: Entry, client: MlflowClient) -> Any:
+def _finished_duplicate(entry: Entry, client: MlflowClient) -> Any:
     """A finished run of the same fingerprint, which another machine made during an outage."""
-    digest = entry.head.tags.get("xling.fingerprint", "")
+    digest = entry.header.tags.get("xling.fingerprint", "")
     if not digest:
         return None
     runs = client.search_runs(
-        [entry.head.experiment_id],
-        f"tags.`xling.fingerprint` = '{digest}' and tags.`xling.kind` = '{entry.head.kind}' "
-        f"and tags.`xling.study` = '{entry.head.study}' and attributes.status = 'FINISHED'",
+        [entry.header.experiment_id],
+        f"tags.`xling.fingerprint` = '{digest}' and tags.`xling.kind` = '{entry.header.kind}' "
+        f"and tags.`xling.study` = '{entry.header.study}' and attributes.status = 'FINISHED'",
         max_results=1,
     )
     return runs[0] if runs else None
@@ -159,8 +162,8 @@ def one_try() -> Iterator[None]:
 def _send_begin(entry: Entry, client: MlflowClient, operation: Operation) -> None:
     """A run that the store had before is taken over."""
     run_id = entry.sent.run_id
-    client.update_run(run_id, status="RUNNING", name=entry.head.name)
-    tags = {**operation["tags"], ENTRY_TAG: entry.head.id}
+    client.update_run(run_id, status="RUNNING", name=entry.header.name)
+    tags = {**operation["tags"], ENTRY_TAG: entry.header.id}
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
@@ -217,10 +220,10 @@ def _find_or_create_model(entry: Entry, client: MlflowClient, operation: Operati
         return made[0]
     with one_try():
         return client.create_logged_model(
-            entry.head.experiment_id,
+            entry.header.experiment_id,
             name=ADAPTER,
             source_run_id=entry.sent.run_id,
-            tags={ENTRY_TAG: entry.head.id},
+            tags={ENTRY_TAG: entry.header.id},
             params=operation["params"],
         )
 
@@ -240,7 +243,7 @@ def _outputs(client: MlflowClient, run_id: str) -> set[str]:
 def _models_of(entry: Entry, client: MlflowClient) -> list[Any]:
     """Logged models that earlier tries made, the oldest first."""
     models = client.search_logged_models(
-        [entry.head.experiment_id], f"source_run_id = '{entry.sent.run_id}'"
+        [entry.header.experiment_id], f"source_run_id = '{entry.sent.run_id}'"
     )
     return sorted(models, key=lambda model: (model.creation_timestamp, model.model_id))
 
