@@ -6,8 +6,8 @@ import pytest
 
 from xling.execution import prepare_study
 from xling.execution.memory_checks import (
-    check_scoring_room,
-    check_training_room,
+    check_scoring_memory,
+    check_training_memory,
     scoring_batch,
     scoring_copies,
     training_memory_use,
@@ -38,13 +38,13 @@ def test_what_fits_goes_on_and_what_does_not_is_refused_with_numbers(
     base, tuned = study.cells()
     located, shelf = locate_model(study.models[0].id), BaseModelCache()
     training = {"length": 200, "rows": 4, "gradient_checkpointing": False, "processes": 1}
-    check_scoring_room(prepared, base, located, shelf, batch_tokens=512)
-    check_training_room(prepared, tuned, located, shelf, **training)
-    monkeypatch.setattr(memory_limits, "available_bytes", lambda processes: FEW)
+    check_scoring_memory(prepared, base, located, shelf, batch_tokens=512)
+    check_training_memory(prepared, tuned, located, shelf, **training)
+    monkeypatch.setattr(memory_limits, "available_bytes", lambda processes=1: FEW)
     with pytest.raises(ValueError, match=r"scoring tiny takes about .* GB at its peak .* 0\.0 GB"):
-        check_scoring_room(prepared, base, located, shelf, batch_tokens=512)
+        check_scoring_memory(prepared, base, located, shelf, batch_tokens=512)
     with pytest.raises(ValueError, match=r"training tiny takes about .*What would fit: "):
-        check_training_room(prepared, tuned, located, shelf, **training)
+        check_training_memory(prepared, tuned, located, shelf, **training)
 
 
 def test_weights_that_are_loaded_already_are_not_counted_twice(
@@ -64,9 +64,9 @@ def peak_of_scoring(prepared, cell, located, shelf, monkeypatch) -> int:
     refused, enough = 0, 2**30
     while enough - refused > 1000:
         free = (refused + enough) // 2
-        monkeypatch.setattr(memory_limits, "available_bytes", lambda processes, free=free: free)
+        monkeypatch.setattr(memory_limits, "available_bytes", lambda processes=1, free=free: free)
         try:
-            check_scoring_room(prepared, cell, located, shelf, batch_tokens=512)
+            check_scoring_memory(prepared, cell, located, shelf, batch_tokens=512)
         except ValueError:
             refused = free
         else:
@@ -133,8 +133,8 @@ def test_a_base_that_is_freed_before_the_work_counts_as_free(
     )
     asked = {"length": 200, "rows": 4, "processes": 1, "gradient_checkpointing": False}
     steps = (
-        lambda: check_scoring_room(prepared, base, located, shelf, batch_tokens=512),
-        lambda: check_training_room(prepared, tuned, located, shelf, **asked),
+        lambda: check_scoring_memory(prepared, base, located, shelf, batch_tokens=512),
+        lambda: check_training_memory(prepared, tuned, located, shelf, **asked),
     )
     for step in steps:
         shelf.open(other)

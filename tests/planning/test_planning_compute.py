@@ -148,7 +148,7 @@ def test_shards_cost_time_and_between_nodes_more() -> None:
     def seconds(processes: int, shards: int) -> float:
         return training_seconds(
             sizes, flops=1e15, passes=100, gradient_checkpointing=True, processes=processes,
-            per_node=8, sharded_bytes=shards, gpu=gpus()["H100-80GB"],
+            sharded_bytes=shards, gpu=gpus()["H100-80GB"],
         )  # fmt: skip
 
     launching = seconds(8, 0)

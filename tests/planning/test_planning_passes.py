@@ -8,10 +8,18 @@ import re
 import pytest
 
 from xling.models.loading import compute_dtype
-from xling.planning.memory import MEASURED_ERROR, Setting, plain_bytes, training_memory
-from xling.planning.memory_limits import AMPLE, check_memory, memory_use
-from xling.planning.passes import MemoryUse, pass_plans
+from xling.planning.memory import MEASURED_ERROR, Setting, dequantised_bytes, training_memory
+from xling.planning.memory_limits import (
+    HEADROOM,
+    HeldModel,
+    MemoryUse,
+    TrainingLoad,
+    check_training_peak,
+    memory_use,
+    pass_plans,
+)
 from xling.planning.sizes import model_sizes
+from xling.study.settings import LoraSettings
 from xling.training.batching import PASS_TOKENS, pass_tokens, rows_at_once
 
 LENGTH = 400
@@ -36,22 +44,17 @@ def needed(held, rows: int, checkpointing: bool) -> int:
     return int(estimate * (1 + MEASURED_ERROR)) + 1
 
 
-def used(held, available: int, **changes) -> MemoryUse:
-    request = {
-        "asked": "auto",
-        "length": LENGTH,
-        "rows": 16,
-        "fixed_rows": False,
-        "quantise": "nf4",
-        "r": 16,
-        "dropout": 0.0,
-        "lora_modules": "",
-        "processes": 1,
-        "parallel": "fsdp",
-        "loaded": False,
-        "available": available,
-    }
-    return memory_use(held[0], **(request | changes))
+def used(
+    held, available: int, *, asked="auto", fixed_rows=False, quantise="nf4", **load
+) -> MemoryUse:
+    model = HeldModel(held[0], quantise, LoraSettings(r=16, dropout=0.0))
+    return memory_use(
+        model,
+        TrainingLoad(**({"length": LENGTH, "rows": 16} | load)),
+        asked=asked,
+        fixed_rows=fixed_rows,
+        available=available,
+    )
 
 
 def test_passes_get_smaller_before_layers_are_computed_twice(held) -> None:
@@ -80,9 +83,9 @@ def test_what_is_asked_for_stays(held) -> None:
 
 def test_weights_are_copied_where_there_is_room_for_much_more(held) -> None:
     _, sizes, setting = held
-    copies = plain_bytes(sizes, setting)
+    copies = dequantised_bytes(sizes, setting)
     assert copies > 0
-    enough = int((needed(held, MOST, False) + copies) / AMPLE["cpu"]) + 1
+    enough = int((needed(held, MOST, False) + copies) / HEADROOM["cpu"]) + 1
     assert used(held, enough).plain_copy
     assert not used(held, enough - 10).plain_copy
     assert not used(held, 2**40, quantise="none").plain_copy
@@ -91,9 +94,9 @@ def test_weights_are_copied_where_there_is_room_for_much_more(held) -> None:
 
 
 def test_passes_get_smaller_to_make_room_for_copies_but_not_small(held, monkeypatch) -> None:
-    monkeypatch.setitem(AMPLE, "cpu", 1.0)
+    monkeypatch.setitem(HEADROOM, "cpu", 1.0)
     _, sizes, setting = held
-    copies = plain_bytes(sizes, setting)
+    copies = dequantised_bytes(sizes, setting)
     half = MOST // 2 + 1  # at least LEAST_TOKENS
     monkeypatch.setattr("xling.planning.memory_limits.LEAST_TOKENS", half * LENGTH)
     whole = needed(held, MOST, False)
@@ -107,7 +110,7 @@ def test_passes_get_smaller_to_make_room_for_copies_but_not_small(held, monkeypa
 
 
 def test_layers_are_not_computed_twice_to_make_room_for_copies(held, monkeypatch) -> None:
-    monkeypatch.setitem(AMPLE, "cpu", 1.0)
+    monkeypatch.setitem(HEADROOM, "cpu", 1.0)
     monkeypatch.setattr("xling.planning.memory_limits.LEAST_TOKENS", LENGTH)
     one = used(held, needed(held, 1, False))
     assert not one.gradient_checkpointing and not one.plain_copy
@@ -117,28 +120,29 @@ def test_layers_are_not_computed_twice_to_make_room_for_copies(held, monkeypatch
 def test_no_refusal_asks_for_passes_that_would_be_taken_anyway(held, share: int) -> None:
     free = needed(held, MOST, False) * share // 12
     use = used(held, free)
-    request = {
-        "name": "tiny",
-        "training": True,
-        "length": LENGTH,
-        "rows": use.rows_of(LENGTH),
-        "batch_size": 16,
-        "gradient_checkpointing": use.gradient_checkpointing,
-    }
     try:
-        check_memory(held[0], **request, available=free)
+        check_training_peak(
+            HeldModel(held[0]),
+            TrainingLoad(LENGTH, use.rows_of(LENGTH)),
+            name="tiny",
+            batch_size=16,
+            gradient_checkpointing=use.gradient_checkpointing,
+            available=free,
+        )
     except ValueError as refused:
         assert use.gradient_checkpointing and use.rows_of(LENGTH) == 1
         assert "micro_batch_size" not in str(refused)
 
 
 def test_a_refusal_names_passes_that_share_a_step_equally(held) -> None:
-    request = {"name": "tiny", "training": True, "length": LENGTH, "rows": 8, "batch_size": 24}
+    model, load = HeldModel(held[0]), TrainingLoad(LENGTH, 8)
     # Room for seven rows, of which 24 is no multiple.
     free = round(needed(held, 7, False) / (1 + MEASURED_ERROR)) + 1
     eight = needed(held, 8, False) * (1 - MEASURED_ERROR) / (1 + MEASURED_ERROR)
     with pytest.raises(ValueError, match="micro_batch_size") as refused:
-        check_memory(held[0], **request, available=min(free, int(eight) - 1))
+        check_training_peak(
+            model, load, name="tiny", batch_size=24, available=min(free, int(eight) - 1)
+        )
     (found,) = re.findall(r"micro_batch_size (\d+)", str(refused.value))
     assert 24 % int(found) == 0
     assert needed(held, int(found), False) / (1 + MEASURED_ERROR) <= free

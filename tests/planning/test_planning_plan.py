@@ -15,7 +15,13 @@ from xling.models.loading import compute_dtype
 from xling.planning.gpus import gpus
 from xling.planning.lengths import estimated_lengths
 from xling.planning.memory import Setting, training_memory
-from xling.planning.memory_limits import available_bytes, check_memory
+from xling.planning.memory_limits import (
+    HeldModel,
+    TrainingLoad,
+    available_bytes,
+    check_scoring_peak,
+    check_training_peak,
+)
 from xling.planning.plan import Plan, plan_study
 from xling.planning.report import WIDTH, plan_lines
 from xling.planning.sizes import model_sizes
@@ -174,26 +180,27 @@ def test_lengths_say_how_they_are_known() -> None:
 
 def test_what_surely_does_not_fit_is_refused_with_what_would(tiny_model) -> None:
     folder = tiny_model("llama")
-    request = {"name": "tiny", "training": True, "length": 400, "rows": 8}
-    check_memory(folder, **request, available=10**9)
+    model, load = HeldModel(folder), TrainingLoad(length=400, rows=8)
+    check_training_peak(model, load, name="tiny", available=10**9)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     setting = Setting(value_bytes=compute_dtype().itemsize, mask_bytes=4)
     less = training_memory(
         model_sizes(config), setting, rows=8, length=400, gradient_checkpointing=True
     )
     with pytest.raises(ValueError, match=r"training tiny takes about .* GB") as refused:
-        check_memory(folder, **request, available=less.total)
+        check_training_peak(model, load, name="tiny", available=less.total)
     assert "prompts of up to 400 tokens" in str(refused.value)
     assert "micro_batch_size" in str(refused.value)
     assert "gradient_checkpointing: true" in str(refused.value)
     with pytest.raises(ValueError, match="scoring tiny takes .*engine: server"):
-        check_memory(folder, name="tiny", training=False, length=400, available=10_000)
+        check_scoring_peak(model, name="tiny", length=400, available=10_000)
 
 
 def test_this_machine_has_room_for_a_tiny_model(tiny_model) -> None:
     assert 0 < available_bytes(2) <= available_bytes()
-    for training in (True, False):
-        check_memory(tiny_model("llama"), name="tiny", training=training, length=256, rows=16)
+    model = HeldModel(tiny_model("llama"))
+    check_training_peak(model, TrainingLoad(length=256, rows=16), name="tiny")
+    check_scoring_peak(model, name="tiny", length=256)
 
 
 def test_an_unknown_gpu_lists_the_known_ones(

@@ -8,10 +8,15 @@ import pytest
 from tests.tiny_models import tiny_config
 from xling.models.adapters import attach_lora, chosen_modules
 from xling.models.loading import load_base
-from xling.planning.adapters import four_bit_matrices, lora_matrices, lora_parameters
 from xling.planning.configurations import shipped_configurations
 from xling.planning.memory import Setting, nf4_bytes, weight_bytes
-from xling.planning.sizes import Sizes, model_sizes
+from xling.planning.sizes import (
+    Sizes,
+    four_bit_matrices,
+    lora_matrices,
+    lora_parameters,
+    model_sizes,
+)
 
 DENSE = ["llama", "qwen3", "gemma3_text"]
 MIXTURES = ["qwen3_moe", "deepseek_v3", "gpt_oss"]

@@ -6,103 +6,82 @@ from typing import Literal
 
 from xling.execution.study_data import StudyData, prompt_format
 from xling.models import BaseModelCache, ModelFiles
-from xling.planning.memory_limits import check_memory, memory_use
-from xling.planning.passes import MemoryUse
+from xling.planning.memory_limits import (
+    HeldModel,
+    MemoryUse,
+    TrainingLoad,
+    check_scoring_peak,
+    check_training_peak,
+    memory_use,
+)
 from xling.planning.scoring_batch import copies_fit, fitting_batch
 from xling.prompts import render_prompts
 from xling.study import Cell
 
 
-def scoring_batch(prepared: StudyData, located: ModelFiles, shelf: BaseModelCache) -> int:
-    """Padded tokens of a scoring batch: what the study asks for, or less where memory is short.
+def scoring_batch(data: StudyData, files: ModelFiles, bases: BaseModelCache) -> int:
+    """Return the padded tokens of a scoring batch: as the study asks, or less if memory is short.
 
-    Another model that the shelf holds makes room first, here as in all of this module.
+    Another model that the cache holds is released first, here as in all of this module.
     """
-    study = prepared.study
-    loaded = _make_room(located, shelf)
-    return fitting_batch(
-        located.weights.folder,
-        most=study.scoring.batch_tokens,
-        quantise=located.quantise,
-        r=study.lora.r,
-        lora_modules=located.recipe.lora_modules,
-        loaded=loaded,
-    )
+    return fitting_batch(_held(data, files, bases), most=data.study.scoring.batch_tokens)
 
 
 def scoring_copies(
-    prepared: StudyData, located: ModelFiles, shelf: BaseModelCache, *, batch_tokens: int
+    data: StudyData, files: ModelFiles, bases: BaseModelCache, *, batch_tokens: int
 ) -> bool:
-    """Whether a scoring computes with plain copies of four-bit weights.
+    """Tell whether a scoring computes with dequantised copies of four-bit weights.
 
     Args:
-        prepared: study and data.
-        located: the model.
-        shelf: may hold it already.
+        data: study and data.
+        files: the model's.
+        bases: may hold it already.
         batch_tokens: of `scoring_batch`.
     """
-    return copies_fit(
-        located.weights.folder,
-        batch_tokens=batch_tokens,
-        quantise=located.quantise,
-        r=prepared.study.lora.r,
-        lora_modules=located.recipe.lora_modules,
-        loaded=_make_room(located, shelf),
-    )
+    return copies_fit(_held(data, files, bases), batch_tokens=batch_tokens)
 
 
-def check_scoring_room(
-    prepared: StudyData,
-    cell: Cell,
-    located: ModelFiles,
-    shelf: BaseModelCache,
-    *,
-    batch_tokens: int,
+def check_scoring_memory(
+    data: StudyData, cell: Cell, files: ModelFiles, bases: BaseModelCache, *, batch_tokens: int
 ) -> None:
-    """Refuses to score with a model that this machine cannot hold.
+    """Refuse to score with a model that this machine cannot hold.
 
     Args:
-        prepared: study and data.
+        data: study and data.
         cell: what is asked.
-        located: the model.
-        shelf: may hold it already.
+        files: the model's.
+        bases: may hold it already.
         batch_tokens: of `scoring_batch`.
 
     Raises:
         ValueError: names the model, what it needs, what there is and what would fit.
     """
-    study = prepared.study
-    check_memory(
-        located.weights.folder,
+    check_scoring_peak(
+        _held(data, files, bases),
         name=cell.model.label,
-        training=False,
-        length=_longest(prepared, located),
+        length=_longest(data, files),
         batch_tokens=batch_tokens,
-        quantise=located.quantise,
-        r=study.lora.r,
-        lora_modules=located.recipe.lora_modules,
-        loaded=_make_room(located, shelf),
     )
 
 
-def check_training_room(
-    prepared: StudyData,
+def check_training_memory(
+    data: StudyData,
     cell: Cell,
-    located: ModelFiles,
-    shelf: BaseModelCache,
+    files: ModelFiles,
+    bases: BaseModelCache,
     *,
     length: int,
     rows: int,
     gradient_checkpointing: bool,
     processes: int,
 ) -> None:
-    """Refuses a training that this machine cannot hold.
+    """Refuse a training that this machine cannot hold.
 
     Args:
-        prepared: study and data.
+        data: study and data.
         cell: model, arm and seed.
-        located: the model.
-        shelf: may hold it already.
+        files: the model's.
+        bases: may hold it already.
         length: tokens of the longest prompt.
         rows: prompts of a forward pass of one process.
         gradient_checkpointing: as it will be done.
@@ -111,86 +90,70 @@ def check_training_room(
     Raises:
         ValueError: names the model, what it needs, what there is and what would fit.
     """
-    lora = prepared.study.lora
-    check_memory(
-        located.weights.folder,
+    check_training_peak(
+        _held(data, files, bases, processes=processes),
+        TrainingLoad(length, rows, processes, cell.model.parallel),
         name=cell.model.label,
-        training=True,
-        length=length,
-        rows=rows,
-        batch_size=prepared.study.training.batch_size,
-        quantise=located.quantise,
-        r=lora.r,
-        dropout=lora.dropout,
-        lora_modules=located.recipe.lora_modules,
+        batch_size=data.study.training.batch_size,
         gradient_checkpointing=gradient_checkpointing,
-        processes=processes,
-        parallel=cell.model.parallel,
-        loaded=_make_room(located, shelf, processes=processes),
     )
 
 
 def training_memory_use(
-    prepared: StudyData,
+    data: StudyData,
     cell: Cell,
-    located: ModelFiles,
-    shelf: BaseModelCache,
+    files: ModelFiles,
+    bases: BaseModelCache,
     *,
     length: int,
     rows: int,
     processes: int,
     gradient_checkpointing: bool | Literal["auto"],
 ) -> MemoryUse:
-    """What a training does with this machine's memory.
+    """Decide what a training does with this machine's memory.
 
     Args:
-        prepared: study and data.
+        data: study and data.
         cell: model, arm and seed.
-        located: the model.
-        shelf: may hold it already.
+        files: the model's.
+        bases: may hold it already.
         length: tokens of the longest prompt.
         rows: prompts of a forward pass of one process at most; where `micro_batch_size` is 0, it
             is memory that decides how many.
         processes: that train together.
         gradient_checkpointing: as asked for; some architectures need it whatever is asked.
     """
-    study = prepared.study
     return memory_use(
-        located.weights.folder,
-        asked=located.needs_gradient_checkpointing or gradient_checkpointing,
-        length=length,
-        rows=rows,
-        fixed_rows=study.training.micro_batch_size > 0,
-        quantise=located.quantise,
-        r=study.lora.r,
-        dropout=study.lora.dropout,
-        lora_modules=located.recipe.lora_modules,
-        processes=processes,
-        parallel=cell.model.parallel,
-        loaded=_make_room(located, shelf, processes=processes),
+        _held(data, files, bases, processes=processes),
+        TrainingLoad(length, rows, processes, cell.model.parallel),
+        asked=files.needs_gradient_checkpointing or gradient_checkpointing,
+        fixed_rows=data.study.training.micro_batch_size > 0,
     )
 
 
-def _make_room(located: ModelFiles, shelf: BaseModelCache, *, processes: int = 1) -> bool:
-    """Frees a base that would be freed before the model is used, and so counts as free memory.
+def _held(
+    data: StudyData, files: ModelFiles, bases: BaseModelCache, *, processes: int = 1
+) -> HeldModel:
+    """Say how a model is held, after releasing a base that it will not be used with.
 
-    Returns:
-        Whether the model itself is in memory, and will be used as it is there.
+    Such a base would be released before the work anyway, and so counts as free memory.
     """
-    if processes == 1 and shelf.holds(located):
-        return True
-    shelf.release()
-    return False
+    loaded = processes == 1 and bases.holds(files)
+    if not loaded:
+        bases.release()
+    return HeldModel(
+        files.weights.folder, files.quantise, data.study.lora, files.recipe.lora_modules, loaded
+    )
 
 
-def _longest(prepared: StudyData, located: ModelFiles) -> int:
-    """Tokens of the longest prompt, as far as letters tell: of each language's longest item."""
-    codes = prepared.study.languages.evaluated
+def _longest(data: StudyData, files: ModelFiles) -> int:
+    """Count the tokens of the longest prompt: of each language's longest item, by letters."""
+    codes = data.study.languages.evaluated
     items = [
         max(rows, key=lambda item: len(item.flores_passage))
         for code in codes
-        if (rows := prepared.all_heldout(code))
+        if (rows := data.all_heldout(code))
     ]
-    layout, tokenizer = prompt_format(prepared, located.recipe), located.tokenizer()
+    layout, tokenizer = prompt_format(data, files.recipe), files.tokenizer()
     prompts = render_prompts(items, layout, tokenizer)
     return max((len(ids) for ids in tokenizer(prompts)["input_ids"]), default=1)

@@ -19,9 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xling.models.architectures import architecture_of
-from xling.planning.adapters import lora_matrices, lora_parameters
 from xling.planning.gpus import BETWEEN_NODES_GB, Gpu
-from xling.planning.sizes import Sizes
+from xling.planning.sizes import Sizes, lora_matrices, lora_parameters
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,6 @@ def training_seconds(
     passes: float,
     gradient_checkpointing: bool,
     processes: int,
-    per_node: int,
     sharded_bytes: int,
     gpu: Gpu,
     utilisation: Utilisation = UTILISATION,
@@ -131,16 +129,15 @@ def training_seconds(
         passes: forward passes of one process.
         gradient_checkpointing: each pass is done once more before its backward one.
         processes: each with a GPU.
-        per_node: GPUs of a node.
         sharded_bytes: of the weights that processes share; 0: each has all.
-        gpu: each one's.
+        gpu: each one's; `per_node` of them are in a node.
         utilisation: share of its peak.
     """
     computing = flops / (gpu.tflops * 1e12 * utilisation.of_training(sizes) * processes)
     times = 3 if gradient_checkpointing else 2
     # A backward pass starts about twice the kernels of a forward one.
     launching = passes * (times + 1) * _launches(sizes, 1.0)
-    link = gpu.link_gb if processes <= per_node else min(gpu.link_gb, BETWEEN_NODES_GB)
+    link = gpu.link_gb if processes <= gpu.per_node else min(gpu.link_gb, BETWEEN_NODES_GB)
     away = sharded_bytes * (processes - 1) / processes
     gathering = passes * times * away / (link * 1e9)
     return max(computing, launching, gathering)

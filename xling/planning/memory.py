@@ -12,8 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xling.models.architectures import architecture_of
-from xling.planning.adapters import four_bit_matrices, lora_matrices, lora_parameters
-from xling.planning.sizes import Layer, Matrix, Sizes
+from xling.planning.sizes import (
+    Layer,
+    Matrix,
+    Sizes,
+    four_bit_matrices,
+    lora_matrices,
+    lora_parameters,
+)
 
 BLOCK = 64
 """Weights that share a scale in NF4."""
@@ -99,7 +105,7 @@ def weight_bytes(sizes: Sizes, setting: Setting) -> int:
     return in_four_bits + rest * setting.value_bytes
 
 
-def plain_bytes(sizes: Sizes, setting: Setting) -> int:
+def dequantised_bytes(sizes: Sizes, setting: Setting) -> int:
     """Bytes of dequantised copies of the four-bit linear layers, beside these themselves."""
     known = architecture_of(sizes.model_type)
     stacked = known is not None and known.experts == "parametrise"

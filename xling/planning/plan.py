@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xling.data import DataSet
-from xling.planning.compute import (
-    UTILISATION,
-    Utilisation,
-)
+from xling.planning.compute import UTILISATION, Utilisation
 from xling.planning.configurations import Configuration, find_configuration
 from xling.planning.gpus import Gpu
-from xling.planning.memory import (
-    MEASURED_ERROR,
-)
+from xling.planning.memory import MEASURED_ERROR
 from xling.planning.model_plan import ModelPlan
 from xling.planning.planner import Planner
 from xling.planning.sizes import model_sizes
@@ -82,7 +77,9 @@ def plan_study(
             continue
         work = _work(study, model, found, counts, data)
         lengths |= work.estimated
-        planner = Planner(study, model, found, sizes, work, gpu, gpus, utilisation)
+        planner = Planner(
+            study, model, found, sizes, work, replace(gpu, per_node=gpus), utilisation
+        )
         rows.append(planner.row())
     return Plan(study.name, gpu, gpus, utilisation, MEASURED_ERROR, lengths, tuple(rows))
 

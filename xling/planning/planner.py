@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from xling.planning.adapters import four_bit_matrices, lora_matrices, lora_parameters
 from xling.planning.advice import commands, notes
 from xling.planning.compute import (
     Utilisation,
@@ -26,25 +25,27 @@ from xling.planning.memory import (
     training_memory,
     weight_bytes,
 )
+from xling.planning.memory_limits import pass_plans
 from xling.planning.model_plan import Job, ModelPlan
-from xling.planning.passes import pass_plans
-from xling.planning.sizes import Sizes
-from xling.planning.workload import (
-    Workload,
-)
+from xling.planning.sizes import Sizes, four_bit_matrices, lora_matrices, lora_parameters
+from xling.planning.workload import Workload
 from xling.study import Study
 from xling.study.settings import ModelSettings
 from xling.training.batching import PASS_TOKENS, rows_at_once
 
 # Bytes of a weight in the checkpoint, which an inference server loads as it is.
-_NATIVE_BYTES = {"float": 2.0, "mxfp4": 17 / 32, "fp8": 1.0}
+_CHECKPOINT_BYTES = {"float": 2.0, "mxfp4": 17 / 32, "fp8": 1.0}
 _SERVER_SHARE = 0.9
 """Of a GPU's memory, that vLLM takes by default."""
 
 
 @dataclass(frozen=True)
 class Planner:
-    """One model's sizes and work, put together."""
+    """One model's sizes and work, put together.
+
+    Attributes:
+        gpu: kind of GPU, with as many in a node as the plan is made for.
+    """
 
     study: Study
     model: ModelSettings
@@ -52,7 +53,6 @@ class Planner:
     sizes: Sizes
     work: Workload
     gpu: Gpu
-    gpus: int
     utilisation: Utilisation
 
     @property
@@ -96,7 +96,7 @@ class Planner:
             training=training,
             scoring=scoring,
             written_tokens=self.work.scoring.written,
-            commands=commands(self.study, self.model, recipe, training, per_node=self.gpus),
+            commands=commands(self.study, self.model, recipe, training, per_node=self.gpu.per_node),
             notes=notes(self.study, self.model, recipe, training, scoring),
         )
 
@@ -115,7 +115,7 @@ class Planner:
         )
         gpus = processes
         if processes == 1 and not self._fits(memory):
-            gpus, memory = self._spread(memory, self.gpus)
+            gpus, memory = self._spread(memory, self.gpu.per_node)
         fits = self._fits(memory)
         sharded = processes > 1 and self.model.parallel == "fsdp"
         seconds = training_seconds(
@@ -124,7 +124,6 @@ class Planner:
             passes=self.work.examples / (rows * processes),
             gradient_checkpointing=checkpointing,
             processes=processes,
-            per_node=self.gpus,
             sharded_bytes=weight_bytes(self.sizes, self.setting) if sharded else 0,
             gpu=self.gpu,
             utilisation=self.utilisation,
@@ -149,12 +148,12 @@ class Planner:
         """
         settings = self.study.training
         batch, asked = settings.batch_size, self.model.processes
-        ways = [asked] if asked else [n for n in range(1, batch + 1) if batch % n == 0]
+        counts = [asked] if asked else [n for n in range(1, batch + 1) if batch % n == 0]
         if not asked and weight_bytes(self.sizes, self.setting) > self._room:
-            ways = [1]
+            counts = [1]
         chosen = settings.gradient_checkpointing
         fixed = settings.micro_batch_size
-        for processes in ways:
+        for processes in counts:
             most = min(fixed or batch, max(1, batch // processes))
             while fixed and batch % (most * processes) and most > 1:
                 most -= 1
@@ -254,8 +253,8 @@ class Planner:
         )
         if self.model.engine != "server":
             return memory
-        native = self.sizes.total * _NATIVE_BYTES[self.found.recipe.precision]
-        return replace(memory, weights=round(native))
+        stored = self.sizes.total * _CHECKPOINT_BYTES[self.found.recipe.precision]
+        return replace(memory, weights=round(stored))
 
     @staticmethod
     def _on_each(memory: Memory, gpus: int) -> Memory:
@@ -276,5 +275,5 @@ class Planner:
     def _place(self, gpus: int) -> str:
         if gpus == 1:
             return "one GPU"
-        nodes = -(-gpus // self.gpus)
+        nodes = -(-gpus // self.gpu.per_node)
         return "one node" if nodes == 1 else f"{nodes} nodes"

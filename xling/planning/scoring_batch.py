@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
+from xling.models.loading import device_name
 from xling.planning import memory_limits
 from xling.planning.memory import (
     MEASURED_ERROR,
     Setting,
+    dequantised_bytes,
     max_positions,
-    plain_bytes,
     scoring_memory,
     weight_bytes,
 )
+from xling.planning.memory_limits import HeldModel
 from xling.planning.sizes import Sizes
 
 logger = logging.getLogger(__name__)
@@ -23,94 +24,55 @@ logger = logging.getLogger(__name__)
 CPU_TENSOR_BYTES = 2**24
 
 
-def fitting_batch(
-    folder: Path,
-    *,
-    most: int,
-    quantise: str,
-    r: int,
-    lora_modules: str,
-    loaded: bool,
-    available: int | None = None,
-) -> int:
-    """Padded tokens of a scoring batch that the free memory holds: `most`, halved until it fits.
+def fitting_batch(model: HeldModel, *, most: int, available: int | None = None) -> int:
+    """Return the padded tokens of a scoring batch that memory holds: `most`, halved until it fits.
 
-    Never below `memory_limits.LEAST_TOKENS`, unless fewer are asked for: scoring halves batches itself
-    where memory runs out.
+    Never below `memory_limits.LEAST_TOKENS`, unless fewer are asked for: scoring halves batches
+    itself where memory runs out.
 
     Args:
-        folder: of the model; its config.json decides.
+        model: as it is held.
         most: tokens that are asked for.
-        quantise: ``nf4`` or ``none``.
-        r: rank of an adapter.
-        lora_modules: the study's pattern; empty: by architecture.
-        loaded: whether the model's weights are in memory already, and so in what is not free.
         available: bytes that are free; None: of this machine, now.
     """
-    import torch
-
-    sizes, setting = memory_limits.model_on_device(
-        folder, quantise=quantise, r=r, dropout=0.0, lora_modules=lora_modules
-    )
+    sizes, setting = memory_limits.model_on_device(model)
     there = memory_limits.available_bytes() if available is None else available
-    there += weight_bytes(sizes, setting) if loaded else 0
+    there += weight_bytes(sizes, setting) if model.loaded else 0
+    least = memory_limits.LEAST_TOKENS
     tokens = most
-    if not torch.cuda.is_available():
+    if device_name() == "cpu":
         widest = max(
             each.outputs for layer in sizes.layers for each in layer.matrices if not each.is_expert
         )
-        few = max(memory_limits.LEAST_TOKENS, CPU_TENSOR_BYTES // (widest * setting.value_bytes))
-        tokens = min(most, few)
-
+        tokens = min(most, max(least, CPU_TENSOR_BYTES // (widest * setting.value_bytes)))
     asked = tokens
-    while tokens > memory_limits.LEAST_TOKENS and _needed(sizes, setting, tokens) > there:
-        tokens = max(memory_limits.LEAST_TOKENS, tokens // 2)
+    while tokens > least and _needed(sizes, setting, tokens) > there:
+        tokens = max(least, tokens // 2)
     if tokens < asked:
-        logger.warning(
-            "%s free: batches of %d tokens instead of %d",
-            memory_limits.gigabytes(there),
-            tokens,
-            asked,
-        )
+        free = memory_limits.gigabytes(there)
+        logger.warning("%s free: batches of %d tokens instead of %d", free, tokens, asked)
     return tokens
 
 
-def copies_fit(
-    folder: Path,
-    *,
-    batch_tokens: int,
-    quantise: str,
-    r: int,
-    lora_modules: str,
-    loaded: bool,
-    available: int | None = None,
-) -> bool:
-    """Whether plain copies of four-bit weights fit beside a scoring, with ample room to spare.
+def copies_fit(model: HeldModel, *, batch_tokens: int, available: int | None = None) -> bool:
+    """Tell whether dequantised copies of four-bit weights fit beside a scoring, with headroom.
 
     Args:
-        folder: of the model; its config.json decides.
+        model: as it is held; where it is not in four bits, there is nothing to copy.
         batch_tokens: of `fitting_batch`.
-        quantise: ``nf4`` or ``none``, of which there is nothing to copy.
-        r: rank of an adapter.
-        lora_modules: the study's pattern; empty: by architecture.
-        loaded: whether the model's weights are in memory already, and so in what is not free.
         available: bytes that are free; None: of this machine, now.
     """
-    sizes, setting = memory_limits.model_on_device(
-        folder, quantise=quantise, r=r, dropout=0.0, lora_modules=lora_modules
-    )
-    there = (
-        memory_limits.on_one_device(memory_limits.available_bytes())
-        if available is None
-        else available
-    )
-    there += weight_bytes(sizes, setting) if loaded else 0
-    copies = plain_bytes(sizes, setting)
+    sizes, setting = memory_limits.model_on_device(model)
+    there = available
+    if there is None:
+        there = memory_limits.on_one_device(memory_limits.available_bytes())
+    there += weight_bytes(sizes, setting) if model.loaded else 0
+    copies = dequantised_bytes(sizes, setting)
     return 0 < copies <= memory_limits.headroom() * there - _needed(sizes, setting, batch_tokens)
 
 
 def _needed(sizes: Sizes, setting: Setting, tokens: int) -> float:
-    """Bytes of a scoring at its peak, in batches of so many padded tokens."""
+    """Return the bytes of a scoring at its peak, in batches of so many padded tokens."""
     read = min(tokens, max_positions(sizes))
     estimate = scoring_memory(sizes, setting, batch_tokens=tokens, length=tokens, positions=read)
     # What is known of the weights is exact; the rest is an estimate.

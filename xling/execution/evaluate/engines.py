@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xling.execution.memory_checks import check_scoring_room, scoring_batch, scoring_copies
+from xling.execution.memory_checks import check_scoring_memory, scoring_batch, scoring_copies
 from xling.execution.study_data import StudyData, prompt_format
 from xling.files.atomic import remember_int
 from xling.files.fingerprint import fingerprint
@@ -159,7 +159,7 @@ def engine_source(
         tokens = remember_int(work / BATCH_TOKENS, lambda: scoring_batch(prepared, located, shelf))
         routed = (cell.reasoning, cell.scoring) == ("direct", "answer-token")
         if not shelf.holds(located):
-            check_scoring_room(prepared, cell, located, shelf, batch_tokens=tokens)
+            check_scoring_memory(prepared, cell, located, shelf, batch_tokens=tokens)
         copies = scoring_copies(prepared, located, shelf, batch_tokens=tokens)
         params = {"engine": "in-process", "batch_tokens": tokens, "plain_copy": copies}
         yield EnginePool(

@@ -37,7 +37,7 @@ from xling.execution.finetune.setup import (
     with_memory,
 )
 from xling.execution.leakage_checks import check_no_training_leakage
-from xling.execution.memory_checks import check_training_room
+from xling.execution.memory_checks import check_training_memory
 from xling.execution.models import locate
 from xling.execution.study_data import StudyData, prompt_format, rows_sha256
 from xling.files.checksums import checksummed_directory, find_damage
@@ -208,7 +208,7 @@ def _train_once(
     if not done.is_dir():
         with checksummed_directory(done) as temporary:
             job = _job(prepared, cell, prompts, located, how, folder / CHECKPOINTS, temporary)
-            check_training_room(
+            check_training_memory(
                 prepared,
                 cell,
                 located,

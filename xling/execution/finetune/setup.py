@@ -14,7 +14,7 @@ from xling.execution.study_data import StudyData, prompt_format
 from xling.files.atomic import atomic_write
 from xling.models import BaseModelCache, ModelFiles
 from xling.models.loading import read_config
-from xling.planning.passes import MemoryUse
+from xling.planning.memory_limits import MemoryUse
 from xling.prompts import label_token_ids, render_prompts
 from xling.scoring.context import check_context
 from xling.study import Cell
