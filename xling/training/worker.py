@@ -10,6 +10,7 @@ import traceback
 import warnings
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 from xling.messages.secrets import mask_output, without_secrets
 from xling.training.failures import record_failure
@@ -62,9 +63,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Run the job and end the process with the exit code."""
     # Without the interpreter's own end: a process group that lost a member can hang in it.
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+if __name__ == "__main__":
+    run()
