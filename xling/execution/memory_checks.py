@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from xling.execution.study_data import StudyData, prompt_format
+from xling.execution.study_data import StudyData
 from xling.models import BaseModelCache, ModelFiles
 from xling.planning.memory_limits import check_memory, memory_use
 from xling.planning.passes import MemoryUse
@@ -191,6 +191,6 @@ def _longest(prepared: StudyData, located: ModelFiles) -> int:
         for code in codes
         if (rows := prepared.all_heldout(code))
     ]
-    layout, tokenizer = prompt_format(prepared, located.recipe), located.tokenizer()
+    layout, tokenizer = prepared.prompt_format(located.recipe), located.tokenizer()
     prompts = render_prompts(items, layout, tokenizer)
     return max((len(ids) for ids in tokenizer(prompts)["input_ids"]), default=1)
