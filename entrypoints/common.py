@@ -25,7 +25,7 @@ from xling.study.settings import ARMS, LARGEST, REASONING, SCORING
 
 Command = Callable[..., Any]
 DEBUG = "XLING_DEBUG"
-# Signs of a line of a usage error.
+# Characters of a line of a usage error.
 MOST_OF_USAGE = 400
 STUDY_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -34,20 +34,20 @@ class OneMessage(click.Command):
     """A command whose options, too, end with one short message where they are wrong."""
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
-        """Reads the options.
+        """Read the options.
 
         Raises:
             click.ClickException: instead of any error.
         """
-        with errors_told():
+        with one_message():
             try:
                 return super().make_context(*arguments, **options)
             except click.UsageError as error:
                 # A study's problems have a line each; click's own words hold what was typed.
                 words = error.format_message()
                 lines = words.split("\n") if _is_of_a_study(error) else [words]
-                told = "\n".join(format_name(line, MOST_OF_USAGE) for line in lines)
-                raise click.UsageError(told, ctx=error.ctx) from error
+                message = "\n".join(format_name(line, MOST_OF_USAGE) for line in lines)
+                raise click.UsageError(message, ctx=error.ctx) from error
 
 
 def _is_of_a_study(error: click.UsageError) -> bool:
@@ -70,7 +70,7 @@ class StudyFile(click.ParamType[Study]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Study:
-        """Reads the study; a wrong one is a usage error."""
+        """Read the study; a wrong one is a usage error."""
         if isinstance(value, Study):
             return value
         try:
@@ -87,9 +87,9 @@ class StudyFile(click.ParamType[Study]):
 
 
 def _logged_study(name: str) -> str | None:
-    """Text of a study file that a run has; None if none has it."""
+    """Find the text of a study file that a run has; None if none has it."""
     if not STUDY_NAME.fullmatch(name):
-        return None  # the path of a file, whose own error is to be told
+        return None  # the path of a file, whose own error is the message
     from xling.tracking import StoreUnavailable, find_study_file
 
     try:
@@ -101,7 +101,7 @@ def _logged_study(name: str) -> str | None:
 class Whole(click.IntRange):
     """A whole number in a range, and none that is too large for anything it could count.
 
-    `most` is no part of the range: what is possible up to there is not worth reading in the help.
+    `most` is not part of the range: what is possible up to there is not worth reading in the help.
     """
 
     def __init__(self, min: int | None = None, max: int | None = None, most: int = LARGEST) -> None:
@@ -109,7 +109,7 @@ class Whole(click.IntRange):
         self.most = most if max is None else max
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Reads the number; a wrong one is a usage error."""
+        """Read the number; a wrong one is a usage error."""
         if isinstance(value, str) and len(value) > MOST:
             self.fail(f"{format_value(value)} is not a valid integer up to {self.most}", param, ctx)
         number = int(super().convert(value, param, ctx))
@@ -124,17 +124,17 @@ class Finite(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Reads the number; a wrong one is a usage error."""
+        """Read the number; a wrong one is a usage error."""
         if isinstance(value, str) and len(value) > MOST:
             self.fail(f"{format_value(value)} is not a valid float", param, ctx)
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no finite number", param, ctx)
+            self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
 
 
 def study_option(default: str = "demo", *, logged: bool = False) -> Callable[[Command], Command]:
-    """``--study``; with `logged`, the store is asked for names that no file has."""
+    """Make ``--study``; with `logged`, the store is asked for names that no file has."""
     return click.option(
         "--study",
         type=StudyFile(logged=logged),
@@ -176,7 +176,7 @@ scoring_option = click.option(
 
 
 def split_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """Names separated by commas, as a tuple; empty: none asked for."""
+    """Split names at commas; empty: none asked for."""
     names = tuple(name.strip() for name in value.split(",") if name.strip())
     if value and not names:
         raise click.BadParameter(f"{format_value(value)} names no model; leave it empty for all")
@@ -184,12 +184,12 @@ def split_names(context: click.Context, parameter: click.Parameter, value: str) 
 
 
 def arm_option(default: str, arms: Sequence[str] = ARMS) -> Callable[[Command], Command]:
-    """``--arm``, one of `arms`."""
+    """Make ``--arm``, one of `arms`."""
     return click.option("--arm", type=click.Choice(arms), default=default, show_default=True)
 
 
 def entry_point(command: Command) -> Command:
-    """Sets up the log and the end of a process around a command, and its option ``--debug``.
+    """Set up the log and the end of a process around a command, and its option ``--debug``.
 
     Every error ends with one message and exit code 1 (click's own usage errors: 2): wrong input,
     missing files and a store that does not answer with theirs, any other as a defect of this
@@ -202,7 +202,7 @@ def entry_point(command: Command) -> Command:
         from xling.training.torchrun import check_started_alone
 
         _prepare_process()
-        with errors_told():
+        with one_message():
             check_started_alone(command)
             try:
                 value = command(*arguments, **options)
@@ -219,13 +219,13 @@ def entry_point(command: Command) -> Command:
         is_eager=True,
         expose_value=False,
         callback=_note_debug,
-        help="Show tracebacks and a detailed log. It is no parameter of `mlflow run`: there, and "
+        help="Show tracebacks and a detailed log. It is not a parameter of `mlflow run`: there, and "
         f"in processes that a command starts, {DEBUG}=1 does the same.",
     )(wrapped)
 
 
 def _say_what_waits() -> bool:
-    """Says what waits for the tracking store; returns whether this command made some of it."""
+    """Say what waits for the tracking store; return whether this command made some of it."""
     if "xling.tracking" not in sys.modules:
         return False  # the command had nothing to do with it
     from xling.tracking import account
@@ -243,8 +243,8 @@ def _note_debug(context: click.Context, parameter: click.Parameter, value: bool)
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
-    """Makes one message of any error; with ``--debug`` it keeps its traceback.
+def one_message() -> Iterator[None]:
+    """Make one message of any error; with ``--debug`` it keeps its traceback.
 
     Raises:
         click.ClickException: instead of the error.
@@ -264,7 +264,7 @@ def _prepare_process() -> None:
     mask_output()
     for room in ("xling", "analysis"):
         logging.getLogger(room).setLevel(logging.DEBUG if os.environ.get(DEBUG) else logging.INFO)
-    # Of each try that fails; what comes of them is said in a line of our own.
+    # Of each try that fails; what comes of them has its own line.
     tries = logging.DEBUG if os.environ.get(DEBUG) else logging.ERROR
     logging.getLogger("urllib3.connectionpool").setLevel(tries)
     # Bars of a few small files, and one library's warnings about another, hide what matters.

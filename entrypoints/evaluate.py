@@ -54,10 +54,10 @@ def main(
 
     cell = Cell(study.find_model(model), arm, seed, reasoning, scoring)
     tracking.check_store()
-    prepared = prepare_study(study, data=data, limit=limit)
+    study_data = prepare_study(study, data=data, limit=limit)
     tracking.open_store()
-    run_id = run_evaluate(prepared, cell, BaseModelCache(), adapter=adapter, force=force)
-    for line in accuracy_lines(prepared.study, run_id):
+    run_id = run_evaluate(study_data, cell, BaseModelCache(), adapter=adapter, force=force)
+    for line in accuracy_lines(study_data.study, run_id):
         click.echo(line)
 
 

@@ -50,15 +50,15 @@ def main(
 ) -> None:
     """Fine-tune one model of a study: on its source languages, or as another arm asks."""
     from xling import tracking
-    from xling.execution import adapter_name, prepare_study, run_finetune
+    from xling.execution import prepare_study, run_finetune
     from xling.models import BaseModelCache
 
     cell = Cell(study.find_model(model), arm, seed)
     tracking.check_store()
-    prepared = prepare_study(study, data=data, limit=limit)
+    study_data = prepare_study(study, data=data, limit=limit)
     tracking.open_store()
-    run_id = run_finetune(prepared, cell, BaseModelCache(), fold=fold, force=force)
-    click.echo(f"{adapter_name(prepared, cell, fold)}: run {run_id}")
+    run_id = run_finetune(study_data, cell, BaseModelCache(), fold=fold, force=force)
+    click.echo(f"{study_data.adapter_name(cell, fold)}: run {run_id}")
 
 
 if __name__ == "__main__":

@@ -58,24 +58,24 @@ def main(
 
     chosen = study.only_models(models) if models else study
     tracking.check_store()
-    prepared = prepare_study(chosen, data=data, limit=limit)
+    study_data = prepare_study(chosen, data=data, limit=limit)
     experiment = tracking.open_store()
     parameters = {
-        **prepared.parameters,
+        **study_data.parameters,
         "models": ",".join(models),
         "execution": execution,
     }
-    _run(prepared, parameters, execution, force)
+    _run(study_data, parameters, execution, force)
     click.echo(f"Runs are in experiment {experiment!r} at {tracking.tracking_uri()}")
 
 
 def _run(
-    prepared: StudyData, parameters: dict[str, str], execution: Execution, force: bool
+    study_data: StudyData, parameters: dict[str, str], execution: Execution, force: bool
 ) -> None:
     from xling import tracking
     from xling.execution import register_study, run_cells
 
-    study = prepared.study
+    study = study_data.study
     with tracking.tracked_run(
         "study",
         name=f"study {study.name}",
@@ -84,7 +84,7 @@ def _run(
         tags={"command": tracking.run_command("main", parameters)},
     ):
         tracking.log_text(study.to_yaml(), "study.yaml")
-        outcome = run_cells(prepared, force=force, execution=execution).in_store()
+        outcome = run_cells(study_data, force=force, execution=execution).in_store()
         if outcome.evaluated:
             # Its libraries take seconds to load, and memory that the cells may need.
             from analysis.analyze_run import run_analysis
@@ -92,7 +92,7 @@ def _run(
             analysis = run_analysis(
                 study,
                 bound=BOUND,
-                parameters=prepared.parameters,
+                parameters=study_data.parameters,
                 run_ids=set(outcome.evaluated.values()),
             )
             tracking.log_metrics(analysis.headline)

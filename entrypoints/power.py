@@ -19,7 +19,7 @@ class OptionalStudyFile(click.ParamType[Study | None]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Study | None:
-        """Reads the study; a wrong one is a usage error."""
+        """Read the study; a wrong one is a usage error."""
         return None if value in ("", None) else StudyFile(logged=True).convert(value, param, ctx)
 
 
@@ -61,7 +61,7 @@ def main(
     seeds: int,
     experiment: str,
 ) -> None:
-    """Minimal detectable effects and provable bounds of D and I."""
+    """Compute minimal detectable effects and provable bounds of D and I."""
     from xling import tracking
 
     tracking.open_store()

@@ -27,13 +27,13 @@ def main(study: Study, data: str, limit: int, force: bool) -> None:
     from xling.execution import prepare_study, run_prepare
 
     tracking.check_store()
-    prepared = prepare_study(study, data=data, limit=limit)
+    study_data = prepare_study(study, data=data, limit=limit)
     tracking.open_store()
-    run_id = run_prepare(prepared, force=force)
+    run_id = run_prepare(study_data, force=force)
     click.echo(
-        f"{prepared.study.name}: {len(prepared.data.languages)} languages, "
-        f"{len(prepared.splits[0].training_ids)} training and "
-        f"{len(prepared.fold_of)} held-out questions in each; run {run_id}"
+        f"{study_data.study.name}: {len(study_data.questions.languages)} languages, "
+        f"{len(study_data.splits[0].training_ids)} training and "
+        f"{len(study_data.fold_of)} held-out questions in each; run {run_id}"
     )
 
 

@@ -11,7 +11,7 @@ from xling.study import Study
 
 
 def _alias_of_the_registry(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """An alias that the registry takes; it would refuse another after versions were made."""
+    """Check that the registry takes an alias; it refuses others only after versions exist."""
     reserved = value.lower() == "latest" or re.fullmatch(r"[vV]\d+", value)
     if reserved or not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", value):
         raise click.BadParameter(

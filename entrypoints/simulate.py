@@ -24,7 +24,7 @@ from xling.study.settings import LONGEST_NAME
 
 
 def _size(name: str, words: str) -> Callable[[Command], Command]:
-    """An option for one of the design's counts, with the design's default."""
+    """Make an option for one of the design's counts, with the design's default."""
     default = getattr(Design(), name)
     return click.option(
         f"--{name}", type=Whole(min=1), default=default, show_default=True, help=words
@@ -41,7 +41,7 @@ def _shift(name: str, words: str) -> Callable[[Command], Command]:
 
 
 def _free_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """A name for a study that no study file has."""
+    """Check that no study file has the name."""
     if value and (not STUDY_NAME.fullmatch(value) or len(value) > LONGEST_NAME):
         raise click.BadParameter(
             f"{format_value(value)} may hold letters, digits, _ and - only, {LONGEST_NAME} at most"

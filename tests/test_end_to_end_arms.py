@@ -269,7 +269,7 @@ def test_one_adapter_for_all_folds_is_refused(folds):
         "evaluate", study=folds.study, arm="finetuned", adapter=trained.info.run_id, limit=16
     )
     assert wrong.returncode != 0
-    assert "each fold has an adapter of its own" in wrong.stderr
+    assert "each fold has its own adapter" in wrong.stderr
     wrong = folds.mlflow_run("finetune", study=folds.study, fold=2, limit=16)
     assert wrong.returncode != 0
     assert "has no fold 2; valid: 0 to 1" in wrong.stderr

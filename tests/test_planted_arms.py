@@ -27,8 +27,8 @@ from tests.planted_models import (
 from xling.data.training_rows import TrainingRow, label_agreement
 from xling.execution import prepare_study
 from xling.execution.evaluate.answers import Answers, record_frame
-from xling.execution.evaluate.examiner import ItemScorer
-from xling.execution.study_data import StudyData, prompt_format
+from xling.execution.evaluate.item_scorer import ItemScorer
+from xling.execution.study_data import StudyData
 from xling.models import LoadedModel, locate_model
 from xling.prompts import label_token_ids, render_prompts
 from xling.records import describe_format, summarize_records
@@ -79,7 +79,7 @@ class Bench:
         self.prepared: StudyData = prepare_study(planted_study(data, model, training))
         self.opened: LoadedModel = locate_model(str(model), chat=False, quantise="none").open()
         self._folder = folder
-        self._layout = prompt_format(self.prepared, self.opened.recipe)
+        self._layout = self.prepared.prompt_format(self.opened.recipe)
 
     def cell(self, arm: str, scoring: str = "answer-token", seed: int = 0) -> Cell:
         return Cell(self.prepared.study.models[0], arm, seed, scoring=scoring)
@@ -94,10 +94,10 @@ class Bench:
         engine = InProcessEngine(
             opened.model, opened.tokenizer, add_special_tokens=not self._layout.chat
         )
-        examiner = ItemScorer(
+        scorer = ItemScorer(
             engine, opened.tokenizer, self._layout, cell=cell, study=self.prepared.study
         )
-        answers = examiner.ask(items, description="", unfinished=self._folder / "unfinished")
+        answers = scorer.score(items, description="", unfinished=self._folder / "unfinished")
         frame = record_frame(
             items, answers, cell=cell, language=TARGET, part="heldout", folds=[0] * len(items)
         )

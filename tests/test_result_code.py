@@ -27,6 +27,7 @@ from tests.result_code import (
     source_of,
 )
 from xling.execution import StudyData, prepare_study
+from xling.execution.cell_run import CellJob
 from xling.execution.evaluate.run_evaluate import evaluate_fingerprint
 from xling.execution.finetune.run_finetune import finetune_fingerprint
 from xling.files.fingerprint import fingerprint
@@ -144,7 +145,7 @@ def test_training_and_scoring_keep_apart_where_they_can() -> None:
     train, score = reached("train"), reached("score")
     assert {"xling.training", "xling.training.step", "xling.training.train"} <= train - score
     assert {
-        "xling.execution.evaluate.examiner",
+        "xling.execution.evaluate.item_scorer",
         "xling.execution.evaluate.by_language",
         "xling.records",
     } <= score - train
@@ -303,10 +304,10 @@ def fingerprints(cells: Cells) -> dict[str, str]:
     found = {}
     for name, (prepared, cell, located) in cells.items():
         if name == "finetune":
-            found[name] = finetune_fingerprint(prepared, cell, located)
+            found[name] = finetune_fingerprint(CellJob(prepared, cell, located))
         else:
             parts = prepared.evaluated_items(cell)
-            found[name] = evaluate_fingerprint(prepared, cell, located, parts, [])
+            found[name] = evaluate_fingerprint(CellJob(prepared, cell, located), parts, [])
     return found
 
 

@@ -71,14 +71,14 @@ def test_folds_hold_every_question_out_once_and_never_train_on_it():
     data = DEMO.data.model_copy(update={"split": "cross-fit", "folds": 3})
     study = DEMO.model_copy(update={"data": data})
     prepared = prepare_study(study)
-    assert prepared.cross_fitted and set(prepared.fold_of) == set(prepared.data.item_ids)
+    assert prepared.cross_fitted and set(prepared.fold_of) == set(prepared.questions.item_ids)
     for fold in range(3):
         trained = {row.item.item_id for row in prepared.training_rows(cell_of(study), fold)}
         heldout = {item.item_id for item in prepared.items("heb_Hebr", "heldout", fold)}
         assert not trained & heldout
         assert heldout == {key for key, value in prepared.fold_of.items() if value == fold}
     parts = prepared.evaluated_items(cell_of(study, "base"))
-    assert len(parts["heldout"]["heb_Hebr"]) == len(prepared.data.item_ids)
+    assert len(parts["heldout"]["heb_Hebr"]) == len(prepared.questions.item_ids)
     with pytest.raises(ValueError, match="has no fold 3; valid: 0 to 2"):
         prepared.training_rows(cell_of(study), 3)
     with pytest.raises(ValueError, match=r"has no fold 1; valid: 0 \(its split is not cross-fit"):
@@ -119,7 +119,7 @@ def test_other_data_is_another_study():
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real data is not there")
 def test_real_text_in_all_varieties_prepares():
     prepared = prepare_study(DEMO, data=str(SHARED / "sib200_mc"), limit=60)
-    assert len(prepared.data.languages) == 14
+    assert len(prepared.questions.languages) == 14
     assert len(prepared.splits[0].training_ids) == 60
     assert len(prepared.splits[0].heldout_ids) == DEMO.data.held_out
 

@@ -133,7 +133,7 @@ def test_units_hold_the_cells_of_one_adapter_in_order(tmp_path, tiny_model):
 
 def test_workers_get_the_code_and_nothing_else(tmp_path):
     copy_code(tmp_path)
-    assert (tmp_path / "xling" / "execution" / "ray_worker.py").is_file()
+    assert (tmp_path / "xling" / "execution" / "ray" / "worker.py").is_file()
     assert (tmp_path / "conda.yaml").is_file()  # where the pins are read from
     assert not list(tmp_path.rglob("*.pyc"))
     assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 5 * MEBIBYTE

@@ -13,7 +13,7 @@ from tests.place import Place
 from tests.serving import TinyServer
 from xling import tracking
 from xling.execution import prepare_study, run_evaluate, run_finetune
-from xling.execution.evaluate.engines import check_servers, reach_server
+from xling.execution.evaluate.engines import check_servers, connect_server
 from xling.models import BaseModelCache
 from xling.records import LOGPROB_COLUMNS, read_records
 from xling.study import Cell
@@ -142,15 +142,15 @@ def test_bounds_stay_out_of_calibration_and_below_one(place, server, store, tmp_
 
 def test_unfinished_work_of_one_server_is_not_another_s(place, server, store):
     server.reset()
-    first = reach_server(prepared_of(place, server.url).study.models[0])
+    first = connect_server(prepared_of(place, server.url).study.models[0])
     with TinyServer(server.folder).running() as other:
         other.models, other.base = {"other": other.models["tiny"]}, "other"
         remote = prepared_of(place, other.url)
-        second = reach_server(remote.study.models[0])
+        second = connect_server(remote.study.models[0])
         check_servers(remote.study)
     assert second.served.base == "other"
     assert first.work_key("cell") != second.work_key("cell")
-    assert first.work_key("cell") == reach_server(
+    assert first.work_key("cell") == connect_server(
         prepared_of(place, server.url).study.models[0]
     ).work_key("cell")
     with pytest.raises(ValueError, match="Start the server"):

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from xling.execution.cell_run import locate
 from xling.execution.evaluate import by_language
 from xling.execution.evaluate.answers import Answers
-from xling.execution.evaluate.by_language import answer_stage
-from xling.execution.evaluate.examiner import ItemScorer
-from xling.execution.models import locate
-from xling.execution.study_data import StudyData, prepare_study, prompt_format
+from xling.execution.evaluate.by_language import answer_by_language
+from xling.execution.evaluate.item_scorer import ItemScorer
+from xling.execution.study_data import StudyData, prepare_study
 from xling.models import BaseModelCache
 from xling.scoring import InProcessEngine
 from xling.study import Cell, Study
@@ -89,12 +89,12 @@ def answer(
         opened.model, opened.tokenizer, add_special_tokens=True, kept=folder / "batches.jsonl"
     )
     engine.calls, engine.after = [], after
-    layout = prompt_format(prepared, located.recipe)
-    examiner = ItemScorer(
+    layout = prepared.prompt_format(located.recipe)
+    scorer = ItemScorer(
         engine, opened.tokenizer, layout, cell=cell, study=prepared.study, model=opened.model
     )
     with suppress(KeyboardInterrupt):
-        answer_stage(prepared, cell, examiner, prepared.evaluated_items(cell), folder)
+        answer_by_language(prepared, cell, scorer, prepared.evaluated_items(cell), folder)
     return engine.calls
 
 

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 
 from xling.execution import prepare_study
+from xling.execution.cell_run import CellJob
 from xling.execution.finetune.run_finetune import finetune_fingerprint
 from xling.execution.finetune.setup import (
     CHECKPOINTS,
     MEMORY,
     TRAINED,
     Training,
-    how_to_train,
+    plan_training,
     with_memory,
 )
 from xling.files.checksums import checksummed_directory
-from xling.models import BaseModelCache, locate_model
+from xling.models import locate_model
 from xling.planning import memory_limits
 from xling.study import Study
 from xling.training.checkpoints import PROGRESS, STATE
@@ -49,8 +50,9 @@ def decided(study: Study, work: Path, free: int, monkeypatch, **training: object
     prepared = prepare_study(changed(study, **training))
     cell, located = prepared.study.cells()[1], locate_model(study.models[0].id)
     monkeypatch.setattr(memory_limits, "available_bytes", lambda processes: free)
-    how = how_to_train(prepared, cell, located)
-    return with_memory(how, prepared, cell, located, BaseModelCache(), longest=200, work=work)
+    job = CellJob(prepared, cell, located)
+    how = plan_training(job)
+    return with_memory(how, job, longest=200, work=work)
 
 
 def use_of(how: Training) -> dict[str, object]:
@@ -108,7 +110,7 @@ def test_settings_that_save_memory_find_the_same_adapter(study) -> None:
     def digest(**training: object) -> str:
         prepared = prepare_study(changed(study, **training))
         cell = prepared.study.cells()[1]
-        return finetune_fingerprint(prepared, cell, locate_model(study.models[0].id))
+        return finetune_fingerprint(CellJob(prepared, cell, locate_model(study.models[0].id)))
 
     same = digest()
     assert digest(gradient_checkpointing=True, micro_batch_size=2, checkpoints=9) == same

@@ -17,9 +17,8 @@ import torch
 from tests.tiny_models import byte_tokenizer
 from xling.data import build_mini, mini_languages
 from xling.execution import StudyData, prepare_study
-from xling.execution.cell_run import prompt_format
-from xling.execution.evaluate.by_language import answer_stage
-from xling.execution.evaluate.examiner import ItemScorer
+from xling.execution.evaluate.by_language import answer_by_language
+from xling.execution.evaluate.item_scorer import ItemScorer
 from xling.execution.evaluate.log_results import instrument_metrics
 from xling.models import LoadedModel, locate_model
 from xling.prompts import (
@@ -223,10 +222,10 @@ def evaluate(study: Study, way: str, opened: LoadedModel) -> Results:
     """What an evaluate run of the base logs, but for the logging."""
     prepared = prepared_once(study)
     cell = cell_of(prepared.study, "base", way=way)
-    examiner = ItemScorer(
+    scorer = ItemScorer(
         engine_of(opened),
         opened.tokenizer,
-        prompt_format(prepared, opened.recipe),
+        prepared.prompt_format(opened.recipe),
         cell=cell,
         study=prepared.study,
         model=opened.model,
@@ -234,7 +233,7 @@ def evaluate(study: Study, way: str, opened: LoadedModel) -> Results:
     languages = prepared.study.languages
     with TemporaryDirectory() as work:
         folder = Path(work)
-        answer_stage(prepared, cell, examiner, prepared.evaluated_items(cell), folder)
+        answer_by_language(prepared, cell, scorer, prepared.evaluated_items(cell), folder)
         records = pd.concat(
             read_records(folder / f"{code}.parquet") for code in languages.evaluated
         )
@@ -283,7 +282,7 @@ def train(
     prepared = prepared_once(study)
     rows = prepared.training_rows(cell_of(prepared.study, arm))
     heldout = prepared.items("eng_Latn", "heldout")
-    layout = prompt_format(prepared, opened.recipe)
+    layout = prepared.prompt_format(opened.recipe)
     special = not layout.chat
     texts = render_prompts([row.item for row in rows], layout, opened.tokenizer)
     lora = {**prepared.study.lora.model_dump(), "dropout": dropout}
@@ -318,7 +317,7 @@ def embedded_results(name: str) -> Results:
     """What an embedded model's base says of four questions in two languages."""
     opened = open_model(name)
     prepared = prepare_study(golden_study(name))
-    layout = prompt_format(prepared, opened.recipe)
+    layout = prepared.prompt_format(opened.recipe)
     found: Results = {}
     for code in EMBEDDED_LANGUAGES:
         prompts = render_prompts(prepared.items(code, "heldout"), layout, opened.tokenizer)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
-from xling.execution.finetune.log_adapter import TrainedAdapter, log_trained
+from xling.execution.finetune.log_adapter import TrainedAdapter, log_adapter
 from xling.models import BaseModelCache, loaded
 from xling.models.loaded import checksums
 from xling.models.loading import load_base
@@ -101,7 +101,7 @@ def test_logged_adapter_is_loaded_back_and_its_base_freed(trained, store, tmp_pa
     shelf.release()
     before = len(four_bit_weights())
     with a_run() as run_id:
-        log_trained(adapter, settings(job), tmp_path / "job")
+        log_adapter(adapter, settings(job), tmp_path / "job")
     tags = mlflow.get_run(run_id).data.tags
     assert (tmp_path / "job" / "checkpoints").is_dir()
     assert len(four_bit_weights()) == before
@@ -114,7 +114,7 @@ def test_adapter_that_scores_differently_leaves_nothing_to_go_on_from(trained, s
     _, job, adapter = trained
     wrong = replace(adapter, check_logprobs=adapter.check_logprobs + 0.01)
     with a_run(), pytest.raises(RuntimeError, match="difference 0.01 .* trains it anew"):
-        log_trained(wrong, settings(job), tmp_path / "job")
+        log_adapter(wrong, settings(job), tmp_path / "job")
     assert not (tmp_path / "job").exists()
 
 
@@ -136,7 +136,7 @@ def test_logged_adapter_is_checked_on_the_shelf_s_base(trained, store, tmp_path,
     base = shelf.open(job.locate()).model
     before = checksums(base)
     with shelf.share(), a_run():
-        log_trained(adapter, settings(job), tmp_path / "job")
+        log_adapter(adapter, settings(job), tmp_path / "job")
     assert not loads
     assert shelf.open(job.locate()).model is base
     assert checksums(base) == before
@@ -147,7 +147,7 @@ def test_an_empty_shelf_keeps_the_base_that_a_check_loads(trained, store, tmp_pa
     shelf, job, adapter = trained
     shelf.release()
     with shelf.share(), a_run():
-        log_trained(adapter, settings(job), tmp_path / "job")
+        log_adapter(adapter, settings(job), tmp_path / "job")
     shelf.open(job.locate())
     assert len(loads) == 1
 
@@ -162,7 +162,7 @@ def test_adapter_of_a_base_that_its_training_changed_is_refused(trained, store, 
         scores = engine.score(adapter.check_prompts).logprobs
     live = base = engine = None
     with shelf.share(), a_run(), pytest.raises(RuntimeError, match="scores differently"):
-        log_trained(replace(adapter, check_logprobs=scores), settings(job), tmp_path / "job")
+        log_adapter(replace(adapter, check_logprobs=scores), settings(job), tmp_path / "job")
     assert len(loads) == 1
 
 
@@ -174,10 +174,10 @@ def test_broken_logged_adapter_is_caught_on_the_shelf_s_base(trained, store, tmp
     kept = tmp_path / "kept"
     kept.mkdir()
     with shelf.share(), a_run(), pytest.raises(RuntimeError, match="scores differently"):
-        log_trained(adapter, settings(job), kept)
+        log_adapter(adapter, settings(job), kept)
     path.write_bytes(b"cut")
     with shelf.share(), a_run(), pytest.raises(Exception, match="safetensors|header"):
-        log_trained(adapter, settings(job), kept)
+        log_adapter(adapter, settings(job), kept)
     assert not loads
 
 
@@ -196,7 +196,7 @@ def test_files_on_this_machine_are_used_if_they_are_those_that_were_logged(
 ):
     _, job, adapter = trained
     with a_run() as uri:
-        log_trained(adapter, settings(job), tmp_path / "job")
+        log_adapter(adapter, settings(job), tmp_path / "job")
     assert fetch_adapter(uri, tmp_path / "new", at_hand=adapter.folder).folder == adapter.folder
     assert not (tmp_path / "new").exists()
     fetched = fetch_adapter(uri, tmp_path / "new", at_hand=tmp_path / "nowhere")

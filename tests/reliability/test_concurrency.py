@@ -51,7 +51,7 @@ def test_the_same_study_twice_at_once_computes_every_cell_once(zygote, native, t
     main = ["main", "--study", str(place.study)]
     ends = at_once(zygote, place, [main, list(main)])
     assert [code for code, _ in ends] == [0, 0], [output[-2000:] for _, output in ends]
-    assert "another process is at it" in ends[0][1] + ends[1][1]
+    assert "another process is already running it" in ends[0][1] + ends[1][1]
     alone = new_place(tmp_path / "alone", native)
     code, output = zygote.run(
         ["main", "--study", str(alone.study)], environment(alone), folder=alone.folder

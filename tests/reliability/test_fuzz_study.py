@@ -225,7 +225,7 @@ def test_aliases_and_merges_say_what_they_repeat() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [
-        ("models.0.lora_modules", "(", "models.0.lora_modules: is no regular expression"),
+        ("models.0.lora_modules", "(", "models.0.lora_modules: is not a regular expression"),
         ("models.0.name", "..", "models.0"),
         ("models.0.name", "a" * 101, "models.0: id 'gemma3-270m' makes the name 'aaa"),
         ("name", "a" * 151, "name"),

@@ -17,8 +17,9 @@ import pytest
 from tests.tiny_models import save_tiny_model
 from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
 from xling import tracking
+from xling.execution.cell_run import CellJob
 from xling.execution.evaluate.find_adapters import _fetch_adapter
-from xling.execution.finetune.log_adapter import TrainedAdapter, log_trained
+from xling.execution.finetune.log_adapter import TrainedAdapter, log_adapter
 from xling.models import BaseModelCache, locate_model
 from xling.prompts import PromptFormat
 from xling.tracking.adapters import fetch_adapter, score_logged_adapter
@@ -76,7 +77,7 @@ def place(store):
     }
     named = {"name": "finetune tiny", "study": "tiny", "params": {}, "tags": {}}
     with tracking.tracked_run("finetune", **named) as run_id:
-        log_trained(adapter, settings, folder / "job")
+        log_adapter(adapter, settings, folder / "job")
     (stored,) = folder.rglob("mlruns/**/artifacts/artifacts/adapter/adapter_config.json")
     return SimpleNamespace(
         folder=folder, base=base, uri=run_id, stored=stored.parent,
@@ -144,7 +145,7 @@ def fetched_for(place, located, folder: Path, *, arm: str = "finetuned", seed: i
     cell = SimpleNamespace(model=SimpleNamespace(id=str(located.recipe.repository)), arm=arm)
     cell.seed = seed
     prepared = SimpleNamespace(splits=(None,))
-    return _fetch_adapter(prepared, cell, located, place.uri, folder)
+    return _fetch_adapter(CellJob(prepared, cell, located), place.uri, folder)
 
 
 def test_an_adapter_goes_onto_its_own_base_alone(place, tmp_path):

@@ -57,7 +57,7 @@ def prepared_of(study: Study, limit: int = 0) -> StudyData:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         prepared = prepare_study(study, limit=limit)
-        splits = tuple(without_repeats(prepared.data, split) for split in prepared.splits)
+        splits = tuple(without_repeats(prepared.questions, split) for split in prepared.splits)
     return replace(prepared, splits=splits)
 
 

@@ -18,10 +18,9 @@ from tests.tiny_models import save_tiny_model
 from xling import tracking
 from xling.data.leakage import TRAINING_ITEMS
 from xling.execution import accuracy_lines, prepare_study, run_evaluate
-from xling.execution.cell_run import work_folder
+from xling.execution.cell_run import CellJob, locate, work_folder
 from xling.execution.finetune.run_finetune import finetune_fingerprint, run_finetune
 from xling.execution.finetune.setup import TRAINED
-from xling.execution.models import locate
 from xling.models import BaseModelCache
 from xling.records import read_records, suspicious_languages, warning_text
 from xling.study import Cell, Study
@@ -161,7 +160,9 @@ def test_an_adapter_that_does_not_say_what_it_was_trained_on_is_refused(tuned, s
 def test_a_trained_adapter_damaged_before_it_was_logged_is_trained_again(tuned, caplog):
     prepared, cells, trained, _ = tuned
     located = locate(prepared.study.models[0])
-    folder = work_folder(finetune_fingerprint(prepared, cells["finetuned"], located), fresh=False)
+    folder = work_folder(
+        finetune_fingerprint(CellJob(prepared, cells["finetuned"], located)), fresh=False
+    )
     path = folder / TRAINED / "report.json"
     path.write_bytes(path.read_bytes()[:40])
     tracking_run = tracking.get_run(trained)

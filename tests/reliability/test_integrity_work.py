@@ -13,7 +13,7 @@ import torch
 
 from tests.execution.test_stage import answer, files, study_of
 from tests.test_training import train
-from xling.execution.models import locate
+from xling.execution.cell_run import locate
 from xling.execution.study_data import prepare_study
 from xling.files.checksums import SEAL
 from xling.models import BaseModelCache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xling.execution.evaluate.run_evaluate import accuracy_lines, run_evaluate
-from xling.execution.finetune.run_finetune import adapter_name, run_finetune
+from xling.execution.finetune.run_finetune import run_finetune
 from xling.execution.prepare import run_prepare
 from xling.execution.register import register_best, register_study
 from xling.execution.run_study import StudyOutcome, run_cells
@@ -13,7 +13,6 @@ __all__ = [
     "StudyData",
     "StudyOutcome",
     "accuracy_lines",
-    "adapter_name",
     "prepare_study",
     "register_best",
     "register_study",

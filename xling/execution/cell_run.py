@@ -1,143 +1,196 @@
-"""What the finetune and the evaluate cells share."""
+"""What the runs of a cell share: where its model is, its parameters, its command and its work."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xling import tracking
-from xling.execution.study_data import ItemsByPart, StudyData, items_sha256, prompt_format
+from xling.execution.study_data import ItemsByPart, StudyData, items_sha256
 from xling.files.atomic import work_lock
 from xling.files.paths import state_folder
-from xling.models import ModelFiles
+from xling.models import BaseModelCache, ModelFiles, fetch_weights, find_recipe, locate_model
 from xling.models.loading import compute_dtype, device_name
+from xling.prompts import PromptFormat
 from xling.study import Cell
-from xling.study.study import trained_languages
-
-if TYPE_CHECKING:
-    pass
+from xling.study.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
 
-def cell_identity(prepared: StudyData, cell: Cell, located: ModelFiles) -> dict[str, Any]:
-    """What decides any cell's result but the items that it uses."""
-    return {
-        "model": cell.model.label,
-        "prompt": prompt_format(prepared, located.recipe).sha256,
-        "weights": located.weights.identity,
-        "quantise": located.quantise,
-        "arm": cell.arm,
-        "seed": cell.seed,
-        "device": [device_name(), str(compute_dtype())],
-    }
+@dataclass(frozen=True)
+class CellJob:
+    """A cell with all that its runs need.
 
-
-def cell_params(
-    prepared: StudyData, cell: Cell, located: ModelFiles, fold: int | None = None
-) -> dict[str, Any]:
-    """Parameters that every cell's run logs under ``cfg.``; of one fold, or of all together.
-
-    ``threads`` are those of this process. They are in no fingerprint: they decide the order of
-    sums, and so the last digits only, and a run is reused by machines with more or fewer cores.
+    Attributes:
+        data: study and data.
+        cell: model, arm, seed, reasoning and scoring.
+        model: its files on this machine.
+        bases: opens the base; may hold it already.
+        fold: the fold that a training holds out; 0 where there is one split.
     """
-    import torch
 
-    study = prepared.study
-    whole = fold is None and prepared.cross_fitted
-    split = prepared.split_of(fold or 0)
-    return {
-        "model": cell.model.label,
-        "arm": cell.arm,
-        "seed": cell.seed,
-        "base_model": cell.model.id,
-        "revision": located.weights.revision or cell.model.revision,
-        "weights": located.weights.identity,
-        "quantise": located.quantise,
-        "chat": located.recipe.chat,
-        "dtype": str(compute_dtype()).removeprefix("torch."),
-        "device": device_name(),
-        "threads": torch.get_num_threads(),
-        "prompt_sha256": prompt_format(prepared, located.recipe).sha256,
-        "data.source": study.data.source,
-        "data.revision": prepared.data.revision,
-        "data.split": study.data.split,
-        "data.training": "by fold" if whole else len(split.training_ids),
-        "data.heldout": len(prepared.fold_of if whole else split.heldout_ids),
-        "data.folds": len(prepared.splits),
-        "source_languages": " ".join(trained_languages(study, cell.arm)),
-    }
+    data: StudyData
+    cell: Cell
+    model: ModelFiles
+    bases: BaseModelCache = field(default_factory=BaseModelCache)
+    fold: int = 0
 
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """How the study's items are put to the model."""
+        return self.data.prompt_format(self.model.recipe)
 
-def cell_command(entry_point: str, prepared: StudyData, cell: Cell, **more: Any) -> str:
-    """The ``mlflow run`` line that repeats a cell alone."""
-    return tracking.run_command(
-        entry_point,
-        {
-            **prepared.parameters,
+    @property
+    def adapter_name(self) -> str:
+        """Name of the fold's adapter in runs and messages."""
+        return self.data.adapter_name(self.cell, self.fold)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides any cell's result but the items that it uses."""
+        return {
+            "model": self.cell.model.label,
+            "prompt": self.prompt_format.sha256,
+            "weights": self.model.weights.identity,
+            "quantise": self.model.quantise,
+            "arm": self.cell.arm,
+            "seed": self.cell.seed,
+            "device": [device_name(), str(compute_dtype())],
+        }
+
+    def params(self, fold: int | None = None) -> dict[str, Any]:
+        """Return what every cell's run logs under ``cfg.``; of one fold, or of all together.
+
+        ``threads`` are those of this process. They are in no fingerprint: they decide the order of
+        sums, and so the last digits only, and a run is reused by machines with more or fewer cores.
+        """
+        import torch
+
+        data, cell, model = self.data, self.cell, self.model
+        whole = fold is None and data.cross_fitted
+        split = data.split_of(fold or 0)
+        return {
             "model": cell.model.label,
             "arm": cell.arm,
             "seed": cell.seed,
-            **more,
-        },
+            "base_model": cell.model.id,
+            "revision": model.weights.revision or cell.model.revision,
+            "weights": model.weights.identity,
+            "quantise": model.quantise,
+            "chat": model.recipe.chat,
+            "dtype": str(compute_dtype()).removeprefix("torch."),
+            "device": device_name(),
+            "threads": torch.get_num_threads(),
+            "prompt_sha256": self.prompt_format.sha256,
+            "data.source": data.study.data.source,
+            "data.revision": data.questions.revision,
+            "data.split": data.study.data.split,
+            "data.training": "by fold" if whole else len(split.training_ids),
+            "data.heldout": len(data.fold_of if whole else split.heldout_ids),
+            "data.folds": len(data.splits),
+            "source_languages": " ".join(data.study.trained_languages(cell.arm)),
+        }
+
+    def command(self, entry_point: str, **more: Any) -> str:
+        """Return the ``mlflow run`` line that repeats the cell alone."""
+        parameters = {
+            "model": self.cell.model.label,
+            "arm": self.cell.arm,
+            "seed": self.cell.seed,
+        }
+        return tracking.run_command(entry_point, {**self.data.parameters, **parameters, **more})
+
+    @property
+    def training_command(self) -> str:
+        """The ``mlflow run`` line that trains the fold's adapter."""
+        fold = {"fold": self.fold} if self.data.cross_fitted else {}
+        return self.command("finetune", **fold)
+
+
+def locate(model: ModelSettings) -> ModelFiles:
+    """Bring a study's model to this machine; see `xling.models.locate_model`."""
+    return locate_model(
+        model.id,
+        revision=model.revision,
+        chat=model.chat,
+        lora_modules=model.lora_modules,
+        quantise=model.quantise,
     )
 
 
-@contextmanager
-def one_at_a_time(digest: str, *, kind: str, name: str) -> Iterator[None]:
-    """One process of this machine at a time that computes a result; others wait, and reuse it.
+def locate_served(model: ModelSettings) -> ModelFiles:
+    """Bring a study's model without weights that are on the hub: a server has them.
+
+    It has the identity of the whole model, since tokenizer and weights are of one commit; it
+    cannot be opened.
+
+    Raises:
+        ValueError: unknown model, or missing files.
+    """
+    recipe = find_recipe(model.id, revision=model.revision)
+    if model.chat is not None:
+        recipe = replace(recipe, chat=model.chat)
+    return ModelFiles(recipe, fetch_weights(recipe, tokenizer_only=True), model.quantise)
+
+
+def run_once(
+    compute: Callable[[], str], digest: str, *, kind: str, study: str, name: str, force: bool
+) -> str:
+    """Find the finished run that has a result already, or compute it.
+
+    One process of this machine at a time computes a result; others wait, and reuse it.
 
     Args:
-        digest: its fingerprint.
+        compute: makes a run, and returns its id.
+        digest: the result's fingerprint.
         kind: tag ``xling.kind``.
+        study: name in the runs' tags.
         name: of the cell, for the log.
+        force: compute it in any case.
+
+    Returns:
+        Id of the run.
     """
 
     def say() -> None:
-        logger.info("%s %s: another process is at it; waiting for it", kind, name)
+        logger.info("%s %s: another process is already running it; waiting for it", kind, name)
 
     with work_lock(digest[:32], waiting=say):
-        yield
+        finished = None if force else tracking.find_finished(digest, kind=kind, study=study)
+        if finished is None:
+            return compute()
+        logger.info("%s %s: run %s has it already", kind, name, finished.run_id)
+        tracking.note_reuse(finished.run_id)
+        return finished.run_id
 
 
-def reuse(digest: str, *, kind: str, prepared: StudyData, name: str, force: bool) -> str | None:
-    """Id of the finished run that has a result already; None if it must be computed."""
-    if force:
-        return None
-    finished = tracking.find_finished(digest, kind=kind, study=prepared.study.name)
-    if finished is None:
-        return None
-    logger.info("%s %s: run %s has it already", kind, name, finished.run_id)
-    tracking.note_reuse(finished.run_id)
-    return finished.run_id
-
-
-def log_items(prepared: StudyData, parts: ItemsByPart) -> None:
-    """Logs, by digest, which items the active run used.
+def log_items(data: StudyData, parts: ItemsByPart) -> None:
+    """Log, by digest, which items the active run used.
 
     Args:
-        prepared: where they came from.
+        data: where they came from.
         parts: items by part and language.
     """
     for part, items in parts.items():
         if not any(items.values()):
             continue
         tracking.log_data_set(
-            name=f"{prepared.data.name}-{part}",
+            name=f"{data.questions.name}-{part}",
             sha256=items_sha256(items),
-            source={"source": prepared.data.source, "revision": prepared.data.revision},
+            source={"source": data.questions.source, "revision": data.questions.revision},
             context=part,
             languages=" ".join(items),
         )
-    tracking.log_json(prepared.manifest(), "data/manifest.json")
+    tracking.log_json(data.manifest(), "data/manifest.json")
 
 
 def work_folder(fingerprint: str, *, fresh: bool) -> Path:
-    """Folder in which a cell's work lies until it is logged; emptied if `fresh`."""
+    """Make the folder in which a cell's work lies until it is logged; emptied if `fresh`."""
     folder = state_folder() / fingerprint[:32]
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
@@ -146,10 +199,10 @@ def work_folder(fingerprint: str, *, fresh: bool) -> Path:
 
 
 def trained_adapter_folder(fingerprint: str) -> Path:
-    """Where a finetune cell leaves its adapter on this machine; need not exist."""
+    """Return where a finetune cell leaves its adapter on this machine; need not exist."""
     return state_folder() / fingerprint[:32] / "trained" / "adapter"
 
 
 def scoring_params(cell: Cell) -> Mapping[str, str]:
-    """The two parameters that only evaluate runs have."""
+    """Return the two parameters that only evaluate runs have."""
     return {"reasoning": cell.reasoning, "scoring": cell.scoring}

@@ -1,4 +1,4 @@
-"""Proves of each training and evaluation that it does not mix the two parts of the data."""
+"""Checks of each training and evaluation that it does not mix the two parts of the data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from xling.study import Cell
 
 
 def check_no_training_leakage(
-    prepared: StudyData, rows: Sequence[TrainingRow], *, name: str, fold: int
+    data: StudyData, rows: Sequence[TrainingRow], *, name: str, fold: int
 ) -> str:
-    """Proves that a training sees nothing that its fold holds out.
+    """Prove that a training sees nothing that its fold holds out.
 
     Args:
-        prepared: study and data.
+        data: study and data.
         rows: what is trained on.
         name: of the adapter, for the message.
         fold: the fold; 0 where there is one split.
@@ -28,18 +28,18 @@ def check_no_training_leakage(
     Raises:
         ValueError: a held-out question would be trained on.
     """
-    heldout = {code: prepared.items(code, "heldout", fold) for code in prepared.data.languages}
+    heldout = {code: data.items(code, "heldout", fold) for code in data.questions.languages}
     training = trained_on(row.item for row in rows)
     return check_no_leakage(training, heldout, where=f"finetune {name}")
 
 
 def check_no_evaluation_leakage(
-    prepared: StudyData, cell: Cell, parts: ItemsByPart, fetched: Sequence[tracking.FetchedAdapter]
+    data: StudyData, cell: Cell, parts: ItemsByPart, fetched: Sequence[tracking.FetchedAdapter]
 ) -> str:
-    """Proves that no adapter is asked what it was trained on, in this study or in another.
+    """Prove that no adapter is asked what it was trained on, in this study or in another.
 
     Args:
-        prepared: study and data.
+        data: study and data.
         cell: what is asked.
         parts: its items by part and language.
         fetched: the adapter of each fold; none for the base.
@@ -62,8 +62,7 @@ def check_no_evaluation_leakage(
     proofs = []
     for fold, adapter in enumerate(fetched):
         heldout = {
-            code: prepared.items(code, "heldout", fold)
-            for code in prepared.study.languages.evaluated
+            code: data.items(code, "heldout", fold) for code in data.study.languages.evaluated
         }
         trained = read_training_items(adapter.folder, adapter=repr(adapter.uri))
         proof = check_no_leakage(trained, heldout, where=f"{where}, adapter {adapter.uri!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from xling.execution.study_data import StudyData, prompt_format
+from xling.execution.study_data import StudyData
 from xling.models import BaseModelCache, ModelFiles
 from xling.planning.memory_limits import (
     HeldModel,
@@ -154,6 +154,6 @@ def _longest(data: StudyData, files: ModelFiles) -> int:
         for code in codes
         if (rows := data.all_heldout(code))
     ]
-    layout, tokenizer = prompt_format(data, files.recipe), files.tokenizer()
+    layout, tokenizer = data.prompt_format(files.recipe), files.tokenizer()
     prompts = render_prompts(items, layout, tokenizer)
     return max((len(ids) for ids in tokenizer(prompts)["input_ids"]), default=1)

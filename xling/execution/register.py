@@ -39,7 +39,7 @@ class Candidate:
 def register_best(
     study: str, *, alias: str, metric: str, model: str = "", run_ids: Collection[str] = ()
 ) -> list[tracking.RegisteredAdapter]:
-    """Registers, for each model of a study, its best finished adapter.
+    """Register, for each model of a study, its best finished adapter.
 
     Adapters of the arm ``finetuned`` are candidates, by their direct answers' metrics; of a
     cross-fitted cell the first fold's adapter stands for all. They have been loaded back and
@@ -75,7 +75,7 @@ def register_best(
 
 
 def register_study(outcome: StudyOutcome, study: str) -> list[tracking.RegisteredAdapter]:
-    """Registers the best adapter of each model that a study evaluated, as ``champion``.
+    """Register the best adapter of each model that a study evaluated, as ``champion``.
 
     The mean accuracy in related languages decides, or in control languages where a study has no
     related ones. A study without such adapters (no arm ``finetuned``, or every training failed)

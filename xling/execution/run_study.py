@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from xling import tracking
 from xling.execution.evaluate.engines import check_servers
-from xling.execution.prefetch import Prefetcher
 from xling.execution.prepare import run_prepare
 from xling.execution.ray.scheduler import run_units_on_ray
 from xling.execution.study_data import StudyData
-from xling.execution.units import Unit, UnitOutcome, run_unit, study_units
+from xling.execution.units import run_unit, study_units
 from xling.models import BaseModelCache, find_recipe
 from xling.study import Cell, Study
 from xling.study.settings import Execution, per_process
@@ -41,7 +39,7 @@ class StudyOutcome:
     waiting: tuple[str, ...] = ()
 
     def in_store(self) -> StudyOutcome:
-        """The outcome with the ids that the store gave its runs; what waits is sent first.
+        """Return the outcome with the ids that the store gave its runs; what waits is sent first.
 
         Raises:
             ResultsWait: the store still lacks some of them.
@@ -61,7 +59,7 @@ class StudyOutcome:
         return replace(self, evaluated=evaluated)
 
     def check(self) -> None:
-        """Does nothing if every cell succeeded.
+        """Check that every cell succeeded.
 
         Raises:
             StudyFailed: some did not.
@@ -72,30 +70,30 @@ class StudyOutcome:
 
 
 def run_cells(
-    prepared: StudyData, *, force: bool = False, execution: Execution = "local"
+    data: StudyData, *, force: bool = False, execution: Execution = "local"
 ) -> StudyOutcome:
-    """Prepares, trains and evaluates every cell.
+    """Prepare, train and evaluate every cell.
 
     Args:
-        prepared: study and data.
+        data: study and data.
         force: repeat what a finished run has already.
         execution: ``local``: one unit after another in this process, where one load of a base
-            serves all its arms, and the next model is fetched meanwhile; ``ray``: on the cluster
-            at ``RAY_ADDRESS``, or on a local one.
+            serves all its arms; ``ray``: on the cluster at ``RAY_ADDRESS``, or on a local one.
 
     Raises:
         ValueError: a model's tokenizer cannot be found or does not fit, its processes cannot
             share a batch, or its server or a Ray cluster cannot be used; raised before any cell.
         StoreUnavailable: the tracking store failed; what was computed is on disk.
     """
-    check_processes(prepared.study)
-    check_servers(prepared.study)
-    units = study_units(prepared.study)
+    check_processes(data.study)
+    check_servers(data.study)
+    units = study_units(data.study)
     if execution == "ray":
-        outcomes = run_units_on_ray(prepared, units, force=force)
+        outcomes = run_units_on_ray(data, units, force=force)
     else:
-        run_prepare(prepared, force=force)
-        outcomes = _run_here(prepared, units, force=force)
+        run_prepare(data, force=force)
+        bases = BaseModelCache()
+        outcomes = [run_unit(data, unit, bases, force=force) for unit in units]
     evaluated = {cell: run for each in outcomes for cell, run in each.evaluated.items()}
     failures = {name: why for each in outcomes for name, why in each.failures.items()}
     tracking.log_metrics({"cells_finished": len(evaluated), "cells_failed": len(failures)})
@@ -104,22 +102,8 @@ def run_cells(
     )
 
 
-def _run_here(prepared: StudyData, units: Sequence[Unit], *, force: bool) -> list[UnitOutcome]:
-    """One unit after another; beside each, the next model is brought to this machine."""
-    shelf = BaseModelCache()
-    outcomes = []
-    with Prefetcher() as ahead:
-        for place, unit in enumerate(units):
-            ahead.arrive(unit.model)
-            following = next((u.model for u in units[place:] if u.model != unit.model), None)
-            if following is not None:
-                ahead.begin(following, after=unit.model)
-            outcomes.append(run_unit(prepared, unit, shelf, force=force))
-    return outcomes
-
-
 def check_processes(study: Study) -> None:
-    """Refuses, before any work, a study of which a model's processes cannot share a step.
+    """Refuse, before any work, a study of which a model's processes cannot share a step.
 
     What the study file alone says is checked when it is read; this knows the catalog, torchrun and
     this machine's GPUs too.

@@ -45,7 +45,7 @@ class StudyData:
 
     Attributes:
         study: resolved; its name says which folder and limit it was given.
-        data: items of every evaluated language, and of the control-source languages.
+        questions: items of every evaluated language, and of the control-source languages.
         splits: ids of the training and held-out items, after the limit: one split, or with
             cross-fitting one of each fold.
         parameters: ``study``, ``data`` and ``limit`` as the entry point got them, for
@@ -53,7 +53,7 @@ class StudyData:
     """
 
     study: Study
-    data: DataSet
+    questions: DataSet
     splits: tuple[Split, ...]
     parameters: dict[str, Any]
 
@@ -70,7 +70,7 @@ class StudyData:
         }
 
     def split_of(self, fold: int) -> Split:
-        """The split of a fold; 0 where there is only one.
+        """Return the split of a fold; 0 where there is only one.
 
         Raises:
             ValueError: no such fold.
@@ -84,26 +84,26 @@ class StudyData:
         return self.splits[fold]
 
     def items(self, language: str, part: str, fold: int = 0) -> tuple[Item, ...]:
-        """Items of a language in a part (``training``, ``heldout``), in the data's order."""
+        """Return a language's items in a part (``training``, ``heldout``), in the data's order."""
         split = self.split_of(fold)
         ids = split.heldout_ids if part == "heldout" else split.training_ids
-        return self.data.select(language, ids)
+        return self.questions.select(language, ids)
 
     def all_heldout(self, language: str) -> tuple[Item, ...]:
-        """Items of a language that any fold holds out, in the data's order."""
-        return self.data.select(language, self.fold_of)
+        """Return the items of a language that any fold holds out, in the data's order."""
+        return self.questions.select(language, self.fold_of)
 
     def baseline_items(self, language: str) -> tuple[Item, ...]:
-        """Training-split items that the base model answers for the independent baseline."""
+        """Return training-split items that the base model answers for the independent baseline."""
         split = self.splits[0]
         wanted = min(self.study.data.baseline_items, len(split.training_ids))
         if wanted == 0:
             return ()
         chosen = limit_split(split, wanted, seed=self.study.data.seed).training_ids
-        return self.data.select(language, chosen)
+        return self.questions.select(language, chosen)
 
     def check_arm(self, arm: str) -> None:
-        """Refuses an arm that the study does not have: its runs would be taken for the study's.
+        """Refuse an arm that the study does not have: its runs would be taken for the study's.
 
         Raises:
             ValueError: lists the study's arms.
@@ -115,7 +115,7 @@ class StudyData:
             )
 
     def training_rows(self, cell: Cell, fold: int = 0) -> list[TrainingRow]:
-        """What a cell is trained on: items and labels.
+        """Return what a cell is trained on: items and labels.
 
         Raises:
             ValueError: the study does not have the arm, the arm has no training, or its labels
@@ -132,7 +132,7 @@ class StudyData:
                 return control_source_rows(items, repeats=len(languages.source))
             case "shuffled-labels":
                 items = self._training_items(languages.source, limit, fold)
-                # A stream of its own: the seed also decides the adapter's first weights.
+                # Its own stream: the seed also decides the adapter's first weights.
                 rng = np.random.default_rng([cell.seed, fold, SHUFFLE_STREAM])
                 return shuffled_label_rows(items, rng=rng)
             case _:
@@ -142,19 +142,19 @@ class StudyData:
                 )
 
     def all_training_rows(self, cell: Cell) -> list[TrainingRow]:
-        """What a cell is trained on in any fold."""
+        """Return what a cell is trained on in any fold."""
         folds = range(len(self.splits))
         return [row for fold in folds for row in self.training_rows(cell, fold)]
 
     def _training_items(
         self, languages: Sequence[str], limit: int, fold: int
     ) -> dict[str, tuple[Item, ...]]:
-        """Training items by language; `limit` questions at most (0: all)."""
+        """Return training items by language; `limit` questions at most (0: all)."""
         ids = limit_split(self.split_of(fold), limit, seed=self.study.data.seed).training_ids
-        return {code: self.data.select(code, ids) for code in languages}
+        return {code: self.questions.select(code, ids) for code in languages}
 
     def evaluated_items(self, cell: Cell) -> ItemsByPart:
-        """What a cell is scored on: items by part and language.
+        """Return what a cell is scored on: items by part and language.
 
         The base model also answers training-split questions, directly: the baseline that shares
         no item with the gains.
@@ -165,33 +165,48 @@ class StudyData:
             parts["training"] = {code: self.baseline_items(code) for code in codes}
         return parts
 
+    def prompt_format(self, recipe: Recipe) -> PromptFormat:
+        """Return how the study's items are put to a model."""
+        prompt = self.study.prompt
+        return PromptFormat(
+            template=prompt.template,
+            answer_prefix=prompt.answer_prefix,
+            chat=recipe.chat,
+            cloze_template=prompt.cloze_template,
+            cloze_prefix=prompt.cloze_prefix,
+        )
+
+    def adapter_name(self, cell: Cell, fold: int) -> str:
+        """Return an adapter's name in runs and messages; with cross-fitting it names the fold."""
+        return f"{cell.adapter_name}/fold-{fold}" if self.cross_fitted else cell.adapter_name
+
     def manifest(self) -> dict[str, Any]:
-        """What the data is: source, revision, parts, sha256 and counts by language."""
-        return manifest(self.data, self.splits)
+        """Describe the data: source, revision, parts, sha256 and counts by language."""
+        return manifest(self.questions, self.splits)
 
     @property
     def data_identity(self) -> dict[str, Any]:
         """What pins the data of a run: content by language, and both parts' ids."""
         return {
-            "sha256": self.data.sha256_by_language(),
+            "sha256": self.questions.sha256_by_language(),
             "training": [list(split.training_ids) for split in self.splits],
             "heldout": [list(split.heldout_ids) for split in self.splits],
         }
 
 
 def rows_sha256(rows: Sequence[TrainingRow]) -> str:
-    """Hexadecimal sha256 of training rows, labels included, in their order."""
+    """Return the hexadecimal sha256 of training rows, labels included, in their order."""
     labels = "".join(str(row.label) for row in rows)
     return hashlib.sha256((sha256_of_items(row.item for row in rows) + labels).encode()).hexdigest()
 
 
 def items_sha256(items: Mapping[str, Sequence[Item]]) -> str:
-    """Hexadecimal sha256 of items by language, in the languages' order."""
+    """Return the hexadecimal sha256 of items by language, in the languages' order."""
     return sha256_of_items(item for rows in items.values() for item in rows)
 
 
 def prepare_study(study: Study, *, data: str = "", limit: int = 0) -> StudyData:
-    """Loads, checks and splits a study's data.
+    """Load, check and split a study's data.
 
     Args:
         study: a valid study.
@@ -218,7 +233,7 @@ def prepare_study(study: Study, *, data: str = "", limit: int = 0) -> StudyData:
     )
     return StudyData(
         study=resolved,
-        data=loaded,
+        questions=loaded,
         splits=_splits(resolved, loaded, limit),
         parameters={"study": study.origin, "data": data, "limit": limit or ""},
     )
@@ -238,7 +253,7 @@ def _splits(study: Study, data: DataSet, limit: int) -> tuple[Split, ...]:
 
 
 def resolve_study(study: Study, *, data: str = "", limit: int = 0) -> Study:
-    """The study on other data or with a limit, under a name that says so.
+    """Return the study on other data or with a limit, under a name that says so.
 
     Other questions are another study: its runs must not be read as the same cells.
     """
@@ -251,18 +266,6 @@ def resolve_study(study: Study, *, data: str = "", limit: int = 0) -> Study:
 
 
 def data_label(path: str) -> str:
-    """A folder's name as part of a study's name."""
+    """Return a folder's name as part of a study's name."""
     last = path.rstrip("/").rsplit("/", 1)[-1]
-    return "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in last) or "data"
-
-
-def prompt_format(prepared: StudyData, recipe: Recipe) -> PromptFormat:
-    """How the study's items are put to a model."""
-    prompt = prepared.study.prompt
-    return PromptFormat(
-        template=prompt.template,
-        answer_prefix=prompt.answer_prefix,
-        chat=recipe.chat,
-        cloze_template=prompt.cloze_template,
-        cloze_prefix=prompt.cloze_prefix,
-    )
+    return "".join(char if char.isalnum() or char in "-_" else "-" for char in last) or "data"

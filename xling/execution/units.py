@@ -12,7 +12,6 @@ from xling.execution.finetune.run_finetune import run_finetune
 from xling.execution.study_data import StudyData
 from xling.models import BaseModelCache
 from xling.study import Cell, Study
-from xling.study.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +35,6 @@ class Unit:
         """Name of what is trained, such as ``gemma3-270m/finetuned/seed-0``."""
         return self.cells[0].adapter_name
 
-    @property
-    def model(self) -> ModelSettings:
-        """The cells' model."""
-        return self.cells[0].model
-
 
 @dataclass
 class UnitOutcome:
@@ -58,12 +52,12 @@ class UnitOutcome:
 
     @classmethod
     def failed(cls, unit: Unit, reason: str) -> UnitOutcome:
-        """Every cell of a unit failed for one reason."""
+        """Record that every cell of a unit failed for one reason."""
         return cls(failures={cell.name: reason for cell in unit.cells})
 
 
 def study_units(study: Study) -> tuple[Unit, ...]:
-    """A study's cells in their order, grouped by adapter."""
+    """Group a study's cells by adapter, in their order."""
     numbered = enumerate(study.cells(), start=1)
     groups = [list(group) for _, group in groupby(numbered, key=lambda row: row[1].adapter_name)]
     total = sum(map(len, groups))
@@ -72,8 +66,8 @@ def study_units(study: Study) -> tuple[Unit, ...]:
     )
 
 
-def run_unit(prepared: StudyData, unit: Unit, shelf: BaseModelCache, *, force: bool) -> UnitOutcome:
-    """Trains a unit's adapter, with cross-fitting one of each fold, and evaluates its cells.
+def run_unit(data: StudyData, unit: Unit, bases: BaseModelCache, *, force: bool) -> UnitOutcome:
+    """Train a unit's adapter, with cross-fitting one of each fold, and evaluate its cells.
 
     A cell that fails is recorded, and the others go on; without an adapter none can.
 
@@ -90,20 +84,15 @@ def run_unit(prepared: StudyData, unit: Unit, shelf: BaseModelCache, *, force: b
             continue
         try:
             if not trained:
-                _train(prepared, cell, shelf, force=force)
+                for fold in range(len(data.splits)):
+                    run_finetune(data, cell, bases, fold=fold, force=force)
                 trained = True
-            outcome.evaluated[cell] = run_evaluate(prepared, cell, shelf, force=force)
+            outcome.evaluated[cell] = run_evaluate(data, cell, bases, force=force)
         except tracking.StoreUnavailable:
-            raise  # the next cells would wait for the store in vain
+            raise  # the next cells would wait for the store without effect
         except Exception as error:
             # The run has the reason too (tag xling.error); the study ends non-zero.
             logger.error("cell %s failed: %s", cell.name, error)
             logger.debug("its traceback", exc_info=True)
             outcome.failures[cell.name] = f"{type(error).__name__}: {error}"
     return outcome
-
-
-def _train(prepared: StudyData, cell: Cell, shelf: BaseModelCache, *, force: bool) -> None:
-    """Trains a cell's adapter; with cross-fitting one of each fold."""
-    for fold in range(len(prepared.splits)):
-        run_finetune(prepared, cell, shelf, fold=fold, force=force)

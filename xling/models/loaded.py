@@ -152,6 +152,26 @@ class ModelFiles:
         return architecture_of(read_config(self.weights.folder).model_type)
 
     @property
+    def text_config(self) -> dict[str, Any]:
+        """What config.json says of the text, in a part of the file or in all of it."""
+        text = (self.weights.folder / "config.json").read_text(encoding="utf-8")
+        config: dict[str, Any] = json.loads(text)
+        part: dict[str, Any] = config.get("text_config", config)
+        return part
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that it takes by its configuration; None where that names no limit."""
+        written: int | None = self.text_config.get("max_position_embeddings")
+        if written is not None:
+            return written
+        try:
+            config = read_config(self.weights.folder)
+        except ValueError:  # a type that only a server knows
+            return None
+        return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+    @property
     def needs_gradient_checkpointing(self) -> bool:
         """Whether it cannot be trained without, whatever the study file says."""
         architecture = self.architecture
@@ -290,17 +310,3 @@ def get_base(located: ModelFiles) -> LoadedModel:
     """
     shelf = _lender.get()
     return located.open() if shelf is None else shelf.open(located)
-
-
-def configured_context(located: ModelFiles) -> int | None:
-    """Tokens that a model takes by its configuration; None where that names no limit."""
-    context: int | None = text_config(located).get("max_position_embeddings")
-    return context
-
-
-def text_config(located: ModelFiles) -> dict[str, Any]:
-    """Read config.json of a model, or the part of it on text where it has one."""
-    text = (located.weights.folder / "config.json").read_text(encoding="utf-8")
-    config: dict[str, Any] = json.loads(text)
-    part: dict[str, Any] = config.get("text_config", config)
-    return part

@@ -1,4 +1,4 @@
-"""Reads study files, and says in one line a key what is wrong with them."""
+"""Reads study files, and says in one line for each key what is wrong with them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from xling.study.settings import (
 )
 from xling.study.study import Study
 
-# Problems of one file that a message tells, and signs of each: more are not read.
+# Problems of one file in a message, and characters of each: more are not read.
 MOST_PROBLEMS = 10
 MOST_OF_ONE = 400
 SERVER = "server"  # key of a model whose values are not repeated
 
 
 def study_names() -> tuple[str, ...]:
-    """Names of the studies that come with the package."""
+    """Return the names of the studies that come with the package."""
     folder = files("xling").joinpath("studies")
     return tuple(
         sorted(
@@ -45,7 +45,7 @@ def study_names() -> tuple[str, ...]:
 
 
 def load_study(study: str) -> Study:
-    """Reads a study by its name, or a study file by its path.
+    """Read a study by its name, or a study file by its path.
 
     Raises:
         ValueError: no such study, not YAML, or not valid; one line for each wrong key with its
@@ -67,7 +67,7 @@ def load_study(study: str) -> Study:
 
 
 def parse_study(text: str, *, where: str) -> Study:
-    """Reads the text of a study file.
+    """Read the text of a study file.
 
     Args:
         text: YAML.
@@ -93,7 +93,7 @@ def parse_study(text: str, *, where: str) -> Study:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is such a file; False as well for what no file can be called."""
+    """Return whether there is such a file; False as well for what no file can be called."""
     try:
         return path.is_file()
     except OSError:  # a name that is too long for the file system, for one
@@ -101,7 +101,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _refuse_secrets(content: Any, where: str) -> None:
-    """Refuses a file with what looks like a password or a key: runs log the whole of it."""
+    """Refuse a file with what looks like a password or a key: runs log the whole of it."""
     waiting: list[tuple[str, Any]] = [("", content)]
     while waiting:
         key, value = waiting.pop()
@@ -119,7 +119,7 @@ def _refuse_secrets(content: Any, where: str) -> None:
 
 
 def _read(path: Path) -> str:
-    """The text of a file; ValueError if it is none."""
+    """Read the text of a file; ValueError if it is not text."""
     try:
         if path.stat().st_size > 4 * MAX_CHARS:
             raise ValueError(f"{path} is too long for a study file: {path.stat().st_size} bytes")
@@ -133,14 +133,14 @@ def _read(path: Path) -> str:
 
 
 def _tuples(value: Any) -> Any:
-    """YAML's lists as the tuples that strict validation asks for."""
+    """Turn YAML's lists into the tuples that strict validation asks for."""
     if isinstance(value, dict):
         return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
 
 
 def _explain(error: ValidationError) -> str:
-    """One line for each problem: the key, what is wrong and what is valid."""
+    """Write one line for each problem: the key, what is wrong and what is valid."""
     lines = []
     for problem in error.errors(include_url=False):
         location, got = problem["loc"], f" (got {format_value(problem['input'])})"
@@ -176,7 +176,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _cut(line: str) -> str:
-    """One line, of `MOST_OF_ONE` signs at most."""
+    """Make it one line, of `MOST_OF_ONE` characters at most."""
     line = line.replace("\n", " ")
     return line if len(line) <= MOST_OF_ONE else f"{line[:MOST_OF_ONE]}…"
 

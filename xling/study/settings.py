@@ -112,7 +112,8 @@ class ServerSettings(Strict):
         for _, name, form, how in parts:
             if name is not None and (name not in ADAPTER_FIELDS or form or how):
                 raise ValueError(
-                    f"{format_value(adapter)} has the placeholder {{{format_name(name)}}}; valid: {valid}"
+                    f"{format_value(adapter)} has the placeholder {{{format_name(name)}}}; "
+                    f"valid: {valid}"
                 )
         if not adapter.strip():
             raise ValueError(f"must name the adapter on the server; placeholders: {valid}")
@@ -131,7 +132,7 @@ class ModelSettings(Strict):
         quantise: ``nf4``, or ``none`` for a model that is too small or too odd for it.
         engine: what scores it: this process, or a ``server``.
         server: which server; needed, and only allowed, with engine ``server``.
-        processes: processes that train it, each with a GPU of its own where there are GPUs;
+        processes: processes that train it, each with its own GPU where there are GPUs;
             0: as the catalog says.
         parallel: what they share: ``fsdp`` shards the model over them, ``ddp`` gives each all of
             it.
@@ -161,9 +162,9 @@ class ModelSettings(Strict):
         label = self.label
         if not re.fullmatch(NAME, label) or not label.strip("._-") or len(label) > LONGEST_NAME:
             raise ValueError(
-                f"id {format_value(self.id)} makes the name {format_value(label)}, which runs and the registry "
-                "do not take; give the model a `name` of letters, digits, '.', '_' and '-', at "
-                f"most {LONGEST_NAME} and not signs alone"
+                f"id {format_value(self.id)} makes the name {format_value(label)}, which runs and "
+                "the registry do not take; give the model a `name` of letters, digits, '.', '_' "
+                f"and '-', at most {LONGEST_NAME} and not punctuation alone"
             )
         return self
 
@@ -174,7 +175,7 @@ class ModelSettings(Strict):
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(
-                f"is no regular expression ({error}): {format_value(pattern)}"
+                f"is not a regular expression ({error}): {format_value(pattern)}"
             ) from error
         return pattern
 
@@ -306,7 +307,7 @@ class ScoringSettings(Strict):
 
 
 def per_process(batch_size: int, micro_batch_size: int, processes: int) -> int:
-    """Examples of one forward pass of one process.
+    """Count the examples of one forward pass of one process.
 
     Args:
         batch_size: examples of one optimiser step, of all processes together.
@@ -444,7 +445,7 @@ class LanguageSettings(Strict):
         return self.evaluated + tuple(c for c in self.control_source if c not in self.evaluated)
 
     def family(self, code: str) -> str:
-        """``source``, ``related`` or ``control``, for any Belebele language."""
+        """Return ``source``, ``related`` or ``control``, for any Belebele language."""
         return family_of(code, source_languages=self.source, branch=self.branch)
 
     @property

@@ -32,7 +32,7 @@ from xling.study.settings import (
 
 NEXT_LINE = "\x85"
 
-# It stands before a model's name in the registry, which takes 256 letters.
+# It comes before a model's name in the registry, which takes 256 characters.
 LONGEST_STUDY_NAME = 150
 
 
@@ -160,7 +160,7 @@ class Study(Strict):
         return self
 
     def find_model(self, name: str) -> ModelSettings:
-        """The model of that name or id; the first one if the name is empty.
+        """Find the model of that name or id; the first one if the name is empty.
 
         Raises:
             ValueError: lists the study's models.
@@ -176,7 +176,7 @@ class Study(Strict):
         )
 
     def only_models(self, names: Sequence[str]) -> Study:
-        """The same study with some of its models, in the study's order.
+        """Return the same study with some of its models, in the study's order.
 
         Raises:
             ValueError: a name is not in the study.
@@ -186,14 +186,19 @@ class Study(Strict):
         return self.model_copy(update={"models": kept})
 
     def with_folder(self, path: str) -> Study:
-        """The same study on the questions of a folder; an empty path changes nothing."""
+        """Return the same study on the questions of a folder; an empty path changes nothing."""
         if not path:
             return self
         data = self.data.model_copy(update={"source": "folder", "path": path, "revision": ""})
         return self.model_copy(update={"data": data})
 
+    def trained_languages(self, arm: str) -> tuple[str, ...]:
+        """Return what an arm is trained on; the base arm goes with the source languages."""
+        languages = self.languages
+        return languages.control_source if arm == "control-source" else languages.source
+
     def cells(self) -> tuple[Cell, ...]:
-        """All cells: by model and arm, the base arm first; the base arm once, as it has no seed.
+        """List all cells by model and arm: the base arm first, and once, as it has no seed.
 
         Chain-of-thought is for the arms that `chain_of_thought` names, and is followed by the
         answer's label only.
@@ -210,16 +215,10 @@ class Study(Strict):
         )
 
     def to_yaml(self) -> str:
-        """The resolved study, every default written out."""
+        """Write the resolved study, with every default."""
         content = self.model_dump(mode="json")
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         if NEXT_LINE not in text:
             return text
-        # PyYAML writes this sign so that it is read as a space; escaped, it stays what it is.
+        # PyYAML writes this character so that it is read as a space; escaped, it stays what it is.
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=False)
-
-
-def trained_languages(study: Study, arm: str) -> tuple[str, ...]:
-    """The languages that an arm is trained on; the base arm goes with the source languages."""
-    languages = study.languages
-    return languages.control_source if arm == "control-source" else languages.source

@@ -33,7 +33,7 @@ class Answers:
         prediction: shape (n,), 1–4.
         answer_mass: shape (n,); NaN for cloze; an upper bound where a server's labels are bounded.
         n_tokens: shape (n,), tokens of the prompts.
-        more: what an artifact of its own keeps beside the records, by its name: `reasoning`
+        more: what its own artifact keeps beside the records, by its name: `reasoning`
             (a row an item), `orders` (a row an item and order), `cloze` (a row an item and
             option), `server` (a row an item); each has the column `item_id`, the items' order,
             and as many rows of each item.
@@ -49,14 +49,14 @@ class Answers:
     routing: RoutingCounter | None = None
 
     def split(self, sizes: Sequence[int]) -> list[Answers]:
-        """Answers to the first items, the next ones, and so on.
+        """Split answers into those to the first items, the next ones, and so on.
 
         Args:
             sizes: numbers of items; together n.
 
         Raises:
             ValueError: they are not n together, a table has more rows of one item than of
-                another, or routing was recorded, which cannot be told apart.
+                another, or routing was recorded, which cannot be split.
         """
         n = len(self.prompts)
         if sum(sizes) != n or self.routing is not None:
@@ -65,7 +65,7 @@ class Answers:
         return [self._between(first, last) for first, last in pairwise(ends)]
 
     def _between(self, first: int, last: int) -> Answers:
-        """Answers to some items that follow each other."""
+        """Return the answers to some items that follow each other."""
         return Answers(
             self.prompts[first:last],
             self.logprobs[first:last],
@@ -80,7 +80,7 @@ class Answers:
 
 
 def _rows_between(name: str, rows: pd.DataFrame, first: int, last: int, n: int) -> pd.DataFrame:
-    """Rows of a table that belong to some items of n that follow each other."""
+    """Return a table's rows that belong to some items of n that follow each other."""
     each, rest = divmod(len(rows), n)
     if rest:
         raise ValueError(f"table {name} has {len(rows)} rows, not as many of each of {n} items")
@@ -96,7 +96,7 @@ def record_frame(
     part: str,
     folds: Sequence[int],
 ) -> pd.DataFrame:
-    """Item records of one language and part, in the contract's columns.
+    """Make item records of one language and part, in the contract's columns.
 
     Args:
         items: n items.
@@ -135,7 +135,7 @@ def server_tables(
     bounded: npt.NDArray[np.bool_] | None,
     tries: npt.NDArray[np.int32] | None,
 ) -> dict[str, pd.DataFrame]:
-    """What it took to get items' answers from a server.
+    """Tabulate what it took to get items' answers from a server.
 
     Args:
         items: n items.

@@ -1,4 +1,4 @@
-"""One stage of an evaluate cell: items of many languages, asked together and kept by language."""
+"""One stage of an evaluate cell: items of many languages, asked together, written apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from xling.data import Item
 from xling.execution.evaluate.answers import Answers, record_frame
-from xling.execution.evaluate.examiner import ItemScorer
+from xling.execution.evaluate.item_scorer import ItemScorer
 from xling.execution.evaluate.log_results import ROUTING, write_parquet
 from xling.execution.study_data import ItemsByPart, StudyData
 from xling.files.checksums import difference, read_seen, stamp_file, write_seen
@@ -36,10 +36,10 @@ class Share:
     items: Sequence[Item]
 
 
-def answer_stage(
-    prepared: StudyData, cell: Cell, examiner: ItemScorer, items: ItemsByPart, folder: Path
+def answer_by_language(
+    data: StudyData, cell: Cell, scorer: ItemScorer, items: ItemsByPart, folder: Path
 ) -> None:
-    """Asks all languages' items in one stream, and writes each language's files.
+    """Ask all languages' items in one stream, and write each language's files.
 
     The engine keeps what it has computed as it goes (answers of servers, batches of a model in
     this process, reasonings), so that an interruption loses little: what was asked before is asked
@@ -47,9 +47,9 @@ def answer_stage(
     asked language by language: its counts are the language's.
 
     Args:
-        prepared: study and data.
+        data: study and data.
         cell: what is asked.
-        examiner: asks it.
+        scorer: asks it.
         items: by part and language.
         folder: of the stage; gets ``<code>.parquet`` (the records), a folder of each further
             table, ``prompts``, and ``sealed`` (checksums, written last). A language whose files
@@ -60,49 +60,50 @@ def answer_stage(
             raised before the first answer.
     """
     (folder / "prompts").mkdir(parents=True, exist_ok=True)
-    codes = prepared.study.languages.evaluated
-    missing = [code for code in codes if not _is_kept(folder, code)]
+    codes = data.study.languages.evaluated
+    missing = [code for code in codes if not _is_written(folder, code)]
     for code in missing:
         for share in _shares(items, [code]):
-            examiner.check(share.items)
+            scorer.check(share.items)
     for code in missing:
         first = items["heldout"][code][:SAMPLE_PROMPTS]
-        samples = "\n\n=====\n\n".join(examiner.sample_prompts(first)) + "\n"
+        samples = "\n\n=====\n\n".join(scorer.sample_prompts(first)) + "\n"
         (folder / "prompts" / f"{code}.txt").write_text(samples, encoding="utf-8")
-    for together in _streams(examiner, items, codes):
+    for together in _streams(scorer, items, codes):
         if not set(together) & set(missing):
             continue
         shares = _shares(items, together)
-        answers = _ask(examiner, shares, f"{cell.name} {_named(together)}", folder / UNFINISHED)
+        named = together[0] if len(together) == 1 else f"{len(together)} languages"
+        answers = _score(scorer, shares, f"{cell.name} {named}", folder / UNFINISHED)
         for code in [code for code in together if code in missing]:
             own = [pair for pair in zip(shares, answers, strict=True) if pair[0].language == code]
-            _write_language(prepared, cell, own, code, folder)
+            _write_language(data, cell, own, code, folder)
 
 
-def _is_kept(folder: Path, code: str) -> bool:
-    """Whether a language's files are there and whole; one that is damaged is made again."""
+def _is_written(folder: Path, code: str) -> bool:
+    """Return whether a language's files are there and whole; damaged ones are made again."""
     if not (folder / f"{code}.parquet").is_file():
         return False
     try:
-        sealed = read_seen(_seal(folder, code))
+        written = read_seen(_checksums(folder, code))
     except FileNotFoundError:
         return False  # it ended between the two
     except ValueError as error:
         logger.warning("%s of %s: %s; its items are asked again", code, folder, error)
         return False
-    wrong = next(filter(None, (difference(folder, *each) for each in sealed.items())), "")
+    wrong = next(filter(None, (difference(folder, *each) for each in written.items())), "")
     if wrong:
         logger.warning("%s: %s; its items are asked again", folder, wrong)
     return not wrong
 
 
-def _seal(folder: Path, code: str) -> Path:
-    """The checksums of a language's files, written after all of them."""
+def _checksums(folder: Path, code: str) -> Path:
+    """Return the file of checksums of a language's files, written after all of them."""
     return folder / "sealed" / f"{code}.json"
 
 
 def _shares(items: ItemsByPart, codes: Sequence[str]) -> list[Share]:
-    """What is asked in these languages, language by language."""
+    """List what is asked in these languages, language by language."""
     return [
         Share(code, part, by_language[code])
         for code in codes
@@ -111,13 +112,13 @@ def _shares(items: ItemsByPart, codes: Sequence[str]) -> list[Share]:
     ]
 
 
-def _streams(examiner: ItemScorer, items: ItemsByPart, codes: Sequence[str]) -> Iterator[list[str]]:
-    """Languages that are asked in one call: all, up to `MOST_PROMPTS`."""
+def _streams(scorer: ItemScorer, items: ItemsByPart, codes: Sequence[str]) -> Iterator[list[str]]:
+    """Group the languages that are asked in one call: all, up to `MOST_PROMPTS`."""
     together: list[str] = []
     prompts = 0
     for code in codes:
-        own = examiner.prompts_per_item * sum(len(each.items) for each in _shares(items, [code]))
-        if together and (examiner.records_routing or prompts + own > MOST_PROMPTS):
+        own = scorer.prompts_per_item * sum(len(each.items) for each in _shares(items, [code]))
+        if together and (scorer.records_routing or prompts + own > MOST_PROMPTS):
             yield together
             together, prompts = [], 0
         together.append(code)
@@ -126,41 +127,36 @@ def _streams(examiner: ItemScorer, items: ItemsByPart, codes: Sequence[str]) -> 
         yield together
 
 
-def _named(codes: Sequence[str]) -> str:
-    """Languages as a progress bar shows them."""
-    return codes[0] if len(codes) == 1 else f"{len(codes)} languages"
-
-
-def _ask(
-    examiner: ItemScorer, shares: Sequence[Share], description: str, unfinished: Path
+def _score(
+    scorer: ItemScorer, shares: Sequence[Share], description: str, unfinished: Path
 ) -> list[Answers]:
-    """Answers to each share, in their order."""
-    if examiner.records_routing:
+    """Get the answers to each share, in their order."""
+    if scorer.records_routing:
         return [
-            examiner.ask(
+            scorer.score(
                 share.items, description=f"{description} {share.part}", unfinished=unfinished
             )
             for share in shares
         ]
     items = [item for share in shares for item in share.items]
-    answers = examiner.ask(items, description=description, unfinished=unfinished)
+    answers = scorer.score(items, description=description, unfinished=unfinished)
     return answers.split([len(share.items) for share in shares])
 
 
 def _write_language(
-    prepared: StudyData,
+    data: StudyData,
     cell: Cell,
     answered: Sequence[tuple[Share, Answers]],
     code: str,
     folder: Path,
 ) -> None:
-    """Records of one language, after whatever else its answers left; checksums end it."""
-    _seal(folder, code).unlink(missing_ok=True)
+    """Write whatever one language's answers left, then its records, and checksums last."""
+    _checksums(folder, code).unlink(missing_ok=True)
     records: list[pd.DataFrame] = []
     more: dict[str, list[pd.DataFrame]] = {}
     written: set[str] = set()
     for share, answers in answered:
-        folds = [prepared.fold_of.get(item.item_id, 0) for item in share.items]
+        folds = [data.fold_of.get(item.item_id, 0) for item in share.items]
         frame = record_frame(
             share.items, answers, cell=cell, language=code, part=share.part, folds=folds
         )
@@ -177,4 +173,4 @@ def _write_language(
         write_parquet(pd.concat(frames, ignore_index=True), folder / name / f"{code}.parquet")
     write_records(pd.concat(records), folder / f"{code}.parquet")
     names = [f"{code}.parquet", *(f"{name}/{code}.parquet" for name in sorted(written))]
-    write_seen(_seal(folder, code), {name: stamp_file(folder / name) for name in names})
+    write_seen(_checksums(folder, code), {name: stamp_file(folder / name) for name in names})

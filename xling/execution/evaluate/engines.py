@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xling.execution.cell_run import CellJob
 from xling.execution.memory_checks import check_scoring_memory, scoring_batch, scoring_copies
-from xling.execution.study_data import StudyData, prompt_format
+from xling.execution.study_data import ItemsByPart, StudyData
 from xling.files.atomic import remember_int
 from xling.files.fingerprint import fingerprint
-from xling.models import BaseModelCache, ModelFiles
 from xling.models.fast_forward import reduce_compute
-from xling.models.loaded import configured_context
 from xling.prompts import render_prompts
 from xling.routing import has_known_routers
 from xling.scoring import Engine, InProcessEngine
@@ -31,6 +30,21 @@ if TYPE_CHECKING:
 KEPT_ANSWERS = "server-answers.jsonl"
 KEPT_BATCHES = "batches.jsonl"
 BATCH_TOKENS = "batch_tokens"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Items that one adapter, or the base, answers.
+
+    Attributes:
+        adapter: folder of PEFT's files; None: the base.
+        items: by part and language.
+        folder: of its work.
+    """
+
+    adapter: Path | None
+    items: ItemsByPart
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -54,29 +68,29 @@ class EnginePool:
 
     Attributes:
         params: what the cell's run logs of them under ``cfg.``.
-        seats: a block for each stage, in which its seat can be used.
+        handles: a block for each stage, in which its engine can be used.
     """
 
     params: dict[str, Any]
-    seats: tuple[AbstractContextManager[EngineHandle], ...]
+    handles: tuple[AbstractContextManager[EngineHandle], ...]
 
 
-def source_identity(prepared: StudyData, cell: Cell) -> dict[str, Any]:
-    """What of a cell's engine decides its answers, for the fingerprint.
+def engine_identity(data: StudyData, cell: Cell) -> dict[str, Any]:
+    """Return what of a cell's engine decides its answers, for the fingerprint.
 
     Of a server's device and batches nothing is known, and its key and limits decide nothing. The
     address stands for what is served there: a finished run is found without asking.
     """
     server = cell.model.server
     if server is None:
-        return {"batch_tokens": prepared.study.scoring.batch_tokens}
+        return {"batch_tokens": data.study.scoring.batch_tokens}
     return {
         "engine": cell.model.engine,
         "device": [],
         "server": {
             "url": server.url,
             "model": server.model,
-            "adapters": _adapter_names(prepared, cell, server),
+            "adapters": _adapter_names(data, cell, server),
             "top_logprobs": server.top_logprobs,
         },
     }
@@ -90,7 +104,7 @@ class ServerConnection:
     served: Served
 
     def work_key(self, digest: str) -> str:
-        """Name of the cell's unfinished work: answers of what is served now, and of nothing else.
+        """Name the cell's unfinished work: answers of what is served now, and of nothing else.
 
         Args:
             digest: the cell's fingerprint.
@@ -100,8 +114,8 @@ class ServerConnection:
         return fingerprint({"cell": digest, "server": server}, stages=())
 
 
-def reach_server(model: ModelSettings) -> ServerConnection | None:
-    """Asks a model's server what it serves; None where the model is in this process.
+def connect_server(model: ModelSettings) -> ServerConnection | None:
+    """Ask a model's server what it serves; None where the model is in this process.
 
     Raises:
         ValueError: it cannot be reached, or does not serve the model.
@@ -117,128 +131,107 @@ def reach_server(model: ModelSettings) -> ServerConnection | None:
 
 
 def check_servers(study: Study) -> None:
-    """Asks each server of a study's models once, so that nothing is trained in vain.
+    """Ask each server of a study's models once, so that no training turns out to be for nothing.
 
     Raises:
         ValueError: one cannot be reached, or does not serve its model.
     """
     for model in study.models:
-        reach_server(model)
+        connect_server(model)
 
 
 @contextmanager
-def engine_source(
-    prepared: StudyData,
-    cell: Cell,
-    located: ModelFiles,
-    shelf: BaseModelCache,
-    adapters: Sequence[Path | None],
-    folders: Sequence[Path],
-    *,
-    reached: ServerConnection | None,
-    asked_for: str = "",
+def open_engines(
+    job: CellJob, stages: Sequence[Stage], connection: ServerConnection | None, *, adapter: str = ""
 ) -> Iterator[EnginePool]:
-    """Engines of a cell's stages; a server is tried out, and handed adapters, before the block.
+    """Open the engines of a cell's stages.
+
+    A server is tried out, and handed adapters, before the block.
 
     Args:
-        prepared: study and data.
-        cell: what is asked.
-        located: the model.
-        shelf: opens it, where it is in this process.
-        adapters: folder of each stage's adapter; None: the base.
-        folders: of each stage's work.
-        reached: the model's server; None: the model is in this process.
-        asked_for: run id or address of the one adapter that must answer; empty: the cell's own.
+        job: what is asked, of which model.
+        stages: of the cell.
+        connection: to the model's server; None: the model is in this process.
+        adapter: run id or address of the one adapter that must answer; empty: the cell's own.
 
     Raises:
         ValueError: the server cannot be used, or does not have the base or an adapter; or this
             machine cannot hold the model.
     """
-    if reached is None:
-        work = folders[0].parent
-        tokens = remember_int(work / BATCH_TOKENS, lambda: scoring_batch(prepared, located, shelf))
-        routed = (cell.reasoning, cell.scoring) == ("direct", "answer-token")
-        if not shelf.holds(located):
-            check_scoring_memory(prepared, cell, located, shelf, batch_tokens=tokens)
-        copies = scoring_copies(prepared, located, shelf, batch_tokens=tokens)
-        params = {"engine": "in-process", "batch_tokens": tokens, "plain_copy": copies}
-        yield EnginePool(
-            params,
-            tuple(
-                _local(located, shelf, adapter, folder, tokens, routed=routed, copies=copies)
-                for adapter, folder in zip(adapters, folders, strict=True)
-            ),
-        )
+    if connection is not None:
+        with ExitStack() as stack:
+            yield _remote(job, stages, connection, adapter, stack)
         return
-    with ExitStack() as stack:
-        yield _remote(prepared, cell, located, reached, adapters, folders, asked_for, stack)
+    data, cell, model, bases = job.data, job.cell, job.model, job.bases
+    work = stages[0].folder.parent
+    tokens = remember_int(work / BATCH_TOKENS, lambda: scoring_batch(data, model, bases))
+    if not bases.holds(model):
+        check_scoring_memory(data, cell, model, bases, batch_tokens=tokens)
+    copies = scoring_copies(data, model, bases, batch_tokens=tokens)
+    yield EnginePool(
+        {"engine": "in-process", "batch_tokens": tokens, "plain_copy": copies},
+        tuple(_local(job, stage, tokens, plain_copies=copies) for stage in stages),
+    )
 
 
 @contextmanager
 def _local(
-    located: ModelFiles,
-    shelf: BaseModelCache,
-    adapter: Path | None,
-    folder: Path,
-    batch_tokens: int,
-    *,
-    routed: bool,
-    copies: bool,
+    job: CellJob, stage: Stage, batch_tokens: int, *, plain_copies: bool
 ) -> Iterator[EngineHandle]:
-    """A model in this process, with or without an adapter.
+    """Open a model in this process, with or without an adapter.
 
-    Where routing is recorded batches are not kept: what is not computed again is not counted.
+    Where routing is recorded batches are not cached: what is not computed again is not counted.
     """
-    opened = shelf.open(located)
+    routed = (job.cell.reasoning, job.cell.scoring) == ("direct", "answer-token")
+    base = job.bases.open(job.model)
     with (
-        opened.adapted(adapter) if adapter else nullcontext(opened) as it,
-        reduce_compute(it.model, plain_copies=copies),
+        base.adapted(stage.adapter) if stage.adapter else nullcontext(base) as loaded,
+        reduce_compute(loaded.model, plain_copies=plain_copies),
     ):
         engine = InProcessEngine(
-            it.model,
-            it.tokenizer,
-            add_special_tokens=not located.recipe.chat,
+            loaded.model,
+            loaded.tokenizer,
+            add_special_tokens=not job.model.recipe.chat,
             batch_tokens=batch_tokens,
-            kept=None if routed and has_known_routers(it.model) else folder / KEPT_BATCHES,
+            kept=(
+                None if routed and has_known_routers(loaded.model) else stage.folder / KEPT_BATCHES
+            ),
         )
-        yield EngineHandle(engine, it.tokenizer, it.model)
+        yield EngineHandle(engine, loaded.tokenizer, loaded.model)
 
 
 def _remote(
-    prepared: StudyData,
-    cell: Cell,
-    located: ModelFiles,
-    reached: ServerConnection,
-    adapters: Sequence[Path | None],
-    folders: Sequence[Path],
-    asked_for: str,
+    job: CellJob,
+    stages: Sequence[Stage],
+    connection: ServerConnection,
+    adapter: str,
     stack: ExitStack,
 ) -> EnginePool:
     from xling.scoring.server import ServedModel, ServerEngine, served_adapter
 
+    data, cell, layout = job.data, job.cell, job.prompt_format
     server = cell.model.server
     if server is None:
         raise ValueError(f"model {cell.model.label} names no server")
-    transport, served = reached.transport, reached.served
-    tokenizer = located.tokenizer()
-    layout = prompt_format(prepared, located.recipe)
-    first = prepared.all_heldout(prepared.study.languages.evaluated[0])[:1]
+    transport, served = connection.transport, connection.served
+    tokenizer = job.model.tokenizer()
+    first = data.all_heldout(data.study.languages.evaluated[0])[:1]
     samples = render_prompts(first, layout, tokenizer)
     engines: list[ServerEngine] = []
     asked: list[str] = []
-    names = _adapter_names(prepared, cell, server) or [""] * len(adapters)
-    for name, adapter, folder in zip(names, adapters, folders, strict=True):
+    names = _adapter_names(data, cell, server) or [""] * len(stages)
+    for name, stage in zip(names, stages, strict=True):
         there = name
         if name:
             there = stack.enter_context(
-                served_adapter(transport, served, name, adapter, asked_for=asked_for)
+                served_adapter(transport, served, name, stage.adapter, asked_for=adapter)
             )
             asked.append(there)
-        context = configured_context(located)
+        answers = stage.folder / KEPT_ANSWERS
         engine = ServerEngine(
             transport,
             server,
-            ServedModel(served, there, context, folder / KEPT_ANSWERS, kept_as=name),
+            ServedModel(served, there, job.model.context, answers, kept_as=name),
             tokenizer,
             add_special_tokens=not layout.chat,
             ending=layout.answer_prefix,
@@ -260,22 +253,22 @@ def _remote(
     return EnginePool(params, tuple(nullcontext(EngineHandle(each, tokenizer)) for each in engines))
 
 
-def _adapter_names(prepared: StudyData, cell: Cell, server: ServerSettings) -> list[str]:
-    """What the server calls the cell's adapters, fold by fold; none for the base."""
+def _adapter_names(data: StudyData, cell: Cell, server: ServerSettings) -> list[str]:
+    """Return what the server calls the cell's adapters, fold by fold; none for the base."""
     if cell.arm == "base":
         return []
     template = server.adapter
     template += "" if "{arm}" in template else "-{arm}"
     template += "" if "{seed}" in template else "-seed-{seed}"
-    if prepared.cross_fitted and "{fold}" not in template:
+    if data.cross_fitted and "{fold}" not in template:
         template += "-fold-{fold}"
     return [
         template.format(
-            study=prepared.study.name,
+            study=data.study.name,
             model=cell.model.label,
             arm=cell.arm,
             seed=cell.seed,
             fold=fold,
         )
-        for fold in range(len(prepared.splits))
+        for fold in range(len(data.splits))
     ]

@@ -34,7 +34,6 @@ from xling.scoring.cloze import cloze_predictions
 from xling.scoring.option_orders import average_over_orders, position_prior, recall_std
 from xling.scoring.protocol import ChoiceScores
 from xling.study import Cell
-from xling.study.study import trained_languages
 
 RECORDS = "records.parquet"
 FORMAT = "format.csv"
@@ -48,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 def instrument_metrics(name: str, frame: pd.DataFrame) -> dict[str, float]:
-    """Metrics by language of one artifact's held-out rows.
+    """Compute metrics by language of one artifact's held-out rows.
 
     Args:
         name: `reasoning`, `orders`, `cloze` or `server`.
@@ -59,7 +58,7 @@ def instrument_metrics(name: str, frame: pd.DataFrame) -> dict[str, float]:
         filled the limit). For `orders`: `order_agreement/<code>` (mean share of the orders that
         choose the averaged answer), `recall_std/<code>` (of the options as the data orders them)
         and `recall_std_averaged/<code>`, and `position_prior_1/<code>` to `_4` (what each position
-        is given, whatever option stands there). For `cloze`: `acc_raw/<code>` and its siblings, see
+        is given, whatever option is there). For `cloze`: `acc_raw/<code>` and its siblings, see
         `xling.scoring.cloze.cloze_predictions` (`acc_mutual_info` only where every answer has a
         prior). For `server`: `bounded/<code>` (share of items of which some label's
         log-probability is only an upper bound). What is not finite is left out.
@@ -128,13 +127,13 @@ def _cloze_metrics(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """Writes a table, whole or not at all."""
+    """Write a table, whole or not at all."""
     with atomic_write(path) as temporary:
         frame.to_parquet(temporary, index=False, write_page_checksum=True)
 
 
 def read_kept(path: Path) -> pd.DataFrame:
-    """Reads a table that `write_parquet` or `write_records` left in a work folder.
+    """Read a table that `write_parquet` or `write_records` left in a work folder.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -143,17 +142,17 @@ def read_kept(path: Path) -> pd.DataFrame:
     return read_parquet(path, remedy="repeat the command: its items are asked again")
 
 
-def log_evaluated(
-    prepared: StudyData, cell: Cell, folder: Path, stages: list[str], *, model_id: str
+def log_results(
+    data: StudyData, cell: Cell, folder: Path, stages: list[str], *, model_id: str
 ) -> None:
-    """Logs records, what stands beside them, and the metrics of both.
+    """Log records, what goes with them, and the metrics of both.
 
     Languages that the arm was trained on are in no family mean. Routing diverges from that of the
     study's source languages in every arm, so that arms can be compared. Calibration and position
     are left out of languages in which a server only bounds some label. Results that look like
     mistakes get the tag ``xling.warning``.
     """
-    languages = prepared.study.languages
+    languages = data.study.languages
     frame = pd.concat(
         [
             read_records(folder / stage / f"{code}.parquet")
@@ -163,7 +162,7 @@ def log_evaluated(
     )
     write_records(frame, folder / RECORDS)
     tracking.log_records_file(folder / RECORDS)
-    trained = dict.fromkeys(trained_languages(prepared.study, cell.arm), "source")
+    trained = dict.fromkeys(data.study.trained_languages(cell.arm), "source")
     metrics = summarize_records(frame, {**languages.families, **trained})
     for name in sorted({path.parent.name for path in folder.glob("*/*/*.parquet")}):
         paths = [
@@ -196,7 +195,7 @@ def log_evaluated(
 
 
 def _warn(cell: Cell, found: Mapping[str, Sequence[str]]) -> None:
-    """Says once, in the log and in the tag ``xling.warning``, which results look like mistakes."""
+    """Say once, in the log and in the tag ``xling.warning``, which results look like mistakes."""
     if not found:
         return
     text = warning_text(found)

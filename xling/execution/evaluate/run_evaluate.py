@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,81 +10,60 @@ from typing import Any
 from xling import tracking
 from xling.data.training_rows import label_shares
 from xling.execution.cell_run import (
-    cell_command,
-    cell_identity,
-    cell_params,
+    CellJob,
+    locate,
+    locate_served,
     log_items,
-    one_at_a_time,
-    reuse,
+    run_once,
     scoring_params,
     work_folder,
 )
-from xling.execution.evaluate.by_language import answer_stage
-from xling.execution.evaluate.engines import engine_source, reach_server, source_identity
-from xling.execution.evaluate.examiner import ItemScorer
+from xling.execution.evaluate.by_language import answer_by_language
+from xling.execution.evaluate.engines import Stage, connect_server, engine_identity, open_engines
 from xling.execution.evaluate.find_adapters import find_adapters
-from xling.execution.evaluate.log_results import log_evaluated
+from xling.execution.evaluate.item_scorer import ItemScorer
+from xling.execution.evaluate.log_results import log_results
 from xling.execution.leakage_checks import check_no_evaluation_leakage
-from xling.execution.models import locate, locate_served
-from xling.execution.study_data import ItemsByPart, StudyData, items_sha256, prompt_format
+from xling.execution.study_data import ItemsByPart, StudyData, items_sha256
 from xling.files.fingerprint import fingerprint
-from xling.models import BaseModelCache, ModelFiles
-from xling.models.loaded import text_config
+from xling.models import BaseModelCache
 from xling.routing import describes_mixture
 from xling.study import Cell, Study
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Items that one adapter, or the base, answers.
-
-    Attributes:
-        name: of its folder.
-        adapter: folder of PEFT's files; None: the base.
-        items: by part and language.
-    """
-
-    name: str
-    adapter: Path | None
-    items: ItemsByPart
-
-
 def evaluate_fingerprint(
-    prepared: StudyData,
-    cell: Cell,
-    located: ModelFiles,
-    parts: ItemsByPart,
-    fetched: list[tracking.FetchedAdapter],
+    job: CellJob, parts: ItemsByPart, fetched: Sequence[tracking.FetchedAdapter]
 ) -> str:
     """Hash all that decides a cell's answers."""
+    data, cell = job.data, job.cell
     return fingerprint(
         {
             "kind": "evaluate",
-            **cell_identity(prepared, cell, located),
+            **job.identity,
             "items": {part: items_sha256(items) for part, items in parts.items()},
-            "families": list(prepared.study.languages.families.items()),
-            "folds": list(prepared.fold_of.items()) if prepared.cross_fitted else [],
+            "families": list(data.study.languages.families.items()),
+            "folds": list(data.fold_of.items()) if data.cross_fitted else [],
             "adapters": [each.files_sha256 for each in fetched],
-            **source_identity(prepared, cell),
-            **_settings(prepared, cell),
+            **engine_identity(data, cell),
+            **_settings(data.study, cell),
             **scoring_params(cell),
         },
-        stages=_result_stages(cell, located),
+        stages=_result_stages(job),
     )
 
 
 def run_evaluate(
-    prepared: StudyData, cell: Cell, shelf: BaseModelCache, *, adapter: str = "", force: bool
+    data: StudyData, cell: Cell, bases: BaseModelCache, *, adapter: str = "", force: bool
 ) -> str:
-    """Scores one model in every evaluated language, or finds the finished run that did.
+    """Score one model in every evaluated language, or find the finished run that did.
 
     With cross-fitting each fold's items are answered by the fold's own adapter, and one run holds
     them all.
 
     Args:
-        prepared: study and data.
+        data: study and data.
         cell: model, arm, seed, reasoning and scoring.
-        shelf: opens the base.
+        bases: opens the base.
         adapter: run id or ``models:/name@alias``; empty: the arm's own finetune run.
         force: score again even if a finished run has the same fingerprint.
 
@@ -97,96 +76,82 @@ def run_evaluate(
             cannot be used.
     """
     check_cell(cell)
-    prepared.check_arm(cell.arm)
-    located = locate(cell.model) if cell.model.server is None else locate_served(cell.model)
-    parts = prepared.evaluated_items(cell)
+    data.check_arm(cell.arm)
+    files = locate(cell.model) if cell.model.server is None else locate_served(cell.model)
+    job = CellJob(data, cell, files, bases)
+    parts = data.evaluated_items(cell)
     with TemporaryDirectory(prefix="xling-") as downloads:
-        fetched = find_adapters(prepared, cell, located, adapter, Path(downloads))
-        disjoint = check_no_evaluation_leakage(prepared, cell, parts, fetched)
-        digest = evaluate_fingerprint(prepared, cell, located, parts, fetched)
-        with one_at_a_time(digest, kind="evaluate", name=cell.name):
-            reused = reuse(digest, kind="evaluate", prepared=prepared, name=cell.name, force=force)
-            if reused is not None:
-                return reused
-            return _evaluate_run(
-                prepared, cell, shelf, located, parts, fetched,
-                digest=digest, disjoint=disjoint, adapter=adapter, force=force,
-            )  # fmt: skip
+        fetched = find_adapters(job, adapter, Path(downloads))
+        disjoint = check_no_evaluation_leakage(data, cell, parts, fetched)
+        digest = evaluate_fingerprint(job, parts, fetched)
+        command = job.command("evaluate", **scoring_params(cell), adapter=adapter)
+        tags = {"fingerprint": digest, "command": command, "disjoint": disjoint}
+        return run_once(
+            lambda: _evaluate_run(job, parts, fetched, tags=tags, adapter=adapter, force=force),
+            digest,
+            kind="evaluate",
+            study=data.study.name,
+            name=cell.name,
+            force=force,
+        )
 
 
 def _evaluate_run(
-    prepared: StudyData,
-    cell: Cell,
-    shelf: BaseModelCache,
-    located: ModelFiles,
+    job: CellJob,
     parts: ItemsByPart,
-    fetched: list[tracking.FetchedAdapter],
+    fetched: Sequence[tracking.FetchedAdapter],
     *,
-    digest: str,
-    disjoint: str,
+    tags: dict[str, str],
     adapter: str,
     force: bool,
 ) -> str:
-    """Scores one model in a run of its own; returns the run's id."""
-    reached = reach_server(cell.model)
-    folder = work_folder(reached.work_key(digest) if reached else digest, fresh=force)
-    stages = _stages(prepared, parts, fetched)
+    """Score one model in its own run; return the run's id."""
+    data, cell = job.data, job.cell
+    connection = connect_server(cell.model)
+    digest = tags["fingerprint"]
+    folder = work_folder(connection.work_key(digest) if connection else digest, fresh=force)
+    stages = _stages(data, parts, fetched, folder)
     with (
-        engine_source(
-            prepared,
-            cell,
-            located,
-            shelf,
-            [stage.adapter for stage in stages],
-            [folder / stage.name for stage in stages],
-            reached=reached,
-            asked_for=adapter,
-        ) as source,
+        open_engines(job, stages, connection, adapter=adapter) as pool,
         tracking.tracked_run(
             "evaluate",
             name=f"evaluate {cell.name}",
-            study=prepared.study.name,
+            study=data.study.name,
             params={
-                **cell_params(prepared, cell, located),
+                **job.params(),
                 **scoring_params(cell),
-                **_settings(prepared, cell),
+                **_settings(data.study, cell),
                 "adapter": " ".join(each.uri for each in fetched),
-                **source.params,
+                **pool.params,
             },
-            tags={
-                "fingerprint": digest,
-                "command": cell_command(
-                    "evaluate", prepared, cell, **scoring_params(cell), adapter=adapter
-                ),
-                "disjoint": disjoint,
-            },
+            tags=tags,
             again=force,
         ) as run_id,
     ):
-        log_items(prepared, parts)
-        for stage, block in zip(stages, source.seats, strict=True):
-            with block as seat:
-                examiner = ItemScorer(
-                    seat.engine,
-                    seat.tokenizer,
-                    prompt_format(prepared, located.recipe),
+        log_items(data, parts)
+        for stage, block in zip(stages, pool.handles, strict=True):
+            with block as handle:
+                scorer = ItemScorer(
+                    handle.engine,
+                    handle.tokenizer,
+                    job.prompt_format,
                     cell=cell,
-                    study=prepared.study,
-                    model=seat.model,
+                    study=data.study,
+                    model=handle.model,
                 )
-                answer_stage(prepared, cell, examiner, stage.items, folder / stage.name)
+                answer_by_language(data, cell, scorer, stage.items, stage.folder)
         # Of a cross-fitted cell the first fold's adapter stands for all.
         model_id = fetched[0].model_id if fetched else ""
-        log_evaluated(prepared, cell, folder, [stage.name for stage in stages], model_id=model_id)
+        log_results(data, cell, folder, [each.folder.name for each in stages], model_id=model_id)
         if fetched and not adapter:
-            tracking.log_metrics(label_shares(prepared.all_training_rows(cell)))
+            tracking.log_metrics(label_shares(data.all_training_rows(cell)))
         if fetched:
             tracking.set_tags({"logged_model": model_id})
         return run_id
 
 
 def check_cell(cell: Cell) -> None:
-    """Refuses a reasoning whose answer is not a label.
+    """Refuse a reasoning whose answer is not a label.
 
     Raises:
         ValueError: chain-of-thought with a scoring other than ``answer-token``.
@@ -198,12 +163,12 @@ def check_cell(cell: Cell) -> None:
         )
 
 
-def _result_stages(cell: Cell, located: ModelFiles) -> list[str]:
+def _result_stages(job: CellJob) -> list[str]:
     """List the stages whose code decides a cell's answers; see `xling.files.result_versions`.
 
     Training is none of them: which adapter answers is said by the sha256 of its files.
     """
-    stages = ["prepare", "score"]
+    cell, stages = job.cell, ["prepare", "score"]
     if cell.reasoning == "cot":
         stages.append("chain-of-thought")
     if cell.scoring in ("permuted", "cloze"):
@@ -211,15 +176,14 @@ def _result_stages(cell: Cell, located: ModelFiles) -> list[str]:
     if cell.model.server is not None:
         stages.append("server")
     elif (cell.reasoning, cell.scoring) == ("direct", "answer-token") and describes_mixture(
-        text_config(located)
+        job.model.text_config
     ):
         stages.append("routing")
     return stages
 
 
-def _settings(prepared: StudyData, cell: Cell) -> dict[str, Any]:
-    """Settings of this cell's reasoning and scoring, where they have any."""
-    study = prepared.study
+def _settings(study: Study, cell: Cell) -> dict[str, Any]:
+    """Return the settings of this cell's reasoning and scoring, where they have any."""
     settings: dict[str, Any] = {}
     if cell.reasoning == "cot":
         settings["chain_of_thought"] = study.chain_of_thought.model_dump(exclude={"arms"})
@@ -229,24 +193,27 @@ def _settings(prepared: StudyData, cell: Cell) -> dict[str, Any]:
 
 
 def _stages(
-    prepared: StudyData, parts: ItemsByPart, fetched: list[tracking.FetchedAdapter]
+    data: StudyData,
+    parts: ItemsByPart,
+    fetched: Sequence[tracking.FetchedAdapter],
+    folder: Path,
 ) -> list[Stage]:
-    """One stage, or one of each fold where each fold has an adapter."""
+    """Make one stage, or one of each fold where each fold has an adapter."""
     if len(fetched) <= 1:
-        return [Stage("all", fetched[0].folder if fetched else None, parts)]
-    codes = prepared.study.languages.evaluated
+        return [Stage(fetched[0].folder if fetched else None, parts, folder / "all")]
+    codes = data.study.languages.evaluated
     return [
         Stage(
-            f"fold-{fold}",
             adapter.folder,
-            {"heldout": {code: prepared.items(code, "heldout", fold) for code in codes}},
+            {"heldout": {code: data.items(code, "heldout", fold) for code in codes}},
+            folder / f"fold-{fold}",
         )
         for fold, adapter in enumerate(fetched)
     ]
 
 
 def accuracy_lines(study: Study, run_id: str) -> list[str]:
-    """An evaluate run's accuracies as lines of text, one a language, with standard errors."""
+    """Write an evaluate run's accuracies as lines of text, one a language, with errors."""
     run = tracking.get_run(run_id)
     lines = [f"{run.name} (run {run_id})"]
     for code, family in study.languages.families.items():

@@ -40,7 +40,7 @@ class TrainedAdapter:
 
 
 def log_labels(rows: Sequence[TrainingRow], cell: Cell, languages: Sequence[str]) -> None:
-    """Logs which labels are trained on, and how many of them are the right answers."""
+    """Log which labels are trained on, and how many of them are the right answers."""
     agreement = label_agreement(rows)
     tracking.log_metrics({"label_agreement": agreement, **label_shares(rows)})
     labels = {row.item.item_id: row.label for row in rows}
@@ -58,13 +58,13 @@ def log_labels(rows: Sequence[TrainingRow], cell: Cell, languages: Sequence[str]
     )
 
 
-def log_trained(trained: TrainedAdapter, settings: dict[str, Any], kept: Path) -> None:
-    """Logs curve, speed and adapter, and checks that the logged adapter scores as the live one.
+def log_adapter(trained: TrainedAdapter, settings: dict[str, Any], work: Path) -> None:
+    """Log curve, speed and adapter, and check that the logged adapter scores as the live one.
 
     Args:
         trained: on this machine's disk.
         settings: what the adapter needs to find its base.
-        kept: work folder of the training, checkpoints and all; removed if the check fails.
+        work: folder of the training, checkpoints and all; removed if the check fails.
 
     Raises:
         RuntimeError: the logged adapter does not score as the live one.
@@ -92,18 +92,18 @@ def log_trained(trained: TrainedAdapter, settings: dict[str, Any], kept: Path) -
     )
     tracking.log_text(_installed_packages(), "pip-freeze.txt")
     model_id = tracking.log_adapter(trained.folder, settings=settings)
-    _check_reloaded(model_id, trained, kept)
+    _check_reloaded(model_id, trained, work)
     tracking.set_tags({"logged_model": model_id})
 
 
-def _check_reloaded(model_id: str, trained: TrainedAdapter, kept: Path) -> None:
-    """Loads the logged adapter on a fresh base and compares it with the live model."""
+def _check_reloaded(model_id: str, trained: TrainedAdapter, work: Path) -> None:
+    """Load the logged adapter on a fresh base and compare it with the live model."""
     reloaded = tracking.score_logged_adapter(model_id, trained.check_prompts)
     difference = float(np.abs(reloaded - trained.check_logprobs).max())
     tracking.log_metrics({"reload_difference": difference})
     if not difference <= RELOAD_TOLERANCE:
         # Or the next try would log the same adapter again, or go on from its last checkpoint.
-        shutil.rmtree(kept)
+        shutil.rmtree(work)
         raise RuntimeError(
             f"the logged adapter {model_id} scores differently from the live model: largest "
             f"difference {difference:.3g} in log-probability (allowed {RELOAD_TOLERANCE}); "

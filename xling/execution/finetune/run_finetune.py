@@ -16,35 +16,25 @@ from xling import tracking
 from xling.data import Item
 from xling.data.leakage import trained_on, write_training_items
 from xling.data.training_rows import TrainingRow
-from xling.execution.cell_run import (
-    cell_command,
-    cell_identity,
-    cell_params,
-    log_items,
-    one_at_a_time,
-    reuse,
-    work_folder,
-)
-from xling.execution.finetune.log_adapter import TrainedAdapter, log_labels, log_trained
+from xling.execution.cell_run import CellJob, locate, log_items, run_once, work_folder
+from xling.execution.finetune.log_adapter import TrainedAdapter, log_adapter, log_labels
 from xling.execution.finetune.setup import (
     CHECKPOINTS,
     MEMORY_ONLY,
     TRAINED,
     Prompts,
     Training,
-    how_to_train,
+    plan_training,
     training_prompts,
     with_memory,
 )
 from xling.execution.leakage_checks import check_no_training_leakage
 from xling.execution.memory_checks import check_training_memory
-from xling.execution.models import locate
-from xling.execution.study_data import StudyData, prompt_format, rows_sha256
+from xling.execution.study_data import StudyData, rows_sha256
 from xling.files.checksums import checksummed_directory, find_damage
 from xling.files.fingerprint import fingerprint
-from xling.models import BaseModelCache, ModelFiles
+from xling.models import BaseModelCache
 from xling.study import Cell
-from xling.study.study import trained_languages
 from xling.training.job import TrainingJob
 from xling.training.processes import train_together
 from xling.training.team import ProcessGroup
@@ -56,10 +46,8 @@ PROCESSES = "processes"
 logger = logging.getLogger(__name__)
 
 
-def finetune_fingerprint(
-    prepared: StudyData, cell: Cell, located: ModelFiles, fold: int = 0
-) -> str:
-    """Hash of all that decides an adapter.
+def finetune_fingerprint(job: CellJob) -> str:
+    """Hash all that decides an adapter.
 
     Several processes sum in another order than one, so a number that the study asks for is part
     of it. What torchrun, or the catalog on a machine with enough GPUs, makes of a study that
@@ -67,33 +55,32 @@ def finetune_fingerprint(
     settings that only save memory or time (`MEMORY_ONLY`), since they change an adapter by no
     more than rounding: sums are made in another order, or from the same numbers once more.
     """
-    study = prepared.study
-    processes = cell.model.processes
-    together = {"processes": processes, "parallel": cell.model.parallel}
+    study, model = job.data.study, job.cell.model
+    together = {"processes": model.processes, "parallel": model.parallel}
     return fingerprint(
         {
             "kind": "finetune",
-            **cell_identity(prepared, cell, located),
-            "rows": rows_sha256(prepared.training_rows(cell, fold)),
-            "fold": fold,
-            "lora_modules": located.recipe.lora_modules,
+            **job.identity,
+            "rows": rows_sha256(job.data.training_rows(job.cell, job.fold)),
+            "fold": job.fold,
+            "lora_modules": job.model.recipe.lora_modules,
             "lora": study.lora.model_dump(),
             "training": study.training.model_dump(exclude=set(MEMORY_ONLY)),
-            **(together if processes > 1 else {}),
+            **(together if model.processes > 1 else {}),
         },
         stages=("prepare", "train"),
     )
 
 
 def run_finetune(
-    prepared: StudyData, cell: Cell, shelf: BaseModelCache, *, fold: int = 0, force: bool
+    data: StudyData, cell: Cell, bases: BaseModelCache, *, fold: int = 0, force: bool
 ) -> str:
-    """Trains one adapter, or finds the finished run that did.
+    """Train one adapter, or find the finished run that did.
 
     Args:
-        prepared: study and data.
+        data: study and data.
         cell: model, arm and seed.
-        shelf: opens the base.
+        bases: opens the base.
         fold: the fold that is held out; 0 where there is one split.
         force: train again even if a finished run has the same fingerprint.
 
@@ -105,48 +92,39 @@ def run_finetune(
             model, its labels or its modules do not fit; raised before training.
         RuntimeError: the logged adapter does not score as the live one.
     """
-    rows = prepared.training_rows(cell, fold)
-    name = adapter_name(prepared, cell, fold)
-    disjoint = check_no_training_leakage(prepared, rows, name=name, fold=fold)
-    located = locate(cell.model)
-    how = how_to_train(prepared, cell, located)
-    digest = finetune_fingerprint(prepared, cell, located, fold)
-    with one_at_a_time(digest, kind="finetune", name=name):
-        reused = reuse(digest, kind="finetune", prepared=prepared, name=name, force=force)
-        if reused is not None:
-            return reused
-        return _finetune_run(
-            prepared, cell, shelf, rows, located, how,
-            digest=digest, disjoint=disjoint, fold=fold, force=force,
-        )  # fmt: skip
+    rows = data.training_rows(cell, fold)
+    name = data.adapter_name(cell, fold)
+    disjoint = check_no_training_leakage(data, rows, name=name, fold=fold)
+    job = CellJob(data, cell, locate(cell.model), bases, fold)
+    how = plan_training(job)
+    digest = finetune_fingerprint(job)
+    tags = {"fingerprint": digest, "command": job.training_command, "disjoint": disjoint}
+    return run_once(
+        lambda: _finetune_run(job, rows, how, tags=tags, force=force),
+        digest,
+        kind="finetune",
+        study=data.study.name,
+        name=name,
+        force=force,
+    )
 
 
 def _finetune_run(
-    prepared: StudyData,
-    cell: Cell,
-    shelf: BaseModelCache,
-    rows: Sequence[TrainingRow],
-    located: ModelFiles,
-    how: Training,
-    *,
-    digest: str,
-    disjoint: str,
-    fold: int,
-    force: bool,
+    job: CellJob, rows: Sequence[TrainingRow], how: Training, *, tags: dict[str, str], force: bool
 ) -> str:
-    """Trains one adapter in a run of its own; returns the run's id."""
-    study = prepared.study
-    prompts = training_prompts(prepared, rows, located, how)
-    folder = work_folder(digest, fresh=force)
-    how = with_memory(how, prepared, cell, located, shelf, longest=prompts.longest, work=folder)
+    """Train one adapter in its own run; return the run's id."""
+    study, cell = job.data.study, job.cell
+    prompts = training_prompts(job, rows)
+    folder = work_folder(tags["fingerprint"], fresh=force)
+    how = with_memory(how, job, longest=prompts.longest, work=folder)
     with tracking.tracked_run(
         "finetune",
-        name=f"finetune {adapter_name(prepared, cell, fold)}",
+        name=f"finetune {job.adapter_name}",
         study=study.name,
         params={
-            **cell_params(prepared, cell, located, fold),
-            "fold": fold,
-            "lora": {**study.lora.model_dump(), "modules": located.recipe.lora_modules},
+            **job.params(job.fold),
+            "fold": job.fold,
+            "lora": {**study.lora.model_dump(), "modules": job.model.recipe.lora_modules},
             "training": {
                 **how.settings,
                 "items": cell.model.training_items,
@@ -154,35 +132,22 @@ def _finetune_run(
                 "parallel": how.parallel,
             },
         },
-        tags={
-            "fingerprint": digest,
-            "command": cell_command("finetune", prepared, cell, **fold_parameter(prepared, fold)),
-            "disjoint": disjoint,
-        },
+        tags=tags,
         again=force,
     ) as run_id:
-        log_items(prepared, {"training": _by_language(rows)})
-        log_labels(rows, cell, trained_languages(study, cell.arm))
-        trained = _train_once(prepared, cell, rows, prompts, located, shelf, how, folder)
-        with shelf.share():  # the logged adapter is checked on this base, if it is as it was loaded
-            log_trained(trained, _adapter_settings(prepared, cell, located, fold), folder)
+        log_items(job.data, {"training": _by_language(rows)})
+        log_labels(rows, cell, study.trained_languages(cell.arm))
+        trained = _train_once(job, rows, prompts, how, folder)
+        # The logged adapter is checked on the base that is open, if it is as it was loaded.
+        with job.bases.share():
+            log_adapter(trained, _adapter_settings(job), folder)
         for part in (CHECKPOINTS, PROCESSES):
             shutil.rmtree(folder / part, ignore_errors=True)
         return run_id
 
 
-def adapter_name(prepared: StudyData, cell: Cell, fold: int) -> str:
-    """Name of an adapter in runs and messages; with cross-fitting it names the fold."""
-    return f"{cell.adapter_name}/fold-{fold}" if prepared.cross_fitted else cell.adapter_name
-
-
-def fold_parameter(prepared: StudyData, fold: int) -> dict[str, int]:
-    """The entry point's parameter ``fold``, where the study has folds."""
-    return {"fold": fold} if prepared.cross_fitted else {}
-
-
 def _by_language(rows: Sequence[TrainingRow]) -> dict[str, list[Item]]:
-    """The items that are trained on, by language."""
+    """Group the items that are trained on by language."""
     items: dict[str, list[Item]] = {}
     for row in rows:
         items.setdefault(row.item.dialect, []).append(row.item)
@@ -190,16 +155,9 @@ def _by_language(rows: Sequence[TrainingRow]) -> dict[str, list[Item]]:
 
 
 def _train_once(
-    prepared: StudyData,
-    cell: Cell,
-    rows: Sequence[TrainingRow],
-    prompts: Prompts,
-    located: ModelFiles,
-    shelf: BaseModelCache,
-    how: Training,
-    folder: Path,
+    job: CellJob, rows: Sequence[TrainingRow], prompts: Prompts, how: Training, folder: Path
 ) -> TrainedAdapter:
-    """Trains, unless an earlier try got as far as saving the adapter and could not log it."""
+    """Train, unless an earlier try got as far as saving the adapter and could not log it."""
     done = folder / TRAINED
     wrong = find_damage(done, thorough=True, more=True) if done.is_dir() else ""
     if wrong:
@@ -207,24 +165,26 @@ def _train_once(
         shutil.rmtree(done)
     if not done.is_dir():
         with checksummed_directory(done) as temporary:
-            job = _job(prepared, cell, prompts, located, how, folder / CHECKPOINTS, temporary)
+            training = _job(job, prompts, how, folder / CHECKPOINTS, temporary)
             check_training_memory(
-                prepared,
-                cell,
-                located,
-                shelf,
+                job.data,
+                job.cell,
+                job.model,
+                job.bases,
                 length=prompts.longest,
                 rows=how.examples_at_once,
                 gradient_checkpointing=how.settings["gradient_checkpointing"],
                 processes=how.processes,
             )
             if how.processes == 1:
-                train_and_save(job, prompts.examples, shelf.open(located), ProcessGroup())
+                train_and_save(
+                    training, prompts.examples, job.bases.open(job.model), ProcessGroup()
+                )
             else:
-                shelf.release()  # the processes need the GPU that it is on
-                train_together(job, prompts.examples, folder / PROCESSES)
-            trained = trained_on(row.item for row in rows)
-            write_training_items(temporary / "adapter", trained)
+                job.bases.release()  # the processes need the GPU that it is on
+                train_together(training, prompts.examples, folder / PROCESSES)
+            items = trained_on(row.item for row in rows)
+            write_training_items(temporary / "adapter", items)
     report = json.loads((done / "report.json").read_text(encoding="utf-8"))
     check = json.loads((done / "check.json").read_text(encoding="utf-8"))
     return TrainedAdapter(
@@ -236,23 +196,18 @@ def _train_once(
 
 
 def _job(
-    prepared: StudyData,
-    cell: Cell,
-    prompts: Prompts,
-    located: ModelFiles,
-    how: Training,
-    checkpoints: Path,
-    target: Path,
+    job: CellJob, prompts: Prompts, how: Training, checkpoints: Path, target: Path
 ) -> TrainingJob:
-    """The training as every process needs to know it."""
+    """Describe the training as every process needs to know it."""
+    cell, files = job.cell, job.model
     return TrainingJob(
         model=_absolute(cell.model.id),
         revision=cell.model.revision,
-        chat=located.recipe.chat,
-        lora_modules=located.recipe.lora_modules,
-        quantise=located.quantise,
-        weights=located.weights.identity,
-        lora=prepared.study.lora.model_dump(),
+        chat=files.recipe.chat,
+        lora_modules=files.recipe.lora_modules,
+        quantise=files.quantise,
+        weights=files.weights.identity,
+        lora=job.data.study.lora.model_dump(),
         training=how.settings,
         seed=cell.seed,
         label_ids=prompts.labels,
@@ -266,23 +221,22 @@ def _job(
 
 
 def _absolute(model: str) -> str:
-    """A model's id; of a folder the absolute path, since it is opened from elsewhere."""
+    """Return a model's id; of a folder the absolute path, since it is opened from elsewhere."""
     return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
-def _adapter_settings(
-    prepared: StudyData, cell: Cell, located: ModelFiles, fold: int
-) -> dict[str, Any]:
+def _adapter_settings(job: CellJob) -> dict[str, Any]:
+    cell, model = job.cell, job.model
     return {
         "model": _absolute(cell.model.id),
-        "revision": located.weights.revision,
-        "weights": located.weights.identity,
-        "quantise": located.quantise,
-        "prompt": asdict(prompt_format(prepared, located.recipe)),
-        "study": prepared.study.name,
+        "revision": model.weights.revision,
+        "weights": model.weights.identity,
+        "quantise": model.quantise,
+        "prompt": asdict(job.prompt_format),
+        "study": job.data.study.name,
         "name": cell.model.label,
         "seed": cell.seed,
         "arm": cell.arm,
-        "fold": fold,
-        "folds": len(prepared.splits),
+        "fold": job.fold,
+        "folds": len(job.data.splits),
     }

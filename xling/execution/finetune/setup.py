@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from xling.data.training_rows import TrainingRow
+from xling.execution.cell_run import CellJob
 from xling.execution.memory_checks import training_memory_use
-from xling.execution.study_data import StudyData, prompt_format
 from xling.files.atomic import atomic_write
-from xling.models import BaseModelCache, ModelFiles
-from xling.models.loading import read_config
 from xling.planning.memory_limits import MemoryUse
 from xling.prompts import label_token_ids, render_prompts
 from xling.scoring.context import check_context
-from xling.study import Cell
 from xling.study.settings import per_process
 from xling.training.checkpoints import last_whole_checkpoint
 from xling.training.loop import Example
@@ -40,7 +37,6 @@ class Training:
         share: examples of a forward pass of one process at most, as far as the settings say.
         examples_at_once: of one with the longest prompts, once memory has decided; till then
             `share`.
-        context: of the model, in tokens; None: it names none.
     """
 
     settings: dict[str, Any]
@@ -48,26 +44,24 @@ class Training:
     parallel: str
     share: int
     examples_at_once: int
-    context: int | None
 
 
-def how_to_train(prepared: StudyData, cell: Cell, located: ModelFiles) -> Training:
-    """Decides it before any work.
+def plan_training(job: CellJob) -> Training:
+    """Decide how a cell is trained, before any work.
 
     Raises:
         ValueError: a step's examples cannot be shared equally over the processes.
     """
-    settings = prepared.study.training.model_dump()
-    processes = processes_for(cell.model.processes, usual=located.recipe.processes)
+    model = job.cell.model
+    settings = job.data.study.training.model_dump()
+    processes = processes_for(model.processes, usual=job.model.recipe.processes)
     share = per_process(settings["batch_size"], settings["micro_batch_size"], processes)
-    text = read_config(located.weights.folder).get_text_config()
     return Training(
         settings,
         processes,
-        cell.model.parallel if processes > 1 else "none",
+        model.parallel if processes > 1 else "none",
         share,
         share,
-        getattr(text, "max_position_embeddings", None),
     )
 
 
@@ -88,22 +82,20 @@ class Prompts:
     longest: int
 
 
-def training_prompts(
-    prepared: StudyData, rows: Sequence[TrainingRow], located: ModelFiles, how: Training
-) -> Prompts:
-    """Renders the prompts.
+def training_prompts(job: CellJob, rows: Sequence[TrainingRow]) -> Prompts:
+    """Render what is trained on.
 
     Raises:
         ValueError: a prompt is longer than the model's context, or its labels do not fit.
     """
-    layout, tokenizer = prompt_format(prepared, located.recipe), located.tokenizer()
+    layout, tokenizer = job.prompt_format, job.model.tokenizer()
     texts = render_prompts([row.item for row in rows], layout, tokenizer)
     special = not layout.chat
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=special)["input_ids"]]
     check_context(
         lengths,
         [f"{row.item.dialect}/{row.item.item_id}" for row in rows],
-        context=how.context,
+        context=job.model.context,
     )
     return Prompts(
         examples=[Example(text, row.label) for text, row in zip(texts, rows, strict=True)],
@@ -113,32 +105,20 @@ def training_prompts(
     )
 
 
-def with_memory(
-    how: Training,
-    prepared: StudyData,
-    cell: Cell,
-    located: ModelFiles,
-    shelf: BaseModelCache,
-    *,
-    longest: int,
-    work: Path,
-) -> Training:
-    """Adds what is decided by the memory that is free, and keeps it in the work folder.
+def with_memory(how: Training, job: CellJob, *, longest: int, work: Path) -> Training:
+    """Add what is decided by the memory that is free, and remember it in the work folder.
 
-    A training that is there already is as it was kept. One that goes on from a checkpoint
+    A training that is there already is as it was remembered. One that goes on from a checkpoint
     computes as before, in passes that are smaller if memory is now; unless other settings are
     asked for, or another number of processes.
 
     Args:
-        how: from `how_to_train`.
-        prepared: study and data.
-        cell: model, arm and seed.
-        located: the model.
-        shelf: may hold it already.
+        how: from `plan_training`.
+        job: what is trained.
         longest: tokens of the longest prompt.
         work: the cell's work folder.
     """
-    kept = _kept(work)
+    kept = _remembered(work)
     if kept is not None and (work / TRAINED).is_dir():
         return _with_use(
             replace(how, processes=kept["processes"], parallel=kept["parallel"]),
@@ -149,10 +129,10 @@ def with_memory(
     asked = {key: how.settings[key] for key in MEMORY_ONLY}
     before = _before(kept, how, work)
     use = training_memory_use(
-        prepared,
-        cell,
-        located,
-        shelf,
+        job.data,
+        job.cell,
+        job.model,
+        job.bases,
         length=longest,
         rows=before.pass_rows if before else how.share,
         processes=how.processes,
@@ -175,7 +155,7 @@ def with_memory(
 
 
 def _before(kept: dict[str, Any] | None, how: Training, work: Path) -> MemoryUse | None:
-    """How a training used memory that goes on as it was asked for before; None: none does."""
+    """Return how a training that goes on used memory before; None: none goes on as it was."""
     if kept is None or last_whole_checkpoint(work / CHECKPOINTS) is None:
         return None
     deciding = ("gradient_checkpointing", "micro_batch_size")
@@ -186,8 +166,8 @@ def _before(kept: dict[str, Any] | None, how: Training, work: Path) -> MemoryUse
     return MemoryUse(**kept["use"])
 
 
-def _kept(work: Path) -> dict[str, Any] | None:
-    """What `with_memory` kept in a work folder; None: nothing."""
+def _remembered(work: Path) -> dict[str, Any] | None:
+    """Read what `with_memory` wrote to a work folder; None: nothing."""
     path = work / MEMORY
     if not path.is_file():
         return None

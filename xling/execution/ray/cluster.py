@@ -102,7 +102,7 @@ class Cluster:
 
 @contextmanager
 def connected() -> Iterator[Cluster]:
-    """Connects to the cluster at ``RAY_ADDRESS``, or starts a local one; leaves it at the end.
+    """Connect to the cluster at ``RAY_ADDRESS``, or start a local one; leave it at the end.
 
     Raises:
         ValueError: no cluster answers at the address.
@@ -130,7 +130,7 @@ def connected() -> Iterator[Cluster]:
 
 
 def check_address(address: str, *, seconds: float = ANSWER_SECONDS) -> None:
-    """Checks within half a minute that a cluster of this version of Ray answers.
+    """Check within half a minute that a cluster of this version of Ray answers.
 
     Ray itself would wait for minutes, and then end the process.
 
@@ -156,7 +156,7 @@ def check_address(address: str, *, seconds: float = ANSWER_SECONDS) -> None:
 
 
 def _why_unreachable(address: str) -> str:
-    """Why nothing listens at host:port; empty if something does, or for words such as 'auto'."""
+    """Return why nothing listens at host:port; empty if something does, and for 'auto'."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return ""
@@ -168,7 +168,7 @@ def _why_unreachable(address: str) -> str:
 
 
 def _why_no_cluster(address: str, seconds: float) -> str:
-    """Why a cluster of this version of Ray does not answer; empty if it does."""
+    """Return why a cluster of this version of Ray does not answer; empty if it does."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
@@ -180,7 +180,7 @@ def _why_no_cluster(address: str, seconds: float) -> str:
 
 
 def worker_uri(uri: str, cluster: Cluster) -> str:
-    """The tracking store's address as workers can use it: a local path is made absolute.
+    """Return the tracking store's address as workers can use it: local paths made absolute.
 
     Raises:
         ValueError: the store is a file of this machine, and the cluster has other machines.
@@ -220,7 +220,7 @@ def _describe() -> Cluster:
 
 
 def copy_code(target: Path) -> None:
-    """Copies the project's code, without runs, environments and whatever else lies beside it."""
+    """Copy the project's code, without runs, environments and whatever else is beside it."""
     root = Path(xling.__file__).resolve().parents[1]
     for name in SHIPPED:
         path = root / name
@@ -231,6 +231,6 @@ def copy_code(target: Path) -> None:
 
 
 def _worker_environment(code: str) -> dict[str, Any]:
-    """Ray's ``runtime_env``: this checkout's code, so that all run the same, and settings."""
+    """Return Ray's ``runtime_env``: this checkout's code and settings, so that all run the same."""
     forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
     return {"working_dir": code, "env_vars": QUIET | forwarded}

@@ -33,7 +33,7 @@ class Needs:
 
 
 def check_needs(cell: Cell, cluster: Cluster) -> Needs:
-    """What a cell's unit asks for; a unit without GPUs runs on cores.
+    """Decide what a cell's unit asks for; a unit without GPUs runs on cores.
 
     A unit that only asks a server needs none.
 
@@ -64,14 +64,14 @@ def check_needs(cell: Cell, cluster: Cluster) -> Needs:
 
 
 def _gpus(model: ModelSettings, recipe: Recipe) -> int:
-    """One for each of several processes; a lone process spreads the layers over all it needs."""
+    """Count one for each of several processes; a lone one spreads the layers over all it needs."""
     if model.processes > 1:
         return model.processes
     return max(model.processes, recipe.gpus)
 
 
 def _fewer(model: ModelSettings, recipe: Recipe, cluster: Cluster) -> str:
-    """The remedy of fewer processes, where it is one: the model must do with fewer GPUs."""
+    """Name the remedy of fewer processes, where it is one: the model must do with fewer GPUs."""
     most = max(node.gpus for node in cluster.nodes)
     if model.processes > 1 and recipe.gpus <= most:
         return f"Set `processes` of the model to {most} or fewer, leave"
@@ -79,7 +79,7 @@ def _fewer(model: ModelSettings, recipe: Recipe, cluster: Cluster) -> str:
 
 
 def _memory(recipe: Recipe) -> int:
-    """Bytes, where the weights lie in a folder; nothing is fetched to find out."""
+    """Count bytes, where the weights are in a folder; nothing is fetched to find out."""
     folder = Path(recipe.repository or "-")
     if not folder.is_dir():
         return 0

@@ -33,7 +33,7 @@ CANCEL_SECONDS = 30.0
 
 @contextmanager
 def _noted_sigterm() -> Iterator[Callable[[], None]]:
-    """Gives a check that raises `Terminated` if SIGTERM came.
+    """Give a check that raises `Terminated` if SIGTERM came.
 
     Raised by the handler itself, inside a call of Ray, it would come out as another exit.
     """
@@ -50,13 +50,11 @@ def _noted_sigterm() -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run_units_on_ray(
-    prepared: StudyData, units: Sequence[Unit], *, force: bool
-) -> list[UnitOutcome]:
-    """Runs units as tasks of a Ray cluster, each under the active run, with a bar over cells.
+def run_units_on_ray(data: StudyData, units: Sequence[Unit], *, force: bool) -> list[UnitOutcome]:
+    """Run units as tasks of a Ray cluster, each under the active run, with a bar over cells.
 
     Args:
-        prepared: study and data; workers get them through Ray.
+        data: study and data; workers get them through Ray.
         units: what to run.
         force: repeat what a finished run has already.
 
@@ -72,7 +70,7 @@ def run_units_on_ray(
         parent = active_parent()
         uri = worker_uri(parent.uri, cluster)
         needs = {unit.name: check_needs(unit.cells[0], cluster) for unit in units}
-        run_prepare(prepared, force=force)
+        run_prepare(data, force=force)
         assignment = Assignment(
             # An argument, which Ray's dashboard does not show.
             parent=replace(parent, uri=uri),
@@ -82,7 +80,7 @@ def run_units_on_ray(
             gpus=0,
             host=socket.gethostname(),
         )
-        return _Tasks(prepared, units, needs, assignment).run()
+        return _Tasks(data, units, needs, assignment).run()
 
 
 @dataclass
@@ -90,26 +88,26 @@ class _Tasks:
     """The tasks of one study.
 
     Attributes:
-        prepared: study and data.
+        data: study and data.
         units: to run.
         needs: resources by unit name.
         assignment: what every worker is told; each gets its unit's number of GPUs.
         pending: unit and number of the try, by task.
     """
 
-    prepared: StudyData
+    data: StudyData
     units: Sequence[Unit]
     needs: dict[str, Needs]
     assignment: Assignment
     pending: dict[ObjectRef[Any], tuple[Unit, int]] = field(default_factory=dict)
 
     def run(self) -> list[UnitOutcome]:
-        """Runs all units; whatever ends it early cancels those under way."""
+        """Run all units; whatever ends it early cancels those under way."""
         import ray
 
         outcomes: dict[str, UnitOutcome] = {}
         total = sum(len(unit.cells) for unit in self.units)
-        self._study = ray.put(self.prepared)
+        self._study = ray.put(self.data)
         try:
             with (
                 tqdm(total=total, desc="cells", unit="cell") as bar,
@@ -151,7 +149,7 @@ class _Tasks:
         self.pending[task.remote(self._study, unit, assignment)] = (unit, number)
 
     def _outcome(self, task: ObjectRef[Any], unit: Unit, number: int) -> UnitOutcome | None:
-        """A finished task's outcome; None if its worker was lost and it may be tried again."""
+        """Return a finished task's outcome; None: its worker was lost, and it may be tried again."""
         import ray
         from ray import exceptions
 
@@ -187,7 +185,7 @@ class _Tasks:
             logger.info("%s: %d run(s) of the lost worker end as KILLED", unit.name, ended)
 
     def _cancel(self) -> None:
-        """Interrupts all tasks, so that their runs end as KILLED; ends those that do not stop."""
+        """Interrupt all tasks, so that their runs end as KILLED; end those that do not stop."""
         import ray
 
         tasks = list(self.pending)

@@ -40,8 +40,8 @@ class Assignment:
     host: str = ""
 
 
-def work(prepared: StudyData, unit: Unit, assignment: Assignment) -> UnitOutcome:
-    """Runs one unit in this worker process, which serves no other after it.
+def work(data: StudyData, unit: Unit, assignment: Assignment) -> UnitOutcome:
+    """Run one unit in this worker process, which serves no other after it.
 
     Raises:
         StoreUnavailable: the tracking store failed, or does not answer.
@@ -55,14 +55,14 @@ def work(prepared: StudyData, unit: Unit, assignment: Assignment) -> UnitOutcome
         os.chdir(assignment.folder)
     work_under(assignment.parent, unit=unit.name)
     select_experiment()
-    outcome = run_unit(prepared, unit, BaseModelCache(), force=assignment.force)
+    outcome = run_unit(data, unit, BaseModelCache(), force=assignment.force)
     if assignment.host != socket.gethostname():
         outcome.waiting = list(tracking.account().lines)
     return outcome
 
 
 def _prepare_log(level: int) -> None:
-    """Lines go to stderr, which Ray shows at the driver after the task's name."""
+    """Send lines to stderr, which Ray shows at the driver after the task's name."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
     logging.getLogger("xling").setLevel(level)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class ItemScorer:
-    """Asks one model, with or without an adapter, in one cell's way.
+    """Puts items to one model, with or without an adapter, in one cell's way.
 
     Args:
         engine: scores and writes.
@@ -69,27 +69,27 @@ class ItemScorer:
         self._study = study
         self._model = model
 
-    def ask(self, items: Sequence[Item], *, description: str, unfinished: Path) -> Answers:
-        """Answers to items, of one language or of many.
+    def score(self, items: Sequence[Item], *, description: str, unfinished: Path) -> Answers:
+        """Get the answers to items, of one language or of many.
 
         Args:
             items: n items.
             description: what progress bars show.
-            unfinished: file in which finished reasonings are kept, by language and item.
+            unfinished: file of the reasonings that are finished, by language and item.
 
         Raises:
             ValueError: a prompt, with its reasoning or its answer, is longer than the model's
                 context; the labels cannot be scored; or the chat template cannot be used.
         """
         if self._cell.reasoning == "cot":
-            return self._ask_with_reasoning(items, description, unfinished)
+            return self._score_with_reasoning(items, description, unfinished)
         match self._cell.scoring:
             case "permuted":
-                return self._ask_in_orders(items, description)
+                return self._score_in_orders(items, description)
             case "cloze":
-                return self._ask_cloze(items, description)
+                return self._score_cloze(items, description)
             case _:
-                return self._ask_directly(items, description)
+                return self._score_directly(items, description)
 
     @property
     def prompts_per_item(self) -> int:
@@ -109,7 +109,7 @@ class ItemScorer:
         return direct and self._routed_model is not None
 
     def check(self, items: Sequence[Item]) -> None:
-        """Checks items of one language before the first is asked.
+        """Check items of one language before the first is asked.
 
         Raises:
             ValueError: a prompt, with its reasoning or its answer, is longer than the context.
@@ -125,7 +125,7 @@ class ItemScorer:
         )
 
     def _longest_texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
-        """Names and texts of all that the model will read before its own words."""
+        """Return names and texts of all that the model will read before its own words."""
         names = [f"{item.dialect}/{item.item_id}" for item in items]
         prompts = self.sample_prompts(items)
         pairs = list(zip(names, prompts, strict=True))
@@ -138,7 +138,7 @@ class ItemScorer:
         ]
 
     def sample_prompts(self, items: Sequence[Item]) -> list[str]:
-        """The exact prompts of items, up to where the model's own text begins."""
+        """Render the exact prompts of items, up to where the model's own text begins."""
         tokenizer = self._tokenizer
         if self._cell.reasoning == "cot":
             return reasoning_prompts(
@@ -152,15 +152,15 @@ class ItemScorer:
     def _thought(self) -> ReasoningSettings:
         return self._study.chain_of_thought
 
-    def _ask_directly(self, items: Sequence[Item], description: str) -> Answers:
-        """The four labels; of a mixture of experts also which experts the prompts' tokens go to."""
+    def _score_directly(self, items: Sequence[Item], description: str) -> Answers:
+        """Score the labels; of a mixture of experts also record where the prompts' tokens go."""
         prompts = self.sample_prompts(items)
         with self._recording() as counter:
             scores = self._engine.score(prompts, description=description)
         return replace(_answers(items, prompts, scores, {}), routing=counter)
 
     def _recording(self) -> AbstractContextManager[RoutingCounter | None]:
-        """Records routing in the block; a token that stands for several prompts, as often."""
+        """Record routing in the block; a token that stands for several prompts, as often."""
         engine, routed = self._engine, self._routed_model
         if routed is None or not isinstance(engine, InProcessEngine):
             return nullcontext()
@@ -177,10 +177,10 @@ class ItemScorer:
             return None
         return model
 
-    def _ask_with_reasoning(
+    def _score_with_reasoning(
         self, items: Sequence[Item], description: str, unfinished: Path
     ) -> Answers:
-        """Reasoning, kept batch by batch, then the four labels after it."""
+        """Let the model reason, batch by batch on disk, then score the four labels after it."""
         thought = self._thought
         questions = self.sample_prompts(items)
         # The key decides an item's draws, so it names the language, too.
@@ -218,8 +218,8 @@ class ItemScorer:
         )
         return _answers(items, prompts, scores, {REASONING_TABLE: frame})
 
-    def _ask_in_orders(self, items: Sequence[Item], description: str) -> Answers:
-        """Every order of the options, averaged back onto the options."""
+    def _score_in_orders(self, items: Sequence[Item], description: str) -> Answers:
+        """Score every order of the options, and average back onto the options."""
         orders = option_orders(self._study.scoring.orders)
         by_order = [
             self.sample_prompts([reorder(item, order) for item in items])  # type: ignore[misc]
@@ -252,8 +252,8 @@ class ItemScorer:
             },
         )
 
-    def _ask_cloze(self, items: Sequence[Item], description: str) -> Answers:
-        """The texts of the answers, without showing them as options."""
+    def _score_cloze(self, items: Sequence[Item], description: str) -> Answers:
+        """Score the texts of the answers, without showing them as options."""
         prompts = self.sample_prompts(items)
         scores = self._engine.score_choices(
             prompts,
