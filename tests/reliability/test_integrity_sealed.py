@@ -12,11 +12,11 @@ import pytest
 
 from xling.files.atomic import atomic_directory
 from xling.files.checksums import (
-    SEAL,
+    CHECKSUMS,
     checksummed_directory,
     find_damage,
     make_once,
-    read_seen,
+    read_stamps,
     write_checksums,
 )
 
@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and path.name != SEAL]
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS]
 
 
 def changed(content: bytes, rng: random.Random) -> bytes:
@@ -76,9 +76,9 @@ def test_every_change_of_any_file_is_found_and_named(folder, tmp_path):
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "more.json").write_text("{}"), "more.json was added"),
-        (lambda folder: (folder / SEAL).write_text('{"model'), "checksums .* are damaged"),
-        (lambda folder: (folder / SEAL).write_text("[1]"), "checksums .* are damaged"),
-        (lambda folder: (folder / SEAL).unlink(), "it has no checksums"),
+        (lambda folder: (folder / CHECKSUMS).write_text('{"model'), "checksums .* are damaged"),
+        (lambda folder: (folder / CHECKSUMS).write_text("[1]"), "checksums .* are damaged"),
+        (lambda folder: (folder / CHECKSUMS).unlink(), "it has no checksums"),
         (
             lambda folder: os.truncate(folder / "model.safetensors", 4_000),
             "model.safetensors is cut off at 4000 bytes, not 5000",
@@ -99,7 +99,7 @@ def test_a_touched_file_is_read_once_and_then_known(folder):
     path = folder / "model.safetensors"
     os.utime(path, ns=(1, 1))
     assert not find_damage(folder)
-    assert read_seen(folder / SEAL)["model.safetensors"].modified == 1
+    assert read_stamps(folder / CHECKSUMS)["model.safetensors"].modified == 1
 
 
 def test_a_damaged_folder_is_made_again_and_said(folder):

@@ -15,7 +15,7 @@ from tests.execution.test_stage import answer, files, study_of
 from tests.test_training import train
 from xling.execution.cell_run import locate
 from xling.execution.study_data import prepare_study
-from xling.files.checksums import SEAL
+from xling.files.checksums import CHECKSUMS
 from xling.models import BaseModelCache
 from xling.scoring.answer_cache import AnswerCache
 from xling.study import Cell
@@ -48,10 +48,14 @@ def test_any_damage_to_a_checkpoint_is_found_and_the_one_before_it_used(trained,
         work = tmp_path / str(case)
         shutil.copytree(trained[0], work)
         assert last_whole_checkpoint(work).name == "checkpoint-8"
-        path = work / "checkpoint-8" / rng.choice(["state.safetensors", "trainer_state.json", SEAL])
+        path = (
+            work
+            / "checkpoint-8"
+            / rng.choice(["state.safetensors", "trainer_state.json", CHECKSUMS])
+        )
         before = path.stat()
         harm = rng.choice([turn_a_bit, cut, lambda path, rng: path.unlink()])
-        if path.name == SEAL:
+        if path.name == CHECKSUMS:
             harm = cut
         harm(path, rng)
         if path.exists():

@@ -1,4 +1,4 @@
-"""Files: paths, atomic writes, checksums, strict readers, the fingerprint of a result, pins.
+"""Files: paths, atomic writes, append logs, checksums, strict readers, fingerprints, pins.
 
-What a study asks, how a model answers and what a run logs never stand here.
+What a study asks, how a model answers and what a run logs never belong here.
 """

@@ -1,4 +1,4 @@
-"""Where converted weights and unfinished work lie on disk."""
+"""Files and folders that are there whole or not at all, and locks between processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xling.messages.errors import DISK_ERRORS
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Gives a temporary folder that becomes `target` only if the block ends without an error.
+    """Give a temporary folder that becomes `target` only if the block ends without an error.
 
     Two processes may make the same folder at once: the first to finish wins, and the other's
     copy is thrown away.
@@ -41,9 +41,9 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def build_lock(target: Path) -> Iterator[None]:
-    """One process at a time that makes a folder, and nothing left of one that was killed.
+    """Let one process at a time make a folder, and clear what one that was killed left.
 
-    Others wait, and have to look whether the folder is there.
+    Others wait, and have to check whether the folder is there.
     """
     with naming_full_disk(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def build_lock(target: Path) -> Iterator[None]:
 
 @contextmanager
 def work_lock(name: str, *, waiting: Callable[[], None]) -> Iterator[None]:
-    """One process of this machine at a time that does a work of that name.
+    """Let one process of this machine at a time do the work of that name.
 
     Args:
         name: of the work; part of a file's name in `state_folder`.
@@ -78,7 +78,7 @@ def work_lock(name: str, *, waiting: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """Gives a path that becomes the file `target` only if the block ends without an error.
+    """Give a path that becomes the file `target` only if the block ends without an error.
 
     The file lies on the disk, not only in a buffer, before it gets its name; an older file is
     replaced, or stays as it was.
@@ -101,7 +101,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_full_disk(folder: Path) -> Iterator[None]:
-    """Turns whatever a library raises on a full or read-only disk into one OSError.
+    """Turn whatever a library raises on a full or read-only disk into one OSError.
 
     safetensors and torch write in native code: their errors have no errno, only its text.
     """
@@ -115,7 +115,7 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
 
 
 def remember_int(path: Path, find: Callable[[], int]) -> int:
-    """A number that was found once, so that work that was cut off goes on with the same.
+    """Return a number that was found once, so that work that was cut off goes on with it.
 
     Args:
         path: file that keeps it.

@@ -1,8 +1,8 @@
 """Files that are still what was written: a folder's checksums beside its files.
 
-A seal holds sha256, size and the times of the last change of every file. Whether a folder is
-still whole is told as git tells it: a file of the same size and times is taken as unchanged, any
-other is read and hashed. So weights of any size are checked in no time before each use.
+The file of checksums holds sha256, size and the times of the last change of every file. Whether a
+folder is still whole is decided as git does it: a file of the same size and times counts as
+unchanged, any other is read and hashed. So weights of any size are checked at once before each use.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 
 from xling.files.atomic import atomic_directory, atomic_write, build_lock
 
-SEAL = ".sealed.json"
+CHECKSUMS = ".sealed.json"
 # Nanoseconds. Two changes of a file within one tick of a clock have the same time, so times say
-# nothing of a file that was changed just before it was sealed.
+# nothing of a file that was changed just before its checksums were written.
 TICK = 20_000_000
 
 
@@ -43,7 +43,7 @@ class FileStamp:
 
 
 def stamp_file(path: Path) -> FileStamp:
-    """Hashes a file."""
+    """Hash a file, and note its size and times."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         found = os.fstat(stream.fileno())
@@ -55,28 +55,28 @@ def hash_file(path: Path) -> str:
     return stamp_file(path).sha256
 
 
-def unchanged(path: Path, seen: FileStamp) -> bool:
-    """Whether a file's size and times are those that it was seen with."""
+def unchanged(path: Path, stamp: FileStamp) -> bool:
+    """Return whether a file's size and times are those of its stamp."""
     found = path.stat()
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) == (
-        seen.size,
-        seen.modified,
-        seen.changed,
+        stamp.size,
+        stamp.modified,
+        stamp.changed,
     )
 
 
-def difference(folder: Path, name: str, seen: FileStamp) -> str:
-    """How a file differs in content from what was seen, in words; empty if it does not."""
+def difference(folder: Path, name: str, stamp: FileStamp) -> str:
+    """Say how a file's content differs from its stamp; empty if it does not."""
     path = folder / name
     if not path.is_file():
         return f"{name} is missing"
     size = path.stat().st_size
-    if size != seen.size:
-        how = "cut off at" if size < seen.size else "changed: it has"
-        return f"{name} is {how} {size} bytes, not {seen.size}"
+    if size != stamp.size:
+        how = "cut off at" if size < stamp.size else "changed: it has"
+        return f"{name} is {how} {size} bytes, not {stamp.size}"
     sha256 = hash_file(path)
-    if sha256 != seen.sha256:
-        return f"{name} is changed: its sha256 is {sha256}, not {seen.sha256}"
+    if sha256 != stamp.sha256:
+        return f"{name} is changed: its sha256 is {sha256}, not {stamp.sha256}"
     return ""
 
 
@@ -89,68 +89,68 @@ def hash_folder(folder: Path) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """Writes the checksums of all files in a folder, deep ones too, beside them."""
-    _write_seal(folder, {name: stamp_file(folder / name) for name in _names(folder)})
+    """Write the checksums of all files in a folder, deep ones too, beside them."""
+    _write_with_delay(folder, {name: stamp_file(folder / name) for name in _names(folder)})
 
 
 def find_damage(folder: Path, *, thorough: bool = False, more: bool = False) -> str:
-    """What is wrong with a sealed folder, in words; empty if it is as it was sealed.
+    """Say what is wrong with a folder that has checksums; empty if it is as it was.
 
     Args:
-        folder: a folder; one without a seal is at fault.
+        folder: a folder; one without checksums counts as damaged.
         thorough: read every file again, whatever its size and times.
-        more: other files may have been put beside those that were sealed.
+        more: other files may have been put beside those that have checksums.
     """
     try:
-        sealed = read_seen(folder / SEAL)
+        stamps = read_stamps(folder / CHECKSUMS)
     except FileNotFoundError:
         return "it has no checksums"
     except ValueError as error:
         return str(error)
-    sealed_at = (folder / SEAL).stat().st_mtime_ns
-    renewed = dict(sealed)
-    for name, seen in sealed.items():
+    written_at = (folder / CHECKSUMS).stat().st_mtime_ns
+    renewed = dict(stamps)
+    for name, stamp in stamps.items():
         path = folder / name
-        settled = seen.changed < sealed_at - TICK
-        if not thorough and settled and path.is_file() and unchanged(path, seen):
+        settled = stamp.changed < written_at - TICK
+        if not thorough and settled and path.is_file() and unchanged(path, stamp):
             continue
-        found = difference(folder, name, seen)
+        found = difference(folder, name, stamp)
         if found:
             return found
         renewed[name] = stamp_file(path)
-    added = sorted(set(_names(folder)) - set(sealed))
+    added = sorted(set(_names(folder)) - set(stamps))
     if added and not more:
         return f"{added[0]} was added"
-    if renewed != sealed and os.access(folder, os.W_OK):  # or a copy would be read every time
-        _write_seal(folder, renewed)
+    if renewed != stamps and os.access(folder, os.W_OK):  # or a copy would be read every time
+        _write_with_delay(folder, renewed)
     return ""
 
 
-def _write_seal(folder: Path, files: Mapping[str, FileStamp]) -> None:
-    """Writes a seal that is so much younger than its files that their times say something."""
-    newest = max((seen.changed for seen in files.values()), default=0)
+def _write_with_delay(folder: Path, files: Mapping[str, FileStamp]) -> None:
+    """Write checksums so much later than the files changed that their times say something."""
+    newest = max((stamp.changed for stamp in files.values()), default=0)
     wait = newest + 2 * TICK - time.time_ns()  # another machine's clock may be hours ahead
     time.sleep(min(max(0, wait), 2 * TICK) / 1e9)
-    write_seen(folder / SEAL, files)
+    write_stamps(folder / CHECKSUMS, files)
 
 
 @contextmanager
 def checksummed_directory(target: Path) -> Iterator[Path]:
-    """As `xling.files.atomic.atomic_directory`, with the checksums of what the block has written."""
+    """Give a folder as `atomic_directory` does, and write the checksums of what is in it."""
     with atomic_directory(target) as temporary:
         yield temporary
         write_checksums(temporary)
 
 
 def make_once(target: Path, make: Callable[[Path], None], *, warn: Callable[[str], None]) -> None:
-    """Makes a folder unless it is there and whole; one that is damaged is made again.
+    """Make a folder unless it is there and whole; one that is damaged is made again.
 
     Processes that ask for it at once wait for the first.
 
     Args:
         target: the folder.
         make: writes its files into the folder that it is given.
-        warn: told, in words, what is wrong with a folder that is made again.
+        warn: called with what is wrong with a folder that is made again.
     """
     if target.is_dir() and not find_damage(target):
         return
@@ -165,15 +165,15 @@ def make_once(target: Path, make: Callable[[Path], None], *, warn: Callable[[str
             make(temporary)
 
 
-def write_seen(path: Path, files: Mapping[str, FileStamp]) -> None:
-    """Writes what was seen of files, by name."""
-    content = {name: asdict(seen) for name, seen in sorted(files.items())}
+def write_stamps(path: Path, files: Mapping[str, FileStamp]) -> None:
+    """Write the stamps of files, by name."""
+    content = {name: asdict(stamp) for name, stamp in sorted(files.items())}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def read_seen(path: Path) -> dict[str, FileStamp]:
-    """Reads what `write_seen` wrote.
+def read_stamps(path: Path) -> dict[str, FileStamp]:
+    """Read what `write_stamps` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -181,17 +181,17 @@ def read_seen(path: Path) -> dict[str, FileStamp]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: FileStamp(**seen) for name, seen in content.items()}
+        return {name: FileStamp(**stamp) for name, stamp in content.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"its checksums ({path.name}) are damaged") from error
 
 
 def _names(folder: Path) -> list[str]:
-    """Files of a folder, relative to it; those that are being written are none of them."""
+    """Return the files of a folder, relative to it, but for checksums and files being written."""
     return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
         if path.is_file()
-        and not path.name.startswith(SEAL)
-        and not path.name.startswith(f".{SEAL}")
+        and not path.name.startswith(CHECKSUMS)
+        and not path.name.startswith(f".{CHECKSUMS}")
     )

@@ -37,5 +37,5 @@ def fingerprint(content: Mapping[str, Any], *, stages: Collection[str]) -> str:
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Installed version of each deciding package."""
+    """Return the installed version of each deciding package."""
     return {name: importlib.metadata.version(name) for name in DECIDING_PACKAGES}

@@ -1,4 +1,4 @@
-"""Reads parquet files of any origin as far as their pages and text are whole."""
+"""Parquet files of any origin, read as far as their pages and text are whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INDEX = re.compile(r"__index_level_\d+__")
 
 
 def read_parquet(path: Path, *, remedy: str = "") -> pd.DataFrame:
-    """The columns of a parquet file.
+    """Read the columns of a parquet file.
 
     What pandas writes beside the data is not looked at: no checksum covers it. An index without a
     name is left out.
@@ -28,8 +28,8 @@ def read_parquet(path: Path, *, remedy: str = "") -> pd.DataFrame:
         remedy: what to do about one that is damaged.
 
     Raises:
-        ValueError: the file is not there, truncated, corrupt or no parquet file, or a text is not
-            UTF-8; one line, which names file and remedy if there is one.
+        ValueError: the file is missing, truncated, corrupt or not a parquet file, or a text is
+            not UTF-8; one line, which names file and remedy if there is one.
     """
     try:
         # ParquetFile and not read_table: the latter makes columns of folder names like `a=b`.
@@ -47,7 +47,7 @@ def read_parquet(path: Path, *, remedy: str = "") -> pd.DataFrame:
 
 
 def cut_off(path: Path) -> str:
-    """How a parquet file is cut off, in words; empty if it ends as a parquet file does."""
+    """Say how a parquet file is cut off; empty if it ends as a parquet file does."""
     size = path.stat().st_size
     with path.open("rb") as source:
         begins = source.read(len(MAGIC))

@@ -10,12 +10,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def cache_folder() -> Path:
-    """Folder of what can be made again: ``$XDG_CACHE_HOME/xling`` (``~/.cache/xling``)."""
+    """Return the folder of what can be made again: ``$XDG_CACHE_HOME/xling``.
+
+    The default is ``~/.cache/xling``.
+    """
     return _xdg("XDG_CACHE_HOME", ".cache")
 
 
 def state_folder() -> Path:
-    """Folder of results before they are logged: ``$XDG_STATE_HOME/xling``.
+    """Return the folder of results before they are logged: ``$XDG_STATE_HOME/xling``.
 
     The default is ``~/.local/state/xling``.
     """

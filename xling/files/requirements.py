@@ -1,4 +1,4 @@
-"""Reads the one list of pins, conda.yaml, for those who need a part of it."""
+"""The one list of pins, conda.yaml, for those who need a part of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ADAPTER_PACKAGES = (
 
 @cache
 def pinned_packages() -> dict[str, str]:
-    """Version of each package in conda.yaml's pip section, in its order.
+    """Return the version of each package in conda.yaml's pip section, in its order.
 
     Raises:
         ValueError: a line is not an exact pin.
@@ -47,6 +47,6 @@ def pinned_packages() -> dict[str, str]:
 
 
 def adapter_requirements() -> list[str]:
-    """Pins of `ADAPTER_PACKAGES`, as pip requirements."""
+    """Return the pins of `ADAPTER_PACKAGES`, as pip requirements."""
     pins = pinned_packages()
     return [f"{name}=={pins[name]}" for name in sorted(ADAPTER_PACKAGES)]

@@ -13,7 +13,7 @@ MOST_DIGITS = 4000
 
 
 def parse_json(raw: bytes) -> Any:
-    """The value of a line or file of JSON.
+    """Return the value of a line or file of JSON.
 
     Args:
         raw: UTF-8, without a byte order mark.

@@ -1,4 +1,4 @@
-"""What a user is told of an error, instead of its traceback.
+"""What a user reads of an error, instead of its traceback.
 
 It imports nothing heavy: commands need it before they do anything.
 """
@@ -14,7 +14,7 @@ from xling.messages.secrets import without_secrets
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("xling", "analysis", "entrypoints")
-# A message that is longer is no message.
+# Nobody reads a longer message.
 MAX_CHARS = 6000
 # A disk that is full, read-only, over quota, or not ours.
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.ENOTDIR)
@@ -25,7 +25,7 @@ class Terminated(SystemExit):
 
 
 def message_of(error: Exception) -> str:
-    """An error's own message, where this package wrote it for a user; else also its place.
+    """Return an error's own message, where this package wrote it; else also its place.
 
     Args:
         error: what a command raised.
@@ -52,7 +52,7 @@ def message_of(error: Exception) -> str:
 
 
 def _is_plain(error: Exception) -> bool:
-    """Whether an error's message is all that a user needs."""
+    """Return whether an error's message is all that a user needs."""
     if isinstance(error, (RecursionError, NotImplementedError)):
         return False
     if isinstance(error, (ValueError, OSError, RuntimeError)):
@@ -62,20 +62,20 @@ def _is_plain(error: Exception) -> bool:
 
 
 def _place_of(error: Exception) -> str:
-    """File and line of the innermost frame in this package's own code."""
+    """Return file and line of the innermost frame in this package's own code."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{name}:{frame.lineno}" for frame in frames if (name := _own_file(frame))]
     return places[-1] if places else "an unknown place"
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether a `raise` of this package made the error; a library's C code has no frame."""
+    """Return whether a `raise` of this package made the error; a library's C code has no frame."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames and _own_file(frames[-1]) and (frames[-1].line or "").startswith("raise"))
 
 
 def _own_file(frame: traceback.FrameSummary) -> str:
-    """Path of a frame's file in the project; empty if it is not the package's."""
+    """Return the path of a frame's file in the project; empty if it is not the package's."""
     path = Path(frame.filename)
     if not path.is_relative_to(ROOT) or path.relative_to(ROOT).parts[0] not in ROOMS:
         return ""

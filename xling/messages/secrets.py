@@ -1,4 +1,4 @@
-"""Takes passwords and keys out of text that is shown or logged.
+"""Passwords and keys are taken out of text that is shown or logged.
 
 It imports nothing heavy: commands need it before they do anything.
 """
@@ -15,7 +15,7 @@ from types import TracebackType
 from urllib.parse import quote, unquote
 
 MASK = "***"
-# Shorter values are words that stand in many texts.
+# Shorter values are words that occur in many texts.
 SHORTEST = 6
 
 _NAMES = r"token|password|passwd|passphrase|pwd|secret|api[_-]?key|access[_-]?key|credential"
@@ -60,7 +60,7 @@ _hidden: set[str] = set()
 
 
 def without_secrets(text: str) -> str:
-    """Text in which passwords, keys and tokens are masked.
+    """Return a text with its passwords, keys and tokens masked.
 
     Masked are the values of environment variables that are called like a secret, the passwords of
     addresses in the environment, values given to `hide`, and what is known by its form: user names
@@ -75,13 +75,13 @@ def without_secrets(text: str) -> str:
 
 
 def hide(secret: str) -> None:
-    """Has a value masked from now on in this process, however its variable is called."""
+    """Have a value masked from now on in this process, however its variable is called."""
     if len(secret) >= SHORTEST:
         _hidden.add(secret)
 
 
 def mask_output() -> None:
-    """Masks secrets in what this process's log writes, and in the traceback that ends it.
+    """Mask secrets in what this process's log writes, and in the traceback that ends it.
 
     Called after the log is set up.
     """
@@ -98,7 +98,7 @@ def _show_masked(
 
 
 class MaskingFormatter(logging.Formatter):
-    """Masks secrets in messages of the log and in their tracebacks.
+    """A formatter that masks secrets in messages of the log and in their tracebacks.
 
     Args:
         inner: what makes the text; None: the message alone, with its traceback.
@@ -109,12 +109,12 @@ class MaskingFormatter(logging.Formatter):
         self._inner = inner or logging.Formatter("%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's text, masked."""
+        """Return the record's text, masked."""
         return without_secrets(self._inner.format(record))
 
 
 def _secrets() -> Iterator[str]:
-    """Every secret that is known, also as it stands within an address."""
+    """Yield every secret that is known, also as it is written within an address."""
     for secret in (*_hidden, *_of_environment()):
         if len(secret) >= SHORTEST:
             yield from {secret, quote(secret), quote(secret, safe="")}

@@ -1,4 +1,7 @@
-"""The only room that talks to MLflow, but for the model that the registry holds."""
+"""Tracking: runs, what they log, adapters and searches in MLflow, and the outbox before it.
+
+Only this wing and the served model talk to MLflow; what a run computes is never decided here.
+"""
 
 from __future__ import annotations
 

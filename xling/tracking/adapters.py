@@ -79,7 +79,7 @@ class RegisteredAdapter:
 
 
 def adapter_signature() -> ModelSignature:
-    """A prompt, or the fields of an item, in; scores of the four options out."""
+    """Return the signature: a prompt, or an item's fields, in; scores of the options out."""
     inputs = [ColSpec("string", name, required=False) for name in ("prompt", *ITEM_FIELDS)]
     outputs = [ColSpec("double", name) for name in LOGPROB_COLUMNS]
     outputs += [ColSpec("long", "prediction"), ColSpec("double", "answer_mass")]
@@ -87,7 +87,7 @@ def adapter_signature() -> ModelSignature:
 
 
 def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
-    """Logs an adapter folder as a models-from-code pyfunc model of the active run.
+    """Log an adapter folder as a models-from-code pyfunc model of the active run.
 
     Args:
         folder: PEFT's files; safetensors.
@@ -124,10 +124,10 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
 
 
 def score_logged_adapter(model_id: str, prompts: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Loads a logged model back, scores prompts with it, and frees its memory.
+    """Load a logged model back, score prompts with it, and free its memory.
 
     The adapter comes from the store, whatever is in memory, or from the outbox while the store is
-    silent; the base, too, unless a shelf lends its own (`xling.models.BaseModelCache.share`).
+    silent; the base, too, unless the process shares one (`xling.models.BaseModelCache.share`).
 
     Returns:
         Shape (n, 4); natural logs.
@@ -143,7 +143,7 @@ def score_logged_adapter(model_id: str, prompts: Sequence[str]) -> np.ndarray[An
 
 
 def _loaded_back(model_id: str) -> Any:
-    """A logged model as the store has it; while that is silent as the outbox has it."""
+    """Load a logged model from the store, or from the outbox while that is silent."""
     waiting = find_waiting_adapter(outbox(), model_id)
     if waiting is not None:
         return mlflow.pyfunc.load_model(str(waiting.adapter))
@@ -158,7 +158,7 @@ def _loaded_back(model_id: str) -> Any:
 
 
 def fetch_adapter(uri: str, folder: Path, *, at_hand: Path | None = None) -> FetchedAdapter:
-    """Downloads an adapter, unless its very files are on this machine already.
+    """Download an adapter, unless its very files are on this machine already.
 
     Args:
         uri: id of a finetune run, ``models:/name@alias``, ``models:/name/version`` or
@@ -192,7 +192,7 @@ def fetch_adapter(uri: str, folder: Path, *, at_hand: Path | None = None) -> Fet
         ) from error
     found = sorted((local / "artifacts").rglob("adapter_config.json"))
     if not found or "weights" not in settings:
-        raise ValueError(f"{uri!r} is a model, but no adapter that this package logged")
+        raise ValueError(f"{uri!r} is a model, but not an adapter that this package logged")
     if not logged:
         raise ValueError(
             f"adapter {uri!r} has no checksums of its files ({FILES_SHA256}), so nothing says "
@@ -213,7 +213,7 @@ def _download(address: str, folder: Path) -> Path:
 
 
 def _sent_before(run_id: str, at_hand: Path | None) -> FetchedAdapter | None:
-    """An adapter that this machine trained and sent, of a store that is silent now."""
+    """Return an adapter that this machine trained and sent to a store that is silent now."""
     if at_hand is None:
         return None
     path = at_hand.parent / SETTINGS_FILE
@@ -232,7 +232,7 @@ def _sent_before(run_id: str, at_hand: Path | None) -> FetchedAdapter | None:
 def register_adapter(
     model_id: str, *, name: str, alias: str, tags: Mapping[str, str]
 ) -> RegisteredAdapter:
-    """Makes a logged model a version in the registry, with alias and tags.
+    """Make a logged model a version in the registry, with alias and tags.
 
     A model that is a version already gets the alias and tags, and no second version.
 
@@ -251,7 +251,7 @@ def register_adapter(
 
 
 def _new_version(client: MlflowClient, name: str, model_id: str) -> str:
-    """Makes a version; an answer that is lost on its way must not make a second one."""
+    """Make a version; an answer that is lost on its way must not make a second one."""
     with one_try():
         try:
             return str(mlflow.register_model(f"models:/{model_id}", name).version)
@@ -264,7 +264,7 @@ def _new_version(client: MlflowClient, name: str, model_id: str) -> str:
 
 def _version_of(client: MlflowClient, name: str, model_id: str) -> str | None:
     if "'" in name or "\\" in name:  # the name of a model that others logged
-        raise ValueError(f"{name!r} is no name for a registered model: it holds quotes")
+        raise ValueError(f"{name!r} is not a valid name for a registered model: it holds quotes")
     for version in client.search_model_versions(f"name = '{name}'"):
         if version.source == f"models:/{model_id}" or version.model_id == model_id:
             return str(version.version)

@@ -30,7 +30,7 @@ def log_evaluation(
     accuracy: Mapping[str, float] | None = None,
     n_items: Mapping[str, int] | None = None,
 ) -> str:
-    """Logs one evaluate run, from item records or from accuracies alone.
+    """Log one evaluate run, from item records or from accuracies alone.
 
     Args:
         study: tag ``xling.study``.
@@ -69,7 +69,7 @@ def log_evaluation(
 
 
 def log_records_file(path: Path) -> None:
-    """Logs a records file to the active run, and its digest as ``xling.records_sha256``.
+    """Log a records file to the active run, and its digest as ``xling.records_sha256``.
 
     Args:
         path: a file that xling.records.write_records made, called records.parquet.
@@ -79,7 +79,7 @@ def log_records_file(path: Path) -> None:
 
 
 def _log_items(study: str, records: pd.DataFrame) -> None:
-    """Logs which items were answered, by a digest of their ids and right answers."""
+    """Log which items were answered, by a digest of their ids and right answers."""
     columns = ["language", "item_id", "passage_id", "gold"]
     for part, rows in records.groupby("part"):
         items = rows[columns].sort_values(columns[:2]).to_csv(index=False)

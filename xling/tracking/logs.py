@@ -16,12 +16,12 @@ BATCH = 1000
 
 
 def set_tags(tags: Mapping[str, str]) -> None:
-    """Sets tags of the active run under ``xling.``."""
+    """Set tags of the active run under ``xling.``."""
     log_operation({"do": "batch", "tags": {f"xling.{key}": value for key, value in tags.items()}})
 
 
 def log_metrics(metrics: Mapping[str, float], *, model_id: str = "") -> None:
-    """Logs metrics of the active run in one call.
+    """Log metrics of the active run in one call.
 
     Args:
         metrics: values by name.
@@ -33,7 +33,7 @@ def log_metrics(metrics: Mapping[str, float], *, model_id: str = "") -> None:
 
 
 def log_curve(rows: Sequence[Mapping[str, float]]) -> None:
-    """Logs a learning curve of the active run: each row has ``step`` and metrics."""
+    """Log a learning curve of the active run: each row has ``step`` and metrics."""
     time = now()
     entries = [
         [f"train/{key}", float(value), time, int(row["step"])]
@@ -46,25 +46,25 @@ def log_curve(rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def log_file(path: Path, folder: str = "") -> None:
-    """Logs a file or a folder's content as artifacts of the active run."""
+    """Log a file or a folder's content as artifacts of the active run."""
     log_operation({"do": "file", "path": active_entry().keep(path), "target": folder})
 
 
 def log_text(text: str, name: str) -> None:
-    """Logs text as an artifact of the active run."""
+    """Log text as an artifact of the active run."""
     folder, _, file = name.rpartition("/")
     log_operation({"do": "file", "path": active_entry().keep_text(text, file), "target": folder})
 
 
 def log_json(content: Any, name: str) -> None:
-    """Logs a JSON document as an artifact of the active run."""
+    """Log a JSON document as an artifact of the active run."""
     log_text(json.dumps(content, indent=2, ensure_ascii=False), name)
 
 
 def log_data_set(
     *, name: str, sha256: str, source: Mapping[str, str], context: str, languages: str = ""
 ) -> None:
-    """Logs what data the active run used, by digest; no rows are sent.
+    """Log what data the active run used, by digest; no rows are sent.
 
     Args:
         name: of the data set.

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_store(*, timeout: float = 10.0) -> None:
-    """Checks that a tracking server answers, and lets this account see the experiment.
+    """Check that a tracking server answers, and that this account may see the experiment.
 
     It leaves no trace, and does nothing for a local store.
 
@@ -38,7 +38,7 @@ def check_store(*, timeout: float = 10.0) -> None:
 
 
 def open_store(*, timeout: float = 10.0) -> str:
-    """Checks that the tracking store answers, selects the experiment, and tidies up.
+    """Check that the tracking store answers, select the experiment, and tidy up.
 
     What an outage held back is sent, and runs that a killed process of this host left RUNNING end
     as KILLED.
@@ -61,7 +61,7 @@ def open_store(*, timeout: float = 10.0) -> str:
 
 
 def sync_store(*, timeout: float = 10.0) -> int:
-    """Sends all that waits for the store, and nothing else.
+    """Send all that waits for the store, and nothing else.
 
     Args:
         timeout: seconds to wait for a tracking server.
@@ -79,13 +79,13 @@ def sync_store(*, timeout: float = 10.0) -> int:
 
 
 def send_all() -> int:
-    """Sends all that waits for the store, also what it refused before; returns how many runs."""
+    """Send all that waits for the store, also what it refused; return how many runs."""
     retry_now()
     return deliver_waiting()
 
 
 def end_dead_runs(experiment: Experiment) -> Experiment:
-    """Ends as KILLED the runs of this host whose process is no more.
+    """End as KILLED the runs of this host whose process is no more.
 
     Raises:
         StoreSilent: the store does not answer.

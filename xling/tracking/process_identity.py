@@ -12,7 +12,7 @@ SAME_START = 2.0
 
 
 def process_tags() -> dict[str, str]:
-    """Tags of a run that say where it is made: host, process id, and when that began where.
+    """Return tags of a run that say where it is made: host, process id, and when that began where.
 
     Process ids are unique within a name space only, and are given again after a while.
     """
@@ -26,7 +26,7 @@ def process_tags() -> dict[str, str]:
 
 
 def is_gone(process: str, started: str) -> bool:
-    """Whether a process of this host is no more, by the tags that `process_tags` made.
+    """Return whether a process of this host is no more, by the tags that `process_tags` made.
 
     One of another container on this host, whose processes cannot be seen from here, is not.
     """
@@ -42,7 +42,7 @@ def is_gone(process: str, started: str) -> bool:
 
 
 def _process_space() -> str:
-    """Name of what process ids are unique in; ``host`` where systems know of no such spaces."""
+    """Return the name of what process ids are unique in; ``host`` where a system has no such."""
     try:
         return str(Path("/proc/self/ns/pid").readlink()).removeprefix("pid:").strip("[]")
     except OSError:

@@ -35,7 +35,7 @@ class ParentRun:
 
 
 def active_parent() -> ParentRun:
-    """The active run, for processes that work for it.
+    """Return the active run, for processes that work for it.
 
     Raises:
         StoreUnavailable: the store does not answer.
@@ -49,7 +49,7 @@ def active_parent() -> ParentRun:
 
 
 def work_under(parent: ParentRun, *, unit: str) -> None:
-    """Makes all further runs of this process, and of those that it starts, children of a run.
+    """Make all further runs of this process, and of those that it starts, children of a run.
 
     Their tags say where they are made, so that `end_lost_runs` finds them.
 
@@ -72,7 +72,7 @@ def work_under(parent: ParentRun, *, unit: str) -> None:
 
 
 def end_lost_runs(parent: ParentRun, *, unit: str, reason: str) -> int:
-    """Ends as KILLED the runs of a unit whose process is no more, and says why in them.
+    """End as KILLED the runs of a unit whose process is no more, and say why in them.
 
     Args:
         parent: the run that the process worked for.

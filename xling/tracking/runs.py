@@ -52,7 +52,7 @@ def tracked_run(
     tags: Mapping[str, str],
     again: bool = False,
 ) -> Iterator[str]:
-    """Runs the block inside an MLflow run, nested if one is active or `work_under` names one.
+    """Run the block inside an MLflow run, nested if one is active or `work_under` names one.
 
     All that it logs is on this machine's disk before it is sent; where the store is silent, work
     goes on and the run waits in the outbox. Only an outermost run must reach the store to begin.
@@ -109,14 +109,14 @@ def note_reuse(finished_run_id: str) -> None:
 
 
 def note_project_run(kind: str, tags: Mapping[str, str]) -> None:
-    """Says what became of a run that a project launch opened for work that needs none."""
+    """Say what became of a run that a project launch opened for work that needs none."""
     if not _active.get() and os.environ.get(RUN_VARIABLE):
         with tracked_run(kind, name=kind, study="", params={}, tags=tags):
             pass
 
 
 def active_experiment() -> Experiment:
-    """The active run's experiment, or the one that is selected.
+    """Return the active run's experiment, or the one that is selected.
 
     Raises:
         StoreSilent: no run is active, and the store does not answer.
@@ -128,31 +128,31 @@ def active_experiment() -> Experiment:
 
 
 def is_active() -> bool:
-    """Whether a run is active: work is under way that an outage should not end."""
+    """Return whether a run is active: work is under way that an outage should not end."""
     return bool(_active.get()) or bool(os.environ.get(PARENT_VARIABLE))
 
 
 def active_run_id() -> str:
-    """Id of the active run, or what stands for it."""
+    """Return the id of the active run, or what stands for it."""
     return active_entry().run_id
 
 
 def active_entry() -> Entry:
-    """The active run's entry in the outbox."""
+    """Return the active run's entry in the outbox."""
     if not _active.get():
         raise RuntimeError("no run is active")
     return _active.get()[-1]
 
 
 def log_operation(operation: Mapping[str, Any]) -> bool:
-    """Keeps an operation of the active run, and sends it; returns whether the store has it."""
+    """Keep an operation of the active run, and send it; return whether the store has it."""
     run = active_entry()
     run.append(operation)
     return deliver(run, _active.get()[:-1])
 
 
 def _header(kind: str, name: str, study: str, tags: Mapping[str, str], again: bool) -> RunHeader:
-    """What a run of this process is."""
+    """Describe a run of this process."""
     above = _active.get()
     parent = above[-1].run_id if above else os.environ.get(PARENT_VARIABLE, "")
     experiment = active_experiment()
@@ -181,7 +181,7 @@ def _header(kind: str, name: str, study: str, tags: Mapping[str, str], again: bo
 
 
 def _begin(run: Entry, above: tuple[Entry, ...]) -> None:
-    """Makes a run in the store, or takes over the project's."""
+    """Make a run in the store, or take over the project's."""
     if run.header.adopted:
         run.append({"do": "begin", "tags": run.header.tags})
     if deliver(run, above, at_once=True):
@@ -193,7 +193,7 @@ def _begin(run: Entry, above: tuple[Entry, ...]) -> None:
 
 
 def _refuse_to_begin(run: Entry) -> None:
-    """Nothing was computed yet: the store has to be mended first."""
+    """Raise StoreSilent: nothing was computed yet, so the store has to be mended first."""
     known = connection_to(store_key())
     reason = known.refused.get(run.header.id) or known.silent
     raise StoreSilent(
@@ -212,7 +212,7 @@ def _end(run: Entry, status: str, reason: str = "") -> None:
 
 
 def _close(run: Entry) -> None:
-    """Lets go of a run; one that the store has all of leaves the outbox."""
+    """Let go of a run; one that the store has all of leaves the outbox."""
     if run.is_sent:
         finish(run)
     elif not (run.sent.run_id or run.header.parent):
@@ -222,7 +222,7 @@ def _close(run: Entry) -> None:
 
 
 def _watching(run: Entry, above: tuple[Entry, ...]) -> AbstractContextManager[None]:
-    """Logs the machine's use; from a thread, which sees no active run."""
+    """Log the machine's use; from a thread, which sees no active run."""
 
     def log(metrics: Mapping[str, float], step: int) -> None:
         rows = [[key, float(value), now(), step] for key, value in metrics.items()]
@@ -233,7 +233,7 @@ def _watching(run: Entry, above: tuple[Entry, ...]) -> AbstractContextManager[No
 
 
 def _as_params(params: Mapping[str, Any]) -> dict[str, str]:
-    """Settings under ``cfg.``; nested mappings get dotted keys."""
+    """Return settings under ``cfg.``; nested mappings get dotted keys."""
     return {f"cfg.{key}": str(value)[:MAX_PARAM_LENGTH] for key, value in _flat(params, "")}
 
 
@@ -246,5 +246,5 @@ def _flat(params: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def now() -> int:
-    """Milliseconds since 1970."""
+    """Return milliseconds since 1970."""
     return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""Finds runs and fetches what they logged."""
+"""Search for runs, and downloads of what they logged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_finished(fingerprint: str, *, kind: str, study: str) -> LoggedRun | None:
-    """The newest finished run of that fingerprint in a study, or None.
+    """Find the newest finished run of that fingerprint in a study, or None.
 
     Another study's run is not reused: an analysis finds runs by their study. Its work is, where
     it still lies on this machine's disk. A run that waits in the outbox counts. Of a store that
@@ -70,7 +70,7 @@ def find_finished(fingerprint: str, *, kind: str, study: str) -> LoggedRun | Non
 
 
 def find_runs(*, kind: str, study: str, experiment: str = "") -> list[LoggedRun]:
-    """Finished runs of a kind and study, newest first; filtered and paged by the server.
+    """Find finished runs of a kind and study, newest first; filtered and paged by the server.
 
     Args:
         kind: tag ``xling.kind``.
@@ -88,7 +88,7 @@ def find_runs(*, kind: str, study: str, experiment: str = "") -> list[LoggedRun]
 
 
 def find_study_file(study: str) -> str | None:
-    """Text of the newest ``study.yaml`` that a run of kind ``study`` logged, in any experiment.
+    """Return the newest ``study.yaml`` that a run of kind ``study`` logged, in any experiment.
 
     Returns:
         None if no run of that study logged one, or if the store is a file that does not exist.
@@ -116,7 +116,7 @@ def find_study_file(study: str) -> str | None:
 
 
 def get_run(run_id: str) -> LoggedRun:
-    """One run, also one that waits in the outbox.
+    """Return one run, also one that waits in the outbox.
 
     Raises:
         ValueError: no such run.
@@ -132,7 +132,7 @@ def get_run(run_id: str) -> LoggedRun:
 
 
 def download_artifact(run_id: str, path: str, folder: Path, *, artifact_uri: str = "") -> Path:
-    """Downloads one artifact of a run into `folder`.
+    """Download one artifact of a run into `folder`.
 
     Args:
         run_id: the run.
@@ -226,7 +226,7 @@ def _logged(run: Run) -> LoggedRun:
 
 
 def run_command(entry_point: str, parameters: Mapping[str, Any]) -> str:
-    """The ``mlflow run`` line that repeats a run; empty parameters are left out.
+    """Return the ``mlflow run`` line that repeats a run; empty parameters are left out.
 
     It names the experiment, since runs are found in one, and the active environment.
     """

@@ -42,7 +42,7 @@ class StoreSilent(StoreUnavailable, ValueError):
 
 
 def select_experiment() -> Experiment:
-    """Selects the experiment: the project run's under ``mlflow run``.
+    """Select the experiment: the project run's under ``mlflow run``.
 
     Else it is ``MLFLOW_EXPERIMENT_NAME`` or `DEFAULT_EXPERIMENT`, which is made if need be.
 
@@ -65,7 +65,7 @@ def select_experiment() -> Experiment:
 
 
 def check_account() -> None:
-    """Checks that a server lets this account see the experiment; leaves no trace.
+    """Check that a server lets this account see the experiment; leave no trace.
 
     Does nothing for a local store. Whether the account may write there shows in the first run.
 
@@ -85,13 +85,13 @@ def check_account() -> None:
 
 
 def _asked_for() -> tuple[str, str]:
-    """Id and name of the experiment that is asked for; the id may be empty, and comes first."""
+    """Return id and name of the selected experiment; the id may be empty, and comes first."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
     return os.environ.get("MLFLOW_EXPERIMENT_ID", ""), name
 
 
 def _unusable(error: Exception) -> StoreSilent:
-    """An error of the store, with what is to be done about it."""
+    """Describe an error of the store, with what is to be done about it."""
     experiment_id, name = _asked_for()
     code = getattr(error, "error_code", "")
     if code == UNAUTHENTICATED:
@@ -118,7 +118,7 @@ def _is_server() -> bool:
 
 @contextmanager
 def asking_store() -> Iterator[None]:
-    """Says of calls to the store, outside any run, that it is silent if they fail.
+    """Raise StoreSilent where calls to the store, outside any run, fail.
 
     Raises:
         StoreSilent: it failed; what was computed is on disk.
@@ -135,7 +135,7 @@ def asking_store() -> Iterator[None]:
 
 @contextmanager
 def _opened_by_one() -> Iterator[None]:
-    """One process at a time opens a SQLite file: two that make its tables at once both fail."""
+    """Let one process at a time open a SQLite file: two that make its tables at once both fail."""
     path = _sqlite_path()
     if path is None:
         yield
@@ -155,7 +155,7 @@ def _sqlite_path() -> Path | None:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What MLflow raises where a store fails; a database that it cannot open comes out as is."""
+    """Return what MLflow raises where a store fails, also one of the databases under it."""
     from sqlalchemy.exc import SQLAlchemyError
 
     # ImportError: the driver of a database is not installed.
@@ -163,7 +163,7 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 
 def check_server(*, timeout: float = 10.0) -> None:
-    """Checks that a tracking server answers; leaves no trace, and does nothing for a local store.
+    """Check that a tracking server answers; leave no trace, and do nothing for a local store.
 
     From then on MLflow tries its calls a few times only, unless the user says how often.
 
@@ -180,7 +180,7 @@ def check_server(*, timeout: float = 10.0) -> None:
 
 
 def store_exists() -> bool:
-    """False if the store is a SQLite file that nothing has written yet."""
+    """Return False if the store is a SQLite file that nothing has written yet."""
     path = _sqlite_path()
     return path is None or path.exists()
 
@@ -198,19 +198,19 @@ def _check_server(uri: str, timeout: float) -> None:
 
 
 def _verify() -> bool | str:
-    """What MLflow's own settings say of the server's certificate."""
+    """Return what MLflow's own settings say of the server's certificate."""
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() == "true":
         return False
     return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH", "") or True
 
 
 def tracking_uri() -> str:
-    """The store's address, without user name and password."""
+    """Return the store's address, without user name and password."""
     return without_secrets(mlflow.get_tracking_uri())
 
 
 def store_key() -> str:
-    """The store's address as the name of a folder, whatever account it is used with."""
+    """Return the store's address as the name of a folder, whatever account it is used with."""
     path = _sqlite_path()
     address = (
         f"sqlite:///{path.resolve()}"

@@ -12,7 +12,7 @@ Log = Callable[[Mapping[str, float], int], None]
 
 @contextmanager
 def system_metrics(log: Log) -> Iterator[None]:
-    """Logs the machine's use during a block, as MLflow's own monitor measures it.
+    """Log the machine's use during a block, as MLflow's own monitor measures it.
 
     Args:
         log: takes metrics by name, and their step; is called from another thread.
@@ -26,14 +26,14 @@ def system_metrics(log: Log) -> Iterator[None]:
 
 
 class _Monitor(SystemMetricsMonitor):  # type: ignore[misc]
-    """Gives what it measures to a function, and asks the store for nothing."""
+    """A monitor that gives what it measures to a function, and asks the store for nothing."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(run_id="")
         self._log = log
 
     def monitor(self) -> None:
-        """Measures until the block ends."""
+        """Measure until the block ends."""
         while not self._shutdown_event.is_set():
             for _ in range(self.samples_before_logging):
                 self.collect_metrics()
@@ -42,7 +42,7 @@ class _Monitor(SystemMetricsMonitor):  # type: ignore[misc]
             self.publish_metrics(self.aggregate_metrics())
 
     def publish_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Logs metrics under ``system/``."""
+        """Log metrics under ``system/``."""
         prefix = self._metrics_prefix + (f"{self.node_id}/" if self.node_id else "")
         self._log({f"{prefix}{key}": value for key, value in metrics.items()}, self._logging_step)
         self._logging_step += 1

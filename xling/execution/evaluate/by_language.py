@@ -14,7 +14,7 @@ from xling.execution.evaluate.answers import Answers, record_frame
 from xling.execution.evaluate.item_scorer import ItemScorer
 from xling.execution.evaluate.log_results import ROUTING, write_parquet
 from xling.execution.study_data import ItemsByPart, StudyData
-from xling.files.checksums import difference, read_seen, stamp_file, write_seen
+from xling.files.checksums import difference, read_stamps, stamp_file, write_stamps
 from xling.records import write_records
 from xling.routing import routing_frame, write_routing
 from xling.study import Cell
@@ -85,7 +85,7 @@ def _is_written(folder: Path, code: str) -> bool:
     if not (folder / f"{code}.parquet").is_file():
         return False
     try:
-        written = read_seen(_checksums(folder, code))
+        written = read_stamps(_checksums(folder, code))
     except FileNotFoundError:
         return False  # it ended between the two
     except ValueError as error:
@@ -173,4 +173,4 @@ def _write_language(
         write_parquet(pd.concat(frames, ignore_index=True), folder / name / f"{code}.parquet")
     write_records(pd.concat(records), folder / f"{code}.parquet")
     names = [f"{code}.parquet", *(f"{name}/{code}.parquet" for name in sorted(written))]
-    write_seen(_checksums(folder, code), {name: stamp_file(folder / name) for name in names})
+    write_stamps(_checksums(folder, code), {name: stamp_file(folder / name) for name in names})

@@ -10,7 +10,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from xling.files.checksums import FileStamp, read_seen, stamp_file, unchanged, write_seen
+from xling.files.checksums import FileStamp, read_stamps, stamp_file, unchanged, write_stamps
 from xling.files.paths import cache_folder
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -42,13 +42,13 @@ def check_hub_files(folder: Path, *, identity: str, remember: bool) -> None:
             _check(path, name, seen)
             found[path.name] = seen
     if remember and found != known:
-        write_seen(ledger, found)
+        write_stamps(ledger, found)
 
 
 def _known(ledger: Path) -> dict[str, FileStamp]:
     """What was checked before; nothing where the list is missing or damaged: it is made again."""
     try:
-        return read_seen(ledger)
+        return read_stamps(ledger)
     except (FileNotFoundError, ValueError):
         return {}
 

@@ -36,7 +36,7 @@ class StoreConnection:
     next_try: float = 0.0
 
     def fail(self, reason: str) -> None:
-        """Notes that the store did not answer."""
+        """Note that the store did not answer."""
         if not self.silent:
             logger.warning(
                 "the tracking store %s does not answer (%s); work goes on, and results wait in %s",
@@ -47,30 +47,30 @@ class StoreConnection:
         self.pause = min(2 * self.pause, LONGEST_PAUSE)
 
     def forget(self) -> None:
-        """Forgets what the store refused, and that it was silent: it is asked anew."""
+        """Forget what the store refused, and that it was silent: it is asked anew."""
         self.refused.clear()
         self.next_try, self.pause = 0.0, FIRST_PAUSE
 
     def work(self) -> None:
-        """Notes that the store answered."""
+        """Note that the store answered."""
         if self.silent:
             logger.warning("the tracking store %s answers again", tracking_uri())
         self.silent, self.pause = "", FIRST_PAUSE
 
 
 def outbox() -> Path:
-    """Folder of what waits for the selected store."""
+    """Return the folder of what waits for the selected store."""
     return state_folder() / "outbox" / store_key()
 
 
 @cache
 def connection_to(store: str) -> StoreConnection:
-    """What this process knows of a store, by `store_key`."""
+    """Return what this process knows of a store, by `store_key`."""
     return StoreConnection()
 
 
 def in_short(reason: str) -> str:
-    """What a store's failure comes down to: the innermost cause where it names one."""
+    """Shorten a store's failure to the innermost cause where it names one."""
     cause = _CAUSE.search(reason)
     line = cause[0] if cause else reason.strip().splitlines()[0]
     return line if len(line) <= MAX_CHARS else f"{line[:MAX_CHARS]}…"

@@ -1,4 +1,4 @@
-"""Sends what waits when the store will have it, and says what waits when it will not."""
+"""What waits is sent when the store will have it, and listed when it will not."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Account:
 
 
 def deliver(entry: Entry, above: Sequence[Entry] = (), *, at_once: bool = False) -> bool:
-    """Sends what a run of this process has logged, if the store answers.
+    """Send what a run of this process has logged, if the store answers.
 
     After a silence all that waits goes first: later runs may name earlier ones.
 
@@ -81,7 +81,7 @@ def deliver(entry: Entry, above: Sequence[Entry] = (), *, at_once: bool = False)
 
 
 def deliver_waiting() -> int:
-    """Sends all that waits for the selected store and that no living process holds.
+    """Send all that waits for the selected store and that no living process holds.
 
     Runs whose process is no more end as KILLED, with what they had logged.
 
@@ -104,24 +104,24 @@ def deliver_waiting() -> int:
 
 
 def is_silent() -> bool:
-    """Whether the store did not answer just now, and is not to be asked again yet."""
+    """Return whether the store did not answer just now, and is not to be asked again yet."""
     known = connection_to(store_key())
     return bool(known.silent) and time.monotonic() < known.next_try
 
 
 def finish(entry: Entry) -> None:
-    """Removes an ended entry that the store has all of."""
+    """Remove an ended entry that the store has all of."""
     note_finished(outbox(), entry)
     entry.remove()
 
 
 def retry_now() -> None:
-    """Forgets what the store refused, and that it was silent: it is asked anew."""
+    """Forget what the store refused, and that it was silent: it is asked anew."""
     connection_to(store_key()).forget()
 
 
 def delivered(run_ids: Iterable[str]) -> dict[str, str]:
-    """Tries to send all that waits, and says which of these runs the store has.
+    """Try to send all that waits, and say which of these runs the store has.
 
     Args:
         run_ids: ids, or what stood for them.
@@ -140,9 +140,9 @@ def delivered(run_ids: Iterable[str]) -> dict[str, str]:
 
 
 def waiting() -> list[Waiting]:
-    """Ended runs that the selected store does not have all of, oldest first.
+    """Return ended runs that the selected store does not have all of, oldest first.
 
-    They are tried a few times more before: a database may be locked, or another process may just
+    They are tried a few more times first: a database may be locked, or another process may just
     be sending them. Those that it still holds do not count.
     """
     known = connection_to(store_key())
@@ -167,7 +167,7 @@ def waiting() -> list[Waiting]:
 
 
 def account() -> Account:
-    """What waits, as lines of text; none if nothing does."""
+    """Describe what waits; no lines if nothing does."""
     left = waiting()
     if not left:
         return Account((), own=False)
@@ -183,7 +183,7 @@ def account() -> Account:
 
 
 def _ended_entries() -> list[Entry]:
-    """Ended runs in the outbox that no other process holds."""
+    """Return ended runs in the outbox that no other process holds."""
     found = []
     for entry in entries(outbox()):
         with locked(entry) as held:
@@ -193,7 +193,7 @@ def _ended_entries() -> list[Entry]:
 
 
 def _answers(known: StoreConnection) -> bool:
-    """Asks a silent server whether it is back; a cheap question, before anything large."""
+    """Ask a silent server whether it is back; a cheap question, before anything large."""
     try:
         check_server()
     except StoreSilent as error:
@@ -238,7 +238,7 @@ def _resolver() -> Callable[[Any], Any]:
 
 
 def _end_if_dead(entry: Entry) -> None:
-    """Ends as KILLED a run that no process holds and that has not ended."""
+    """End as KILLED a run that no process holds and that has not ended."""
     if entry.ended:
         return
     reason = "its process ended without a word: killed, or out of memory"

@@ -38,12 +38,12 @@ logger = logging.getLogger(__name__)
 
 
 def run_placeholder(entry_id: str) -> str:
-    """What stands for a run's id until the store has given one."""
+    """Return what stands for a run's id until the store has given one."""
     return f"waiting-{entry_id}"
 
 
 def model_placeholder(entry_id: str) -> str:
-    """What stands for the id of a run's adapter until the store has given one."""
+    """Return what stands for the id of a run's adapter until the store has given one."""
     return f"waiting-{entry_id}-{ADAPTER}"
 
 
@@ -129,7 +129,7 @@ class Entry:
 
     @classmethod
     def create(cls, outbox: Path, header: RunHeader) -> Entry:
-        """Makes an entry, whole or not at all, and holds it."""
+        """Make an entry, whole or not at all, and lock it."""
         folder = outbox / f"{time.time_ns():020d}-{header.id}"
         with atomic_directory(folder) as temporary:
             (temporary / HEADER).write_text(json.dumps(asdict(header)), encoding="utf-8")
@@ -141,7 +141,7 @@ class Entry:
         return entry
 
     def lock(self) -> bool:
-        """Holds the entry; False if another process does, or it is no longer there."""
+        """Lock the entry; False if another process has, or it is no longer there."""
         try:
             lock = (self.folder / LOCK).open("r+")
         except FileNotFoundError:
@@ -158,7 +158,7 @@ class Entry:
         return True
 
     def unlock(self) -> None:
-        """Lets others take the entry."""
+        """Let others lock the entry."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -191,12 +191,12 @@ class Entry:
                 raise
 
     def record_sent(self) -> None:
-        """Keeps how much was sent, whole or as it was."""
+        """Keep how much was sent, whole or as it was."""
         with atomic_write(self.folder / SENT) as temporary:
             temporary.write_text(json.dumps(asdict(self.sent)), encoding="utf-8")
 
     def keep(self, path: Path) -> str:
-        """Keeps a file or folder as it is now.
+        """Keep a file or folder as it is now.
 
         Returns:
             Its place in the entry's folder.
@@ -212,7 +212,7 @@ class Entry:
         return str((place / path.name).relative_to(self.folder))
 
     def keep_text(self, text: str, name: str) -> str:
-        """Keeps a text under a name; returns its place in the entry's folder."""
+        """Keep a text under a name; return its place in the entry's folder."""
         place = self.folder / FILES / uuid.uuid4().hex / name
         with atomic_write(place) as target:
             target.write_text(text, encoding="utf-8")
@@ -224,18 +224,18 @@ class Entry:
         return self.folder / MODELS / ADAPTER
 
     def bytes(self) -> int:
-        """Size of what the entry holds."""
+        """Return the size of what the entry holds."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def remove(self) -> None:
-        """Removes the entry; one that is removed by halves counts as none."""
+        """Remove the entry; one that is half removed does not count."""
         (self.folder / HEADER).unlink(missing_ok=True)
         self.unlock()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def entries(outbox: Path) -> list[Entry]:
-    """All entries of an outbox, oldest first; what a kill left half made or removed is cleared."""
+    """Return an outbox's entries, oldest first; clear what a kill left half made or removed."""
     for left in outbox.glob(".[0-9]*"):
         with suppress(FileNotFoundError):  # another process clears, or finishes, it
             if time.time() - left.stat().st_mtime > ABANDONED:
@@ -254,7 +254,7 @@ def entries(outbox: Path) -> list[Entry]:
 
 @contextmanager
 def locked(entry: Entry) -> Iterator[bool]:
-    """Holds an entry for a block; the value says whether that was possible."""
+    """Lock an entry for a block; the value says whether that was possible."""
     if not entry.lock():
         yield False
         return
@@ -271,7 +271,7 @@ def _parse_operation(operation: Operation) -> Operation:
 
 
 def _copy(source: str, target: str) -> str:
-    """A copy; of a large file of this package's own, which is never changed, a second name."""
+    """Copy a file; give a large one of this package, which never changes, a second name."""
     own = Path(source).resolve().is_relative_to(state_folder().resolve())
     if own and Path(source).stat().st_size > LARGE:
         try:

@@ -24,7 +24,7 @@ FINGERPRINT = "xling.fingerprint"
 
 
 def logged(entry: Entry) -> LoggedRun:
-    """A run as the store will have it."""
+    """Return a run as the store will have it."""
     params: dict[str, str] = {}
     metrics: dict[str, float] = {}
     tags = {**entry.header.tags}
@@ -48,7 +48,7 @@ def logged(entry: Entry) -> LoggedRun:
 
 
 def find_entry(outbox: Path, run_id: str) -> Entry | None:
-    """The entry of a run, by its id or what stands for it."""
+    """Find the entry of a run, by its id or what stands for it."""
     match = PLACEHOLDER.fullmatch(run_id)
     for entry in entries(outbox):
         if entry.header.id == (match and match[1]) or (run_id and entry.sent.run_id == run_id):
@@ -57,7 +57,7 @@ def find_entry(outbox: Path, run_id: str) -> Entry | None:
 
 
 def finished_here(outbox: Path, fingerprint: str, *, kind: str, study: str) -> LoggedRun | None:
-    """The newest finished run of a fingerprint that waits in the outbox."""
+    """Find the newest finished run of a fingerprint that waits in the outbox."""
     found = [
         entry
         for entry in entries(outbox)
@@ -69,12 +69,12 @@ def finished_here(outbox: Path, fingerprint: str, *, kind: str, study: str) -> L
 
 
 def adapter_id(entry: Entry) -> str:
-    """Id of an entry's logged model, or what stands for it."""
+    """Return the id of an entry's logged model, or what stands for it."""
     return entry.sent.models.get(ADAPTER) or model_placeholder(entry.header.id)
 
 
 def find_waiting_adapter(outbox: Path, name: str) -> Entry | None:
-    """The entry whose adapter the store does not have, by the id of its run or adapter."""
+    """Find the entry whose adapter the store does not have, by the id of its run or adapter."""
     for entry in entries(outbox):
         names = {entry.run_id, run_placeholder(entry.header.id), model_placeholder(entry.header.id)}
         if name in names and ADAPTER not in entry.sent.models and entry.adapter.is_dir():
@@ -83,12 +83,12 @@ def find_waiting_adapter(outbox: Path, name: str) -> Entry | None:
 
 
 def latest_id(outbox: Path, name: str) -> str:
-    """The id that the store gave in the place of what stood for it; else the name itself."""
+    """Return the id that the store gave for a placeholder; else the name itself."""
     return known_ids(outbox).get(name, name) if PLACEHOLDER.fullmatch(name) else name
 
 
 def note_finished(outbox: Path, entry: Entry) -> None:
-    """Notes what became of an entry before it is removed."""
+    """Note what became of an entry before it is removed."""
     if entry.sent.has_placeholder:
         line = {"id": entry.header.id, "run_id": entry.sent.run_id, "models": entry.sent.models}
         _ids_log(outbox).append([line])
@@ -100,7 +100,7 @@ def note_finished(outbox: Path, entry: Entry) -> None:
 
 
 def finished_before(outbox: Path, fingerprint: str, *, kind: str, study: str) -> LoggedRun | None:
-    """A finished run that this machine has sent; whether the store still has it is not known."""
+    """Find a finished run that this machine has sent; the store may have lost it since."""
     path = outbox / FINISHED / f"{fingerprint}.json"
     if not path.is_file():
         return None
@@ -111,7 +111,7 @@ def finished_before(outbox: Path, fingerprint: str, *, kind: str, study: str) ->
 
 
 def known_ids(outbox: Path) -> dict[str, str]:
-    """Ids that the store has given, by what stood for them."""
+    """Return ids that the store has given, by what stood for them."""
     found: dict[str, str] = {}
     rows = _ids_log(outbox).read(_parse_ids)
     rows += [
@@ -149,7 +149,7 @@ def _parse_ids(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolved(value: Any, ids: dict[str, str]) -> Any:
-    """A value with ids in the place of what stood for them.
+    """Replace placeholders in a value by ids.
 
     Raises:
         LookupError: the store has not given one of them yet.

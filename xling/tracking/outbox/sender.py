@@ -47,18 +47,18 @@ Made = TypeVar("Made")
 
 
 def is_final(error: Exception) -> bool:
-    """Whether a store refuses for good: sending the same again would end the same."""
+    """Return whether a store refuses for good: sending the same again would end the same."""
     return isinstance(error, MlflowException) and error.error_code in FINAL_CODES
 
 
 def send(entry: Entry, client: MlflowClient, resolve: Resolve, *, at_once: bool = False) -> None:
-    """Sends what the store does not have yet.
+    """Send what the store does not have yet.
 
     Args:
         entry: held by this process.
         client: of the store.
         resolve: puts ids in the place of placeholders; raises LookupError if one is not known yet.
-        at_once: the run has just begun, and was looked for in vain just before; else one that
+        at_once: the run has just begun, and was looked for and not found; else one that
             another machine finished meanwhile with the same fingerprint takes its place.
 
     Raises:
@@ -94,7 +94,7 @@ def _find_or_create_run(entry: Entry, client: MlflowClient, resolve: Resolve) ->
 
 
 def _again_once(attempt: Callable[[], Made]) -> Made:
-    """Makes a second attempt, which looks first: a server may just have closed an idle connection.
+    """Make a second attempt, which looks first: a server may just have closed an idle connection.
 
     MLflow's own second try, which `one_try` forbids, would do without looking.
     """
@@ -122,7 +122,7 @@ def _create_run(entry: Entry, client: MlflowClient, resolve: Resolve) -> str:
 
 
 def _runs_of(entry: Entry, client: MlflowClient) -> list[str]:
-    """Runs that earlier tries made, the oldest first."""
+    """Find runs that earlier tries made, the oldest first."""
     runs = client.search_runs(
         [entry.header.experiment_id],
         f"tags.`{ENTRY_TAG}` = '{entry.header.id}'",
@@ -132,7 +132,7 @@ def _runs_of(entry: Entry, client: MlflowClient) -> list[str]:
 
 
 def _finished_duplicate(entry: Entry, client: MlflowClient) -> Any:
-    """A finished run of the same fingerprint, which another machine made during an outage."""
+    """Find a finished run of the same fingerprint that another machine made meanwhile."""
     digest = entry.header.tags.get("xling.fingerprint", "")
     if not digest:
         return None
@@ -147,7 +147,7 @@ def _finished_duplicate(entry: Entry, client: MlflowClient) -> Any:
 
 @contextmanager
 def one_try() -> Iterator[None]:
-    """One request for what must not be made twice: MLflow's own tries cannot look first."""
+    """Allow one request for what must not be made twice: MLflow's own tries cannot look first."""
     before = os.environ.get(RETRIES)
     os.environ[RETRIES] = "0"
     try:
@@ -160,7 +160,7 @@ def one_try() -> Iterator[None]:
 
 
 def _send_begin(entry: Entry, client: MlflowClient, operation: Operation) -> None:
-    """A run that the store had before is taken over."""
+    """Take over a run that the store had before."""
     run_id = entry.sent.run_id
     client.update_run(run_id, status="RUNNING", name=entry.header.name)
     tags = {**operation["tags"], ENTRY_TAG: entry.header.id}
@@ -194,7 +194,7 @@ def _send_file(entry: Entry, client: MlflowClient, operation: Operation) -> None
 
 
 def _send_adapter(entry: Entry, client: MlflowClient, operation: Operation) -> None:
-    """The adapter's MLflow model becomes a logged model of the run.
+    """Make the adapter's MLflow model a logged model of the run.
 
     As `mlflow.pyfunc.log_model` does it, but from files that are there already.
     """
@@ -235,13 +235,13 @@ def _name_as_output(client: MlflowClient, run_id: str, model_id: str) -> None:
 
 
 def _outputs(client: MlflowClient, run_id: str) -> set[str]:
-    """Logged models that a run has as its outputs; to name one twice is an error."""
+    """Return logged models that a run has as its outputs; to name one twice is an error."""
     outputs = client.get_run(run_id).outputs
     return {str(each.model_id) for each in outputs.model_outputs} if outputs else set()
 
 
 def _models_of(entry: Entry, client: MlflowClient) -> list[Any]:
-    """Logged models that earlier tries made, the oldest first."""
+    """Find logged models that earlier tries made, the oldest first."""
     models = client.search_logged_models(
         [entry.header.experiment_id], f"source_run_id = '{entry.sent.run_id}'"
     )
