@@ -30,7 +30,7 @@ def test_processes_that_cannot_share_a_step_are_refused_with_the_study():
 
 def test_catalogs_processes_are_checked_where_there_are_gpus(monkeypatch):
     pair = Recipe("pair", repository="owner/pair", gpus=2, processes=2)
-    monkeypatch.setattr("xling.models.weights.catalog", lambda: catalog() | {"pair": pair})
+    monkeypatch.setattr("xling.models.weights.find.catalog", lambda: catalog() | {"pair": pair})
     odd = study("pair", training={"batch_size": 15})
     check_processes(odd)  # without GPUs one process trains
     monkeypatch.setattr("xling.training.processes._gpus_here", lambda: 2)

@@ -19,7 +19,7 @@ from pathlib import Path
 from xling.messages.secrets import Terminated, mask_output, without_password
 from xling.models.catalog import Recipe
 from xling.models.loaded import locate_model
-from xling.models.weights.dequantise import SHARD_BYTES, native_precision
+from xling.models.weights.dequantise import SHARD_BYTES, stored_precision
 from xling.models.weights.gguf import converted_path
 
 LOWEST_PRIORITY = 19
@@ -35,7 +35,7 @@ def is_here(recipe: Recipe) -> bool:
     if recipe.weights is not None:
         return converted_path(recipe.weights.sha256).is_dir()
     folder = Path(recipe.repository)
-    return folder.is_dir() and native_precision(folder) == "float"
+    return folder.is_dir() and stored_precision(folder) == "float"
 
 
 def conversion_bytes(recipe: Recipe) -> int:
@@ -43,7 +43,7 @@ def conversion_bytes(recipe: Recipe) -> int:
     if recipe.weights is not None:
         return GGUF_BYTES
     folder = Path(recipe.repository)
-    quantised = recipe.precision if not folder.is_dir() else native_precision(folder)
+    quantised = recipe.precision if not folder.is_dir() else stored_precision(folder)
     # One shard, and as much again while it is written.
     return 0 if quantised == "float" else LIBRARIES + 2 * SHARD_BYTES
 
