@@ -10,9 +10,9 @@ import torch
 from xling.models.adapters import attach_lora, chosen_modules, matching_modules
 from xling.models.architectures import DENSE_PROJECTIONS
 from xling.models.fast_forward import (
+    dequantised_copy,
+    fused_adapters,
     last_position_alone,
-    lean_adapters,
-    plain_copy,
     plain_weight,
     reduce_compute,
 )
@@ -195,7 +195,7 @@ def test_plain_copies_train_the_same_and_leave_the_four_bits(tiny_model, tmp_pat
     share, inputs = four_bit_share(model), torch.tensor([[1, 2, 3], [4, 5, 6]])
     with torch.inference_mode():
         before = answer_logits(model, inputs, torch.ones_like(inputs))
-        with plain_copy(model) as taken:
+        with dequantised_copy(model) as taken:
             assert taken > 0
             assert plain_weight(layer).shape == (layer.out_features, layer.in_features)
             assert four_bit_share(model) == share
@@ -218,10 +218,10 @@ def test_less_work_gives_the_same_gradients(tiny_model, architecture):
     adapted.train()
     adapted.activation_checkpointing_enable()
     plain = gradients(adapted)
-    with plain_copy(adapted), lean_adapters(adapted) as layers, last_position_alone(adapted):
-        lean = gradients(adapted)
+    with dequantised_copy(adapted), fused_adapters(adapted) as layers, last_position_alone(adapted):
+        fused = gradients(adapted)
     assert layers > 0
-    assert torch.allclose(plain, lean, rtol=1e-3, atol=1e-4 * plain.abs().max())
+    assert torch.allclose(plain, fused, rtol=1e-3, atol=1e-4 * plain.abs().max())
     assert torch.equal(gradients(adapted), plain)
 
 
@@ -237,10 +237,10 @@ def test_less_work_draws_the_same_dropout(tiny_model, copied):
     plain = gradients(adapted)
     with reduce_compute(adapted, plain_copies=copied):
         torch.manual_seed(1)
-        lean = gradients(adapted)
+        fused = gradients(adapted)
         torch.manual_seed(2)
         other = gradients(adapted)
-    assert torch.allclose(plain, lean, rtol=1e-3, atol=1e-4 * plain.abs().max())
+    assert torch.allclose(plain, fused, rtol=1e-3, atol=1e-4 * plain.abs().max())
     assert not torch.allclose(plain, other, rtol=1e-1, atol=1e-2 * plain.abs().max())
 
 
@@ -258,7 +258,7 @@ def gradients(model):
     return found
 
 
-def test_layers_with_lean_adapters_still_compute_without_them_and_in_other_types(tiny_model):
+def test_layers_with_fused_adapters_still_compute_without_them_and_in_other_types(tiny_model):
     model = adapted_model(tiny_model("llama"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -266,11 +266,11 @@ def test_layers_with_lean_adapters_still_compute_without_them_and_in_other_types
     ids = torch.tensor([[1, 2, 3, 4]])
     layer = model.get_base_model().model.layers[0].self_attn.q_proj
     other = torch.randn(3, layer.in_features, dtype=torch.float64)
-    with torch.inference_mode(), plain_copy(model):
+    with torch.inference_mode(), dequantised_copy(model):
         with model.disable_adapter():
             base = answer_logits(model, ids, torch.ones_like(ids))
         adapted, in_double = answer_logits(model, ids, torch.ones_like(ids)), layer(other)
-        with lean_adapters(model) as layers:
+        with fused_adapters(model) as layers:
             assert layers > 0
             with model.disable_adapter():
                 assert torch.equal(answer_logits(model, ids, torch.ones_like(ids)), base)
@@ -297,10 +297,10 @@ def test_adapters_on_half_precision_are_added_there_and_trained_in_single(tiny_m
     kinds = [type(module) for module in adapted.modules()]
     with reduce_compute(adapted, plain_copies=copied):
         assert kinds != [type(module) for module in adapted.modules()]
-        lean = gradients(adapted)
+        fused = gradients(adapted)
     assert kinds == [type(module) for module in adapted.modules()]
-    assert plain.dtype == lean.dtype == torch.float32
-    similar = torch.nn.functional.cosine_similarity(plain, lean, dim=0)
+    assert plain.dtype == fused.dtype == torch.float32
+    similar = torch.nn.functional.cosine_similarity(plain, fused, dim=0)
     assert similar > 0.995  # of bfloat16's eight bits
     assert torch.equal(gradients(adapted), plain)
 

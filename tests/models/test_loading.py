@@ -97,7 +97,7 @@ def test_weights_that_are_not_in_the_files_are_not_drawn_at_random(tiny_model, t
 
 def test_a_type_without_a_language_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    with pytest.raises(ValueError, match="'clip' is no causal language model"):
+    with pytest.raises(ValueError, match="'clip' is not a causal language model"):
         load_base(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "made_up"}')
     with pytest.raises(ValueError, match=r"(?s)made_up.*trust_remote_code"):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.native_checkpoints import save_fp8_model, save_mxfp4_model
 from xling.models.weights import dequantise
-from xling.models.weights.dequantise import dequantised_folder, native_precision
+from xling.models.weights.dequantise import dequantised_folder, stored_precision
 from xling.models.weights.find import fetch_weights, find_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ KILLED_IN_THE_MIDDLE = """
 import os, signal, sys
 import safetensors.torch
 from pathlib import Path
-from xling.models import native
+from xling.models.weights import dequantise
 
 save, written = safetensors.torch.save_file, []
 
@@ -197,7 +197,7 @@ def test_unknown_quantisation_is_refused(copied, nested):
 
 def test_plain_checkpoint_is_float_and_not_copied(tiny_model):
     folder = tiny_model("llama")
-    assert native_precision(folder) == "float"
+    assert stored_precision(folder) == "float"
     weights = fetch_weights(find_recipe(str(folder)))
     assert (weights.folder, weights.precision) == (folder, "float")
     with pytest.raises(ValueError, match="not quantised"):

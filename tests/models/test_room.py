@@ -14,7 +14,7 @@ import pytest
 from xling.models import fetch_weights
 from xling.models.catalog import Recipe
 from xling.models.weights.dequantise import dequantised_path
-from xling.models.weights.disk_space import check_room_to_fetch
+from xling.models.weights.disk_space import check_disk_space
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RECIPE = Recipe("native", repository="owner/native", revision=COMMIT, precision="mxfp4")
@@ -90,9 +90,9 @@ def test_weights_that_are_dequantised_already_need_no_room(hub, monkeypatch):
     monkeypatch.setattr(hub, "size", 10**6)
     monkeypatch.setattr("xling.models.weights.disk_space.GROWTH", {"mxfp4": 10.0**9})
     with pytest.raises(ValueError, match=r"0\.0 GB to be fetched and at least 1000000\.0 GB"):
-        check_room_to_fetch(RECIPE, ["*"], ["*/*"])
+        check_disk_space(RECIPE, ["*"], ["*/*"])
     dequantised_path(f"hub:owner/native@{COMMIT}").mkdir(parents=True)
-    check_room_to_fetch(RECIPE, ["*"], ["*/*"])
+    check_disk_space(RECIPE, ["*"], ["*/*"])
 
 
 def test_hub_that_does_not_answer_is_noted(hub, monkeypatch, caplog):
@@ -100,6 +100,6 @@ def test_hub_that_does_not_answer_is_noted(hub, monkeypatch, caplog):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with caplog.at_level(logging.INFO, "xling.models.weights.disk_space"):
-        check_room_to_fetch(RECIPE, ["*"], ["*/*"])
+        check_disk_space(RECIPE, ["*"], ["*/*"])
     assert "owner/native: the room that it takes is not known" in caplog.text
     assert not hub.asked

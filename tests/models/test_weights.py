@@ -126,7 +126,7 @@ def test_catalog_names_with_a_slash_keep_their_recipe_and_give_way_to_a_revision
     )
     short = Recipe("short", repository="owner/Long", gpus=4)
     monkeypatch.setattr(
-        "xling.models.weights.catalog", lambda: catalog() | {known.name: known, "short": short}
+        "xling.models.weights.find.catalog", lambda: catalog() | {known.name: known, "short": short}
     )
     assert find_recipe("owner/Model-1B") == known
     assert find_recipe("owner/Model-1B", revision="new") == replace(known, revision="new")
@@ -175,7 +175,7 @@ def test_hub_model_with_a_shard_missing_names_it(cache, hub):
 
 def test_checkpoint_in_another_precision_than_the_catalogs_is_refused(cache, hub, monkeypatch):
     wrong = Recipe("native", repository="owner/native", revision=COMMIT, precision="fp8")
-    monkeypatch.setattr("xling.models.weights.catalog", lambda: {"native": wrong})
+    monkeypatch.setattr("xling.models.weights.find.catalog", lambda: {"native": wrong})
     with pytest.raises(ValueError, match=r"'owner/native' .* in mxfp4, but .* says fp8"):
         fetch_weights(wrong, tokenizer_only=True)
     other = replace(wrong, revision="main")  # of which the catalog says nothing

@@ -16,8 +16,7 @@ from tests.native_checkpoints import save_mxfp4_model
 from xling.models import fetch_weights, find_recipe, locate_model
 from xling.models.catalog import PackagedWeights
 from xling.models.weights.find import check_model_folder
-from xling.models.weights.gguf import converted_folder
-from xling.models.weights.gguf_header import cut_off
+from xling.models.weights.gguf import converted_folder, cut_off
 from xling.models.weights.packaged import packaged_file
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))
@@ -171,7 +170,7 @@ def test_files_of_a_hub_model_are_checked_by_the_hubs_own_hashes(hub):
 def test_files_of_a_hub_model_are_read_once(hub, monkeypatch):
     fetch_weights(find_recipe("owner/tiny"))
     monkeypatch.setattr(
-        "xling.models.weights.hub.see", lambda path: pytest.fail(f"{path} was read")
+        "xling.models.weights.hub.stamp_file", lambda path: pytest.fail(f"{path} was read")
     )
     fetch_weights(find_recipe("owner/tiny"))
 

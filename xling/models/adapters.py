@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xling.models.architectures import architecture_of
+from xling.models.weights.config_safety import ADAPTER_CONFIG, check_adapter_config
 from xling.models.weights.safetensors_files import read_header
-from xling.models.weights.trust import ADAPTER_CONFIG, check_adapter_config
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -5,13 +5,13 @@ A four-bit load quantises linear layers, and LoRA reaches them; of a stack it do
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from xling.models.architectures import UNFUSED, Architecture
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
@@ -47,14 +47,12 @@ def unfused_class(
 
 def set_experts_apart(model: PreTrainedModel, architecture: Architecture) -> None:
     """Replaces fused experts, in place, by linear layers of the same shapes and new weights."""
-    import torch
-
     fused = [name for name, module in model.named_modules() if _is_fused(module)]
     for name in fused:
         experts = model.get_submodule(name)
         # Where weights are loaded next, none are drawn first.
         with torch.device("meta" if _on_meta(experts) else "cpu"):
-            apart = _experts_class()(experts, architecture.expert_layers)
+            apart = SingleExperts(experts, architecture.expert_layers)
         model.set_submodule(name, apart)
 
 
@@ -67,58 +65,52 @@ def _on_meta(module: torch.nn.Module) -> bool:
     return all(parameter.is_meta for parameter in module.parameters())
 
 
-@cache
-def _experts_class() -> Any:
-    """The class of experts set apart (a function: importing torch is slow)."""
-    import torch
+class SingleExpert(torch.nn.Module):
+    """A gated MLP: down(act(gate(x)) * up(x))."""
 
-    class SingleExpert(torch.nn.Module):
-        """A gated MLP: down(act(gate(x)) * up(x))."""
+    def __init__(self, fused: Any, names: tuple[str, str, str]) -> None:
+        super().__init__()
+        _, twice, hidden = fused.gate_up_proj.shape
+        dtype = fused.gate_up_proj.dtype
+        shapes = ((hidden, twice // 2), (hidden, twice // 2), (twice // 2, hidden))
+        for name, (inputs, outputs) in zip(names, shapes, strict=True):
+            self.add_module(name, torch.nn.Linear(inputs, outputs, bias=False, dtype=dtype))
+        self.act_fn = fused.act_fn
+        self._names = names
 
-        def __init__(self, fused: Any, names: tuple[str, str, str]) -> None:
-            super().__init__()
-            _, twice, hidden = fused.gate_up_proj.shape
-            dtype = fused.gate_up_proj.dtype
-            shapes = ((hidden, twice // 2), (hidden, twice // 2), (twice // 2, hidden))
-            for name, (inputs, outputs) in zip(names, shapes, strict=True):
-                self.add_module(name, torch.nn.Linear(inputs, outputs, bias=False, dtype=dtype))
-            self.act_fn = fused.act_fn
-            self._names = names
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Shape (tokens, hidden size), in and out."""
+        gate, up, down = (self.get_submodule(name) for name in self._names)
+        result: torch.Tensor = down(self.act_fn(gate(hidden)) * up(hidden))
+        return result
 
-        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-            """Shape (tokens, hidden size), in and out."""
-            gate, up, down = (self.get_submodule(name) for name in self._names)
-            result: torch.Tensor = down(self.act_fn(gate(hidden)) * up(hidden))
-            return result
 
-    class SingleExperts(torch.nn.ModuleList):
-        """The experts of one layer; sums each token's chosen ones, weighted, as the fused do."""
+class SingleExperts(torch.nn.ModuleList):
+    """The experts of one layer; sums each token's chosen ones, weighted, as the fused do."""
 
-        def __init__(self, fused: Any, names: tuple[str, str, str]) -> None:
-            super().__init__(SingleExpert(fused, names) for _ in range(fused.num_experts))
-            self.num_experts = fused.num_experts
+    def __init__(self, fused: Any, names: tuple[str, str, str]) -> None:
+        super().__init__(SingleExpert(fused, names) for _ in range(fused.num_experts))
+        self.num_experts = fused.num_experts
 
-        def forward(
-            self,
-            hidden_states: torch.Tensor,
-            top_k_index: torch.Tensor,
-            top_k_weights: torch.Tensor,
-        ) -> torch.Tensor:
-            """Sums the experts.
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        top_k_index: torch.Tensor,
+        top_k_weights: torch.Tensor,
+    ) -> torch.Tensor:
+        """Sums the experts.
 
-            Args:
-                hidden_states: shape (tokens, hidden size).
-                top_k_index: shape (tokens, k), experts.
-                top_k_weights: same shape.
-            """
-            total = torch.zeros_like(hidden_states)
-            # In training every expert runs, be it on no token: all processes then have the same
-            # gradients to exchange, and the optimiser sees zeros and not gaps.
-            hit = range(self.num_experts) if self.training else torch.unique(top_k_index).tolist()
-            for expert in hit:
-                token, place = torch.where(top_k_index == expert)
-                answer = self[expert](hidden_states[token]) * top_k_weights[token, place, None]
-                total.index_add_(0, token, answer.to(total.dtype))
-            return total
-
-    return SingleExperts
+        Args:
+            hidden_states: shape (tokens, hidden size).
+            top_k_index: shape (tokens, k), experts.
+            top_k_weights: same shape.
+        """
+        total = torch.zeros_like(hidden_states)
+        # In training every expert runs, be it on no token: all processes then have the same
+        # gradients to exchange, and the optimiser sees zeros and not gaps.
+        hit = range(self.num_experts) if self.training else torch.unique(top_k_index).tolist()
+        for expert in hit:
+            token, place = torch.where(top_k_index == expert)
+            answer = self[expert](hidden_states[token]) * top_k_weights[token, place, None]
+            total.index_add_(0, token, answer.to(total.dtype))
+        return total

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def plain_copy(model: PreTrainedModel | PeftModel) -> Iterator[int]:
+def dequantised_copy(model: PreTrainedModel | PeftModel) -> Iterator[int]:
     """Computes with dequantised copies of the four-bit linear layers in the block.
 
     The layers keep their four-bit weights, so that what is counted or saved is the same. Stacked
@@ -109,12 +109,6 @@ def attention_of_any_shape() -> Iterator[None]:
         yield
 
 
-if TYPE_CHECKING:
-    import torch
-    from peft import PeftModel
-    from transformers import PreTrainedModel
-
-
 @contextmanager
 def reduce_compute(
     model: PreTrainedModel | PeftModel,
@@ -126,7 +120,7 @@ def reduce_compute(
 
     Args:
         model: with or without an adapter; not sharded.
-        plain_copies: whether there is memory for `plain_copy`.
+        plain_copies: whether there is memory for `dequantised_copy`.
         last_alone: whether nothing but the last position's logits is read.
     """
     with ExitStack() as ways:
@@ -134,14 +128,14 @@ def reduce_compute(
         if last_alone:
             ways.enter_context(last_position_alone(model))
         if plain_copies:
-            ways.enter_context(plain_copy(model))
+            ways.enter_context(dequantised_copy(model))
         if hasattr(model, "peft_config"):
-            ways.enter_context(lean_adapters(model))
+            ways.enter_context(fused_adapters(model))
         yield
 
 
 @contextmanager
-def lean_adapters(model: PeftModel) -> Iterator[int]:
+def fused_adapters(model: PeftModel) -> Iterator[int]:
     """Adds an adapter's product to its layer's in place, in the block.
 
     peft makes it apart, scales it and adds it: three passes over a layer's outputs, and as many
@@ -157,11 +151,11 @@ def lean_adapters(model: PeftModel) -> Iterator[int]:
     Yields:
         How many layers are computed so.
     """
-    changed = [module for module in model.modules() if _can_be_lean(module)]
+    changed = [module for module in model.modules() if _can_be_fused(module)]
     kinds = [type(layer) for layer in changed]
     try:
         for layer, kind in zip(changed, kinds, strict=True):
-            layer.__class__ = _lean_class(kind)  # type: ignore[arg-type]
+            layer.__class__ = _fused_class(kind)  # type: ignore[arg-type]
         yield len(changed)
     finally:
         for layer, kind in zip(changed, kinds, strict=True):
@@ -196,7 +190,7 @@ def blocks_of(model: Any) -> list[torch.nn.Module]:
     return [module for module in base.modules() if type(module).__name__ in names]
 
 
-def _can_be_lean(module: Any) -> bool:
+def _can_be_fused(module: Any) -> bool:
     from peft.tuners.lora import LoraLayer
 
     if not isinstance(module, LoraLayer) or len(module.active_adapters) != 1:
@@ -210,13 +204,13 @@ def _can_be_lean(module: Any) -> bool:
 
 
 @cache
-def _lean_class(kind: Any) -> Any:
+def _fused_class(kind: Any) -> Any:
     """What a peft layer becomes; one class for all, so that code compiled for one serves all."""
     from torch.nn import Identity
 
     product = _product()
 
-    class Lean(kind):  # type: ignore[misc]
+    class FusedLora(kind):  # type: ignore[misc]
         """A layer with one adapter, whose product is added with little work."""
 
         def forward(self, x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
@@ -234,7 +228,7 @@ def _lean_class(kind: Any) -> Any:
             result: torch.Tensor = product.apply(x, weight, base.bias, down, up, scale)
             return result
 
-    return Lean
+    return FusedLora
 
 
 def _added(

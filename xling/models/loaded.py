@@ -20,9 +20,12 @@ from xling.models.weights.find import Weights, check_unchanged, fetch_weights, f
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WORD = 8
+Quantise = Literal["nf4", "none"]
 
 
 def checksums(model: nn.Module) -> dict[str, int] | None:
@@ -73,13 +76,6 @@ def check_derivable(folder: Path, *, name: str) -> None:
         check_four_bit_share(foreseen_share(model), name=f"{name} ({config.model_type!r})")
 
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Quantise = Literal["nf4", "none"]
-
-
 @dataclass(frozen=True)
 class LoadedModel:
     """A loaded base model, with or without an adapter.
@@ -103,11 +99,11 @@ class LoadedModel:
     @contextmanager
     def adapted(self, folder: Path) -> Iterator[LoadedModel]:
         """Puts a saved adapter on the base for the block, and takes it off after."""
-        opened = self.with_adapter(folder)
+        loaded = self.with_adapter(folder)
         try:
-            yield opened
+            yield loaded
         finally:
-            opened.model.unload()
+            loaded.model.unload()
 
     @contextmanager
     def trainable(
@@ -247,66 +243,66 @@ def _check_architecture(recipe: Recipe) -> None:
 
 
 class BaseModelCache:
-    """Keeps the last opened base, so that one load serves all arms of a model."""
+    """Keeps the last loaded base, so that one load serves all arms of a model."""
 
     def __init__(self) -> None:
-        self._located: ModelFiles | None = None
-        self._opened: LoadedModel | None = None
-        self._loaded: dict[str, int] | None = None
+        self._files: ModelFiles | None = None
+        self._base: LoadedModel | None = None
+        self._checksums: dict[str, int] | None = None
 
-    def open(self, located: ModelFiles) -> LoadedModel:
-        """The opened model; loaded only if it is another one than the last."""
-        if self._opened is None or not self.holds(located):
+    def open(self, files: ModelFiles) -> LoadedModel:
+        """Return the base; it is loaded only if it is another one than the last."""
+        if self._base is None or not self.holds(files):
             self.release()  # frees the last one before the next is loaded
-            self._opened = located.open()
-            self._located = located
-            self._loaded = checksums(self._opened.model)
-        return replace(self._opened, recipe=located.recipe)
+            self._base = files.open()
+            self._files = files
+            self._checksums = checksums(self._base.model)
+        return replace(self._base, recipe=files.recipe)
 
-    def holds(self, located: ModelFiles) -> bool:
-        """Whether this model is the opened one, however it is prompted and adapted."""
-        last = self._located
+    def holds(self, files: ModelFiles) -> bool:
+        """Tell whether the cached base is this model, however it is prompted and adapted."""
+        last = self._files
         return last is not None and (
-            (located.weights.identity, located.quantise) == (last.weights.identity, last.quantise)
+            (files.weights.identity, files.quantise) == (last.weights.identity, last.quantise)
         )
 
     def release(self) -> None:
-        """Forgets the opened base, and gives its memory back."""
-        self._opened = self._located = self._loaded = None
+        """Forget the base, and give its memory back."""
+        self._base = self._files = self._checksums = None
         free_memory()
 
     @contextmanager
     def share(self) -> Iterator[None]:
-        """Lets logged adapters be loaded onto this shelf's base; see `get_base`.
+        """Let logged adapters be loaded onto this cache's base in the block; see `get_base`.
 
         The base must be what others will load: if it is not, to the bit, what was loaded (a
         training changed it, or left something on it), it is forgotten before the block, and a
-        fresh one is loaded. So it is after the block, for those who come next.
+        fresh one is loaded. The same is checked after the block, for those who come next.
         """
         self._forget_if_changed()
-        token = _lender.set(self)
+        token = _shared.set(self)
         try:
             yield
         finally:
-            _lender.reset(token)
+            _shared.reset(token)
             self._forget_if_changed()
 
     def _forget_if_changed(self) -> None:
-        if self._opened is None:
+        if self._base is None:
             return
-        now = checksums(self._opened.model)
-        if now is None or now != self._loaded:
+        now = checksums(self._base.model)
+        if now is None or now != self._checksums:
             self.release()
 
 
-_lender: ContextVar[BaseModelCache | None] = ContextVar("lender", default=None)
+_shared: ContextVar[BaseModelCache | None] = ContextVar("shared", default=None)
 
 
-def get_base(located: ModelFiles) -> LoadedModel:
-    """A base without an adapter: that of the shelf which lends in this block, or a fresh one.
+def get_base(files: ModelFiles) -> LoadedModel:
+    """Return a base without an adapter: of the cache shared in this block, or a fresh one.
 
     Raises:
         ValueError: as `ModelFiles.open`.
     """
-    shelf = _lender.get()
-    return located.open() if shelf is None else shelf.open(located)
+    bases = _shared.get()
+    return files.open() if bases is None else bases.open(files)

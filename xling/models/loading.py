@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from xling.models.adapters import linear_routers
 from xling.models.architectures import Architecture, architecture_of
-from xling.models.experts import unfused_class, unfused_config
 from xling.models.four_bit import (
     MIN_FOUR_BIT_SHARE,
     FourBitShare,
@@ -18,9 +17,8 @@ from xling.models.four_bit import (
     four_bit_share,
     keep_layout,
 )
-from xling.models.fused_experts import with_fused_experts
+from xling.models.weights.config_safety import check_runs_no_code
 from xling.models.weights.safetensors_files import read_config as read_json
-from xling.models.weights.trust import check_runs_no_code
 
 if TYPE_CHECKING:
     import torch
@@ -49,11 +47,11 @@ DeviceMap = str | Mapping[str, str | int]
 # NF4 with double quantisation takes 0.52 bytes a weight, of two in the file; embeddings keep both.
 FOUR_BIT_BYTES = 0.3
 NO_FOREIGN_CODE = (
-    "Models that bring code of their own (trust_remote_code) are not run; use one whose "
+    "Models that bring their own code (trust_remote_code) are not run; use one whose "
     "architecture transformers has"
 )
-# Of a GPU's memory, for weights; the rest is activations, adapter and optimiser.
-WEIGHTS_ROOM = 0.8
+# Share of a GPU's memory for weights; the rest is activations, adapter and optimiser.
+WEIGHTS_SHARE = 0.8
 
 
 def compute_dtype() -> torch.dtype:
@@ -93,8 +91,8 @@ def default_device_map(folder: Path, *, four_bit: bool) -> DeviceMap:
         return {"": int(rank) % torch.cuda.device_count()}
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     needed = size * (FOUR_BIT_BYTES if four_bit else 1)
-    room = torch.cuda.get_device_properties(0).total_memory * WEIGHTS_ROOM
-    return "auto" if torch.cuda.device_count() > 1 and needed > room else {"": "cuda"}
+    free = torch.cuda.get_device_properties(0).total_memory * WEIGHTS_SHARE
+    return "auto" if torch.cuda.device_count() > 1 and needed > free else {"": "cuda"}
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -140,7 +138,7 @@ def load_base(
     """
     config = read_config(folder)
     architecture = architecture_of(config.model_type)
-    model_class, config, settings = _way_of_loading(config, architecture)
+    model_class, config, settings = _loading_plan(config, architecture)
     if four_bit:
         settings["quantization_config"] = _quantisation(model_class, config, architecture)
     model, report = model_class.from_pretrained(
@@ -200,14 +198,14 @@ def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     mapping = AutoModelForCausalLM._model_mapping
     if type(config) not in mapping:
         raise ValueError(
-            f"model type {config.model_type!r} is no causal language model of transformers: "
+            f"model type {config.model_type!r} is not a causal language model of transformers: "
             "use a decoder, such as those in the catalog"
         )
     found: type[PreTrainedModel] = mapping[type(config)]
     return found
 
 
-def _way_of_loading(
+def _loading_plan(
     config: PreTrainedConfig, architecture: Architecture | None
 ) -> tuple[type[PreTrainedModel], PreTrainedConfig, dict[str, Any]]:
     """Class, configuration and further settings for ``from_pretrained``."""
@@ -219,6 +217,8 @@ def _way_of_loading(
     if architecture.text_tower:
         model_class = _without_images(model_class)
     if architecture.experts == "unfuse":
+        from xling.models.experts import unfused_class, unfused_config
+
         model_class = unfused_class(model_class, architecture)
         config = unfused_config(config)
     settings: dict[str, Any] = {"attn_implementation": architecture.attention}
@@ -255,6 +255,8 @@ def _quantisation(
         if routers:  # naming any module replaces transformers' own list, which has the head
             settings["llm_int8_skip_modules"] = [*routers, "lm_head"]
     if architecture is not None and architecture.experts == "parametrise":
+        from xling.models.fused_experts import with_fused_experts
+
         return with_fused_experts(settings)
     return BitsAndBytesConfig(**settings)
 

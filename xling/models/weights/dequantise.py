@@ -32,9 +32,9 @@ from xling.models.weights.safetensors_files import (
     stored_tensors,
 )
 
-NativePrecision = Literal["float", "mxfp4", "fp8"]
+Precision = Literal["float", "mxfp4", "fp8"]
 METHODS = ("mxfp4", "fp8")
-# Raised whenever a change here or in `native_formats` changes what is written: weights that an
+# Raised whenever a change here or in `quantised_formats` changes what is written: weights that an
 # earlier version left in the cache are then made anew.
 FORMAT = 2
 # Bytes of one written shard: memory holds one at a time.
@@ -44,7 +44,7 @@ GIGABYTE = 10**9
 logger = logging.getLogger(__name__)
 
 
-def native_precision(folder: Path) -> NativePrecision:
+def stored_precision(folder: Path) -> Precision:
     """How a checkpoint stores its block weights.
 
     Args:
@@ -62,7 +62,7 @@ def native_precision(folder: Path) -> NativePrecision:
     else:
         return "float"
     if method in METHODS:
-        return cast(NativePrecision, method)
+        return cast(Precision, method)
     raise ValueError(
         f"model {folder} is quantised by {method!r} (quantization_config in its config.json), "
         f"which cannot be dequantised here ({', '.join(METHODS)} can): name the model's release "
@@ -86,7 +86,7 @@ def dequantised_folder(folder: Path, *, identity: str) -> Path:
         ValueError: the checkpoint is not quantised by MXFP4 or FP8, is incomplete, or the disk
             has too little room.
     """
-    precision = native_precision(folder)
+    precision = stored_precision(folder)
     if precision == "float":
         raise ValueError(f"model {folder} is not quantised: there is nothing to dequantise")
     target = dequantised_path(identity)
@@ -119,7 +119,7 @@ def _dequantise(
     small = _small_files(folder)
     total = sum(plan.size for plan in planned)
     needed = total + sum(path.stat().st_size for path in small)
-    _check_room(target.parent, needed, model=folder)
+    _check_disk_space(target.parent, needed, model=folder)
     logger.info(
         "dequantising %s from %s, once, into %s (%.1f GB)",
         folder,
@@ -142,7 +142,7 @@ def _small_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.name not in ("config.json", INDEX))
 
 
-def _check_room(parent: Path, needed: int, *, model: Path) -> None:
+def _check_disk_space(parent: Path, needed: int, *, model: Path) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise ValueError(

@@ -18,7 +18,7 @@ GROWTH = {"mxfp4": 3.0, "fp8": 1.9}
 logger = logging.getLogger(__name__)
 
 
-def check_room_to_fetch(recipe: Recipe, patterns: Sequence[str], ignored: Sequence[str]) -> None:
+def check_disk_space(recipe: Recipe, patterns: Sequence[str], ignored: Sequence[str]) -> None:
     """Refuses a quantised hub model that the disk cannot hold together with its plain floats.
 
     Where the hub does not say how large the files are (offline, for one), nothing is checked yet.

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from xling.files.checksums import stamp_file
 from xling.models.catalog import Recipe, catalog
-from xling.models.weights.dequantise import NativePrecision, dequantised_folder, native_precision
-from xling.models.weights.disk_space import check_room_to_fetch
+from xling.models.weights.config_safety import (
+    check_is_no_adapter,
+    check_runs_no_code,
+    check_size_of_config,
+)
+from xling.models.weights.dequantise import Precision, dequantised_folder, stored_precision
+from xling.models.weights.disk_space import check_disk_space
 from xling.models.weights.gguf import converted_folder
 from xling.models.weights.hub import check_hub_files
-from xling.models.weights.packaged import file_sha256, packaged_file
+from xling.models.weights.packaged import packaged_file
 from xling.models.weights.safetensors_files import TOKENIZER_PATTERNS, read_config, stored_tensors
-from xling.models.weights.trust import check_is_no_adapter, check_runs_no_code, check_size_of_config
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 HUB_PATTERNS = ("*.safetensors", *TOKENIZER_PATTERNS)
@@ -39,7 +45,7 @@ class Weights:
     folder: Path
     identity: str
     revision: str = ""
-    precision: NativePrecision = "float"
+    precision: Precision = "float"
 
 
 def find_recipe(model: str, *, revision: str = "") -> Recipe:
@@ -106,7 +112,7 @@ def check_model_folder(folder: Path) -> None:
             f"(it has {', '.join(present) or 'nothing'}){remedy}"
         )
     check_is_no_adapter(folder)
-    native_precision(folder)
+    stored_precision(folder)
     config = read_config(folder)
     check_runs_no_code(folder, config)
     check_size_of_config(folder, config, tensors=len(stored_tensors(folder)))
@@ -139,9 +145,9 @@ def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
     else:
         patterns = TOKENIZER_PATTERNS if tokenizer_only else HUB_PATTERNS
         if not tokenizer_only:
-            check_room_to_fetch(recipe, patterns, HUB_IGNORED)
+            check_disk_space(recipe, patterns, HUB_IGNORED)
         original = _fetch_from_hub(recipe, patterns)
-    precision = native_precision(original.folder)
+    precision = stored_precision(original.folder)
     _check_precision(recipe, precision)
     folder = original.folder
     if precision != "float" and not tokenizer_only:
@@ -169,7 +175,7 @@ def check_unchanged(recipe: Recipe, weights: Weights) -> None:
         )
 
 
-def _check_precision(recipe: Recipe, found: NativePrecision) -> None:
+def _check_precision(recipe: Recipe, found: Precision) -> None:
     """Refuses a catalog model whose checkpoint is not stored as the catalog says.
 
     By that the plan of a study counts disks and GPUs. Other revisions and models have no entry.
@@ -219,5 +225,16 @@ def folder_sha256(folder: Path) -> str:
     digest = hashlib.sha256()
     files = {path for pattern in HUB_PATTERNS for path in folder.glob(pattern)}
     for path in sorted(files, key=lambda path: path.name):
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+        digest.update(f"{path.name} {_file_sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, which is read once a process unless it has changed."""
+    found = path.stat()
+    return _read_sha256(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@functools.cache
+def _read_sha256(path: Path, size: int, modified: int, changed: int) -> str:
+    return stamp_file(path).sha256

@@ -1,4 +1,4 @@
-"""Converts a GGUF file once into a folder that transformers loads fast."""
+"""Converts a GGUF file once into a folder that transformers loads fast, and finds cut files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from xling.files.checksums import make_once
+from xling.files.checksums import make_once, stamp_file
 from xling.files.paths import cache_folder
-from xling.models.weights.gguf_header import cut_off
-from xling.models.weights.packaged import file_sha256
 
 # Raised whenever what is written changes, such as the checksums beside the weights.
 FORMAT = 2
+MAGIC = b"GGUF"
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def converted_folder(path: Path, *, sha256: str) -> Path:
     folder = converted_path(sha256)
 
     def make(temporary: Path) -> None:
-        found = file_sha256(path)
+        found = stamp_file(path).sha256
         if found != sha256:
             raise ValueError(
                 f"{path} has sha256 {found}, not {sha256}: {cut_off(path) or 'it was changed'}; "
@@ -86,3 +86,42 @@ def _parse_once() -> Iterator[None]:
         yield
     finally:
         gguf.GGUFReader, gguf.get_tensor_name_map = reader, name_map
+
+
+def cut_off(path: Path) -> str:
+    """How a GGUF file is cut off, in words; empty if it is not, or is no GGUF file at all.
+
+    Reads the header alone, which takes seconds where the vocabulary is large.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if stream.read(len(MAGIC)) != MAGIC:
+            return ""
+    try:
+        end = _end(path)
+    except (IndexError, ValueError):  # what numpy raises on a slice that is too short
+        return f"it is cut off: its {size} bytes end within its header"
+    return f"it is cut off: it has {size} bytes, its header says {end}" if size < end else ""
+
+
+def _end(path: Path) -> int:
+    """Byte after the last tensor."""
+    import gguf
+
+    class Header(gguf.GGUFReader):  # type: ignore[misc, unused-ignore]
+        """Reads where the tensors lie, and not the tensors: they may not be there."""
+
+        end = 0
+
+        def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
+            self.end = start_offs
+            for field in fields:
+                *_, dims, kind, offset = field.parts
+                block, bytes_a_block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind[0])]
+                values = 1
+                for dim in dims.tolist():
+                    values *= dim
+                last = start_offs + int(offset[0]) + values * bytes_a_block // block
+                self.end = max(self.end, last)
+
+    return int(Header(path).end)

