@@ -46,8 +46,8 @@ from xling.models import BaseModelCache, ModelFiles
 from xling.study import Cell
 from xling.study.study import trained_languages
 from xling.training.job import TrainingJob
+from xling.training.process_group import ProcessGroup
 from xling.training.processes import train_together
-from xling.training.team import ProcessGroup
 from xling.training.train import train_and_save
 
 RELOAD_PROMPTS = 8
@@ -148,10 +148,8 @@ def _finetune_run(
             "fold": fold,
             "lora": {**study.lora.model_dump(), "modules": located.recipe.lora_modules},
             "training": {
-                **how.settings,
+                **how.params,
                 "items": cell.model.training_items,
-                "processes": how.processes,
-                "parallel": how.parallel,
             },
         },
         tags={
@@ -215,7 +213,7 @@ def _train_once(
                 shelf,
                 length=prompts.longest,
                 rows=how.examples_at_once,
-                gradient_checkpointing=how.settings["gradient_checkpointing"],
+                gradient_checkpointing=how.memory.gradient_checkpointing,
                 processes=how.processes,
             )
             if how.processes == 1:
@@ -252,8 +250,9 @@ def _job(
         lora_modules=located.recipe.lora_modules,
         quantise=located.quantise,
         weights=located.weights.identity,
-        lora=prepared.study.lora.model_dump(),
+        lora=prepared.study.lora,
         training=how.settings,
+        memory=how.memory,
         seed=cell.seed,
         label_ids=prompts.labels,
         add_special_tokens=prompts.special,

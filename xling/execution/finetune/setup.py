@@ -14,11 +14,11 @@ from xling.execution.study_data import StudyData, prompt_format
 from xling.files.atomic import atomic_write
 from xling.models import BaseModelCache, ModelFiles
 from xling.models.loading import read_config
-from xling.planning.memory_limits import MemoryUse
 from xling.prompts import label_token_ids, render_prompts
 from xling.scoring.context import check_context
 from xling.study import Cell
-from xling.study.settings import per_process
+from xling.study.settings import TrainingSettings, per_process
+from xling.training.batching import MemoryUse
 from xling.training.checkpoints import last_whole_checkpoint
 from xling.training.loop import Example
 from xling.training.processes import processes_for
@@ -34,7 +34,8 @@ class Training:
     """How a cell is trained.
 
     Attributes:
-        settings: of the study, with what is decided by architecture and memory.
+        settings: of the study; once memory has decided those that were asked for when it did.
+        memory: how memory is used; till it has decided, as far as the settings say.
         processes: how many train together.
         parallel: ``fsdp``, ``ddp``, or ``none`` for one process.
         share: examples of a forward pass of one process at most, as far as the settings say.
@@ -43,12 +44,23 @@ class Training:
         context: of the model, in tokens; None: it names none.
     """
 
-    settings: dict[str, Any]
+    settings: TrainingSettings
+    memory: MemoryUse
     processes: int
     parallel: str
     share: int
     examples_at_once: int
     context: int | None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Settings, use of memory and processes, as a run logs them."""
+        return {
+            **self.settings.model_dump(),
+            **asdict(self.memory),
+            "processes": self.processes,
+            "parallel": self.parallel,
+        }
 
 
 def how_to_train(prepared: StudyData, cell: Cell, located: ModelFiles) -> Training:
@@ -57,12 +69,13 @@ def how_to_train(prepared: StudyData, cell: Cell, located: ModelFiles) -> Traini
     Raises:
         ValueError: a step's examples cannot be shared equally over the processes.
     """
-    settings = prepared.study.training.model_dump()
+    settings = prepared.study.training
     processes = processes_for(cell.model.processes, usual=located.recipe.processes)
-    share = per_process(settings["batch_size"], settings["micro_batch_size"], processes)
+    share = per_process(settings.batch_size, settings.micro_batch_size, processes)
     text = read_config(located.weights.folder).get_text_config()
     return Training(
         settings,
+        MemoryUse(settings.gradient_checkpointing is True, pass_rows=share),
         processes,
         cell.model.parallel if processes > 1 else "none",
         share,
@@ -146,7 +159,7 @@ def with_memory(
             kept["asked"],
             longest,
         )
-    asked = {key: how.settings[key] for key in MEMORY_ONLY}
+    asked = how.settings.model_dump(include=set(MEMORY_ONLY))
     before = _before(kept, how, work)
     use = training_memory_use(
         prepared,
@@ -181,7 +194,7 @@ def _before(kept: dict[str, Any] | None, how: Training, work: Path) -> MemoryUse
     deciding = ("gradient_checkpointing", "micro_batch_size")
     if kept["processes"] != how.processes or kept["parallel"] != how.parallel:
         return None
-    if any(kept["asked"][key] != how.settings[key] for key in deciding):
+    if any(kept["asked"][key] != getattr(how.settings, key) for key in deciding):
         return None
     return MemoryUse(**kept["use"])
 
@@ -196,5 +209,5 @@ def _kept(work: Path) -> dict[str, Any] | None:
 
 
 def _with_use(how: Training, use: MemoryUse, asked: Mapping[str, Any], longest: int) -> Training:
-    settings = {**how.settings, **asked, **asdict(use)}
-    return replace(how, settings=settings, examples_at_once=use.rows_of(longest))
+    settings = how.settings.model_copy(update=dict(asked))
+    return replace(how, settings=settings, memory=use, examples_at_once=use.rows_of(longest))
