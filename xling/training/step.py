@@ -120,7 +120,7 @@ class Step:
     def _gradients(self, step: Sequence[int], drawn: int) -> float:
         """Compute a step's gradients; a process alone makes smaller passes if memory runs out.
 
-        Several processes would have to agree on it: there the error is raised.
+        Several processes would have to agree on it, so there the error is raised.
         """
         import torch
 
