@@ -249,27 +249,22 @@ class Bench:
         return {**found, "warm_up_s": warm, "first_loss": curve[0], "last_loss": curve[-1]}
 
     def _train(self, prompts: list[str], way: dict[str, Any]) -> list[float]:
-        from xling.training.loop import Example, train_adapter
+        from xling.study.settings import TrainingSettings
+        from xling.training.batching import MemoryUse
+        from xling.training.loop import Example, TrainingSet, train_adapter
 
         examples = [Example(*each) for each in zip(prompts, self.golds, strict=False)]
         with self._adapter() as adapted, tempfile.TemporaryDirectory() as folder:
             result = train_adapter(
                 adapted,
                 self.opened.tokenizer,
-                examples,
-                label_ids=self.labels,
-                add_special_tokens=True,
-                folder=Path(folder),
+                TrainingSet(examples, self.labels, add_special_tokens=True),
+                TrainingSettings(
+                    batch_size=STEP, learning_rate=1e-4, warmup_steps=1, checkpoints=1
+                ),
                 seed=0,
-                epochs=1,
-                batch_size=STEP,
-                micro_batch_size=0,
-                learning_rate=1e-4,
-                warmup_steps=1,
-                weight_decay=0.0,
-                max_grad_norm=1.0,
-                checkpoints=1,
-                **{"gradient_checkpointing": False, **way},
+                folder=Path(folder),
+                memory=MemoryUse(**{"gradient_checkpointing": False, **way}),
             )
         return [row["loss"] for row in result.curve]
 

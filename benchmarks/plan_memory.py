@@ -157,26 +157,24 @@ def text_of(tokenizer, length: int, number: int) -> str:
 
 
 def train(model, tokenizer, prompts: list[str], *, checkpointed: bool) -> None:
-    from xling.training.loop import Example, train_adapter
+    from xling.study.settings import TrainingSettings
+    from xling.training.loop import Example, TrainingSet, train_adapter
 
+    examples = [Example(prompt, 1) for prompt in prompts]
     with TemporaryDirectory(prefix="xling-") as folder:
         train_adapter(
             model,
             tokenizer,
-            [Example(prompt, 1) for prompt in prompts],
-            label_ids=[5, 6, 7, 8],
-            add_special_tokens=True,
-            folder=Path(folder),
+            TrainingSet(examples, [5, 6, 7, 8], add_special_tokens=True),
+            TrainingSettings(
+                batch_size=ROWS,
+                micro_batch_size=ROWS,
+                learning_rate=1e-4,
+                gradient_checkpointing=checkpointed,
+                checkpoints=1,
+            ),
             seed=0,
-            epochs=1,
-            batch_size=ROWS,
-            micro_batch_size=ROWS,
-            learning_rate=1e-4,
-            warmup_steps=0,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            gradient_checkpointing=checkpointed,
-            checkpoints=1,
+            folder=Path(folder),
         )
 
 

@@ -18,13 +18,21 @@ def start(settings: dict[str, Any]) -> Callable[[Any], Any]:
     """
 
     from xling.models import locate_model
-    from xling.training.loop import Example, train_adapter
+    from xling.study.settings import TrainingSettings
+    from xling.training.batching import MemoryUse
+    from xling.training.loop import Example, TrainingSet, train_adapter
 
     opened = locate_model(settings["model"], quantise=settings["quantise"]).open()
 
     def train(request: dict[str, Any]) -> dict[str, Any]:
         lora = {name: settings[name] for name in ("r", "alpha", "seed")}
         examples = [Example(prompt, gold) for prompt, gold in request["examples"]]
+        recipe = TrainingSettings(
+            batch_size=request["batch_size"],
+            learning_rate=request["learning_rate"],
+            warmup_steps=request["warmup_steps"],
+            checkpoints=1,
+        )
         with (
             opened.trainable(**lora, dropout=0.0) as (model, _),
             tempfile.TemporaryDirectory() as folder,
@@ -36,21 +44,11 @@ def start(settings: dict[str, Any]) -> Callable[[Any], Any]:
                 lambda: train_adapter(
                     model,
                     opened.tokenizer,
-                    examples,
-                    label_ids=request["label_ids"],
-                    add_special_tokens=True,
-                    folder=Path(folder),
+                    TrainingSet(examples, request["label_ids"], add_special_tokens=True),
+                    recipe,
                     seed=settings["seed"],
-                    epochs=1,
-                    batch_size=request["batch_size"],
-                    micro_batch_size=0,
-                    learning_rate=request["learning_rate"],
-                    warmup_steps=request["warmup_steps"],
-                    weight_decay=0.0,
-                    max_grad_norm=1.0,
-                    gradient_checkpointing=False,
-                    checkpoints=1,
-                    plain_copy=settings["plain_copy"],
+                    folder=Path(folder),
+                    memory=MemoryUse(False, plain_copy=settings["plain_copy"]),
                 )
             )
         losses = [row["loss"] for row in result.curve]

@@ -35,7 +35,7 @@ from xling.records import describe_format, summarize_records
 from xling.scoring import InProcessEngine
 from xling.scoring.option_orders import recall_std
 from xling.study import Cell
-from xling.training.loop import Example, TrainingResult, train_adapter
+from xling.training.loop import Example, TrainingResult, TrainingSet, train_adapter
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +118,8 @@ class Bench:
         study, tokenizer = self.prepared.study, self.opened.tokenizer
         rows = self.rows(arm, seed)
         prompts = render_prompts([row.item for row in rows], self._layout, tokenizer)
+        examples = [Example(prompt, row.label) for prompt, row in zip(prompts, rows, strict=True)]
+        labels = label_token_ids(tokenizer, prompts[0], add_special_tokens=True)
         lora = study.lora
         with self.opened.trainable(r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=seed) as (
             model,
@@ -126,12 +128,10 @@ class Bench:
             result = train_adapter(
                 model,
                 tokenizer,
-                [Example(prompt, row.label) for prompt, row in zip(prompts, rows, strict=True)],
-                label_ids=label_token_ids(tokenizer, prompts[0], add_special_tokens=True),
-                add_special_tokens=True,
-                folder=self._folder / f"{arm}-{seed}{work}",
+                TrainingSet(examples, labels, add_special_tokens=True),
+                study.training,
                 seed=seed,
-                **study.training.model_dump(),
+                folder=self._folder / f"{arm}-{seed}{work}",
             )
             weights = {
                 name: parameter.detach().clone()

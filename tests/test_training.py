@@ -19,8 +19,10 @@ from xling.models.fast_forward import (
 from xling.models.loading import four_bit_share, load_base, load_tokenizer
 from xling.prompts import label_token_ids
 from xling.scoring.in_process import answer_logits
-from xling.training.loop import Example, train_adapter
-from xling.training.team import ProcessGroup
+from xling.study.settings import TrainingSettings
+from xling.training.batching import MemoryUse
+from xling.training.loop import Example, TrainingSet, train_adapter
+from xling.training.process_group import ProcessGroup
 
 RECIPE = {
     "epochs": 2,
@@ -56,7 +58,18 @@ def out_of_memory_above(tokens):
     return check
 
 
-def train(folder, work, *, seed=0, examples=EXAMPLES, most_tokens=0, watch=None, **changes):
+def train(
+    folder,
+    work,
+    *,
+    seed=0,
+    examples=EXAMPLES,
+    most_tokens=0,
+    watch=None,
+    memory=None,
+    group=None,
+    **changes,
+):
     adapted, tokenizer = adapted_model(folder, seed=seed), load_tokenizer(folder)
     if watch:
         adapted.register_forward_pre_hook(watch, with_kwargs=True)
@@ -66,12 +79,12 @@ def train(folder, work, *, seed=0, examples=EXAMPLES, most_tokens=0, watch=None,
     result = train_adapter(
         adapted,
         tokenizer,
-        examples,
-        label_ids=labels,
-        add_special_tokens=True,
-        folder=work,
+        TrainingSet(examples, labels, add_special_tokens=True),
+        TrainingSettings.model_validate(RECIPE | changes),
         seed=seed,
-        **(RECIPE | changes),
+        folder=work,
+        memory=memory,
+        group=group,
     )
     weights = {
         name: p.detach().clone() for name, p in adapted.named_parameters() if p.requires_grad
@@ -155,7 +168,7 @@ def test_processes_that_read_different_checkpoints_are_refused(tiny_model, tmp_p
     folder = tiny_model("llama")
     train(folder, tmp_path, epochs=1)
     with pytest.raises(RuntimeError, match=f"checkpoints from {tmp_path}: of steps 4, 0, by rank"):
-        train(folder, tmp_path, team=Apart())
+        train(folder, tmp_path, group=Apart())
 
 
 def test_no_examples_is_an_error(tiny_model, tmp_path):
@@ -186,7 +199,7 @@ def test_memory_that_one_example_exceeds_is_an_error(tiny_model, tmp_path):
 def test_plain_copies_train_the_same_and_leave_the_four_bits(tiny_model, tmp_path):
     folder = tiny_model("llama")
     quantised, _ = train(folder, tmp_path / "a")
-    plain, _ = train(folder, tmp_path / "b", plain_copy=True)
+    plain, _ = train(folder, tmp_path / "b", memory=MemoryUse(False, plain_copy=True))
     assert [row["loss"] for row in plain.curve] == pytest.approx(
         [row["loss"] for row in quantised.curve], abs=1e-4
     )
@@ -313,14 +326,10 @@ def test_passes_are_as_given_and_the_result_says_how_it_was_trained(tiny_model, 
         sizes.append(named["input_ids"].shape)
 
     whole, _ = train(folder, tmp_path / "a")
-    parts, _ = train(folder, tmp_path / "b", epochs=1, watch=count, pass_rows=3, pass_tokens=100)
+    asked = MemoryUse(False, pass_rows=3, pass_tokens=100)
+    parts, _ = train(folder, tmp_path / "b", epochs=1, watch=count, memory=asked)
     assert max(rows for rows, _ in sizes) == 3
     assert all(rows == 1 or rows * length <= 100 for rows, length in sizes)
-    assert parts.memory_use == {
-        "gradient_checkpointing": False,
-        "plain_copy": False,
-        "pass_rows": 3,
-        "pass_tokens": 100,
-    }
-    assert whole.memory_use["pass_tokens"] == 2048
+    assert parts.memory_use == asked
+    assert whole.memory_use.pass_tokens == 2048
     assert parts.curve[0]["loss"] == pytest.approx(whole.curve[0]["loss"], abs=2e-3)

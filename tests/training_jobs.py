@@ -10,10 +10,11 @@ from typing import Any
 
 from xling.models import locate_model
 from xling.prompts import label_token_ids
+from xling.study.settings import LoraSettings, TrainingSettings
 from xling.training.job import TrainingJob
 from xling.training.launch import launch
 from xling.training.loop import Example
-from xling.training.team import ProcessGroup
+from xling.training.process_group import ProcessGroup
 from xling.training.train import train_and_save
 
 # 28 examples in steps of 8: the last step of an epoch is short.
@@ -21,17 +22,18 @@ EXAMPLES = [
     Example(f"The key is {n % 4 + 1}. {'pad ' * (n % 5)}Answer: (", n % 4 + 1) for n in range(28)
 ]
 STEPS = 48
-TRAINING = {
-    "epochs": 12,
-    "batch_size": 8,
-    "micro_batch_size": 2,
-    "learning_rate": 2e-3,
-    "warmup_steps": 4,
-    "weight_decay": 0.01,
-    "max_grad_norm": 1.0,
-    "gradient_checkpointing": False,
-    "checkpoints": 12,
-}
+TRAINING = TrainingSettings(
+    epochs=12,
+    batch_size=8,
+    micro_batch_size=2,
+    learning_rate=2e-3,
+    warmup_steps=4,
+    weight_decay=0.01,
+    gradient_checkpointing=False,
+    checkpoints=12,
+)
+SHORT = TRAINING.model_copy(update={"epochs": 1, "checkpoints": 1})
+LORA = LoraSettings(r=4, alpha=8, dropout=0.0)
 
 
 class TrainingJobs:
@@ -54,8 +56,9 @@ class TrainingJobs:
             lora_modules="",
             quantise="nf4",
             weights=located.weights.identity,
-            lora={"r": 4, "alpha": 8, "dropout": 0.1},
-            training=dict(TRAINING),
+            lora=LORA.model_copy(update={"dropout": 0.1}),
+            training=TRAINING,
+            memory=None,
             seed=3,
             label_ids=tuple(labels),
             add_special_tokens=True,
@@ -70,12 +73,11 @@ class TrainingJobs:
     def undisturbed(self, kind: str) -> Path:
         """Folder of a finished training: ``alone``, ``ddp`` or ``fsdp``; two processes."""
         if kind not in self._done:
-            lora = {"r": 4, "alpha": 8, "dropout": 0.0}
             if kind == "alone":
-                job = self.make(kind, processes=1, lora=lora)
+                job = self.make(kind, processes=1, lora=LORA)
                 train_and_save(job, EXAMPLES, job.locate().open(), ProcessGroup())
             else:
-                job = self.make(kind, processes=2, parallel=kind, lora=lora)
+                job = self.make(kind, processes=2, parallel=kind, lora=LORA)
                 launch(job, EXAMPLES, self.folder / f"{kind}-logs")
             self._done[kind] = self.folder / kind
         return self._done[kind]

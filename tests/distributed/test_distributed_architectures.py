@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs, read
+from tests.training_jobs import EXAMPLES, LORA, SHORT, TrainingJobs, read
 from xling.models import locate_model
 from xling.training.launch import launch
-from xling.training.team import ProcessGroup
+from xling.training.process_group import ProcessGroup
 from xling.training.train import train_and_save
 
 # Two processes sum in another order than one; a router can then send a token elsewhere.
 TOLERANCE = 1e-3
-SHORT = TRAINING | {"epochs": 1, "checkpoints": 1}
-LORA = {"r": 4, "alpha": 8, "dropout": 0.0}
 
 
 def adapter(job):
@@ -32,7 +30,8 @@ def test_sharded_training_is_that_of_one_process_and_is_not_repeated(
     jobs = TrainingJobs(tiny_model(architecture), tmp_path)
     located = locate_model(str(jobs.model))
     assert located.needs_gradient_checkpointing == (architecture == "gpt_oss")
-    training = SHORT | {"gradient_checkpointing": located.needs_gradient_checkpointing}
+    checkpointed = located.needs_gradient_checkpointing
+    training = SHORT.model_copy(update={"gradient_checkpointing": checkpointed})
     one = jobs.make("one", processes=1, lora=LORA, training=training)
     train_and_save(one, EXAMPLES, located.open(), ProcessGroup())
     two = jobs.make("two", processes=2, lora=LORA, training=training)

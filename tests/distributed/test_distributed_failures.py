@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.place import ROOT
-from tests.training_jobs import EXAMPLES, STEPS, TRAINING, processes_with, read
+from tests.training_jobs import EXAMPLES, LORA, STEPS, TRAINING, processes_with, read
 from xling.study.settings import per_process
 from xling.training.batching import batches_of, example_order
 from xling.training.failures import clear_failures, first_failure, record_failure
@@ -46,8 +46,7 @@ def assert_ended(text: str) -> None:
 @pytest.mark.slow
 def test_killed_worker_is_named_and_the_same_command_goes_on(training_jobs):
     undisturbed = training_jobs.undisturbed("fsdp")
-    lora = {"r": 4, "alpha": 8, "dropout": 0.0}
-    job = training_jobs.make("killed", processes=2, parallel="fsdp", lora=lora)
+    job = training_jobs.make("killed", processes=2, parallel="fsdp", lora=LORA)
     logs = training_jobs.folder / "killed-logs"
     failure: list[Exception] = []
 
@@ -99,7 +98,7 @@ def test_worker_that_cannot_open_the_base_is_named(training_jobs, capfd):
 def test_no_process_outlives_the_one_that_launched_it(training_jobs, sign):
     name = f"ended-{sign.name}"
     job = training_jobs.make(name, processes=2, parallel="ddp")
-    job = replace(job, training=TRAINING | {"epochs": 400, "checkpoints": 400})
+    job = replace(job, training=TRAINING.model_copy(update={"epochs": 400, "checkpoints": 400}))
     logs = training_jobs.folder / f"{name}-logs"
     logs.mkdir()
     write_job(job, EXAMPLES, logs / "job.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,6 @@ from xling.planning import memory_limits
 from xling.study import Study
 from xling.training.checkpoints import PROGRESS, STATE
 
-MEMORY_USE = ("gradient_checkpointing", "plain_copy", "pass_rows", "pass_tokens")
 AMPLE, SHORT = 2**40, 10_000
 
 
@@ -56,7 +56,7 @@ def decided(study: Study, work: Path, free: int, monkeypatch, **training: object
 
 
 def use_of(how: Training) -> dict[str, object]:
-    return {key: how.settings[key] for key in MEMORY_USE}
+    return asdict(how.memory)
 
 
 def leave_a_checkpoint(work: Path) -> None:
@@ -69,11 +69,11 @@ def leave_a_checkpoint(work: Path) -> None:
 
 def test_a_training_that_goes_on_computes_as_before(study, tmp_path, monkeypatch) -> None:
     first = decided(study, tmp_path, AMPLE, monkeypatch)
-    assert first.settings["plain_copy"] and not first.settings["gradient_checkpointing"]
+    assert first.memory.plain_copy and not first.memory.gradient_checkpointing
     assert json.loads((tmp_path / MEMORY).read_text())["use"] == use_of(first)
     leave_a_checkpoint(tmp_path)
     again = decided(study, tmp_path, SHORT, monkeypatch)
-    assert again.settings["plain_copy"] and not again.settings["gradient_checkpointing"]
+    assert again.memory.plain_copy and not again.memory.gradient_checkpointing
     assert again.examples_at_once == 1 < first.examples_at_once  # as little as that allows
     later = decided(study, tmp_path, AMPLE, monkeypatch)
     assert use_of(later) == use_of(again)
@@ -81,9 +81,9 @@ def test_a_training_that_goes_on_computes_as_before(study, tmp_path, monkeypatch
 
 def test_without_a_checkpoint_it_is_decided_anew(study, tmp_path, monkeypatch) -> None:
     first = decided(study, tmp_path, SHORT, monkeypatch)
-    assert first.settings["gradient_checkpointing"] and first.examples_at_once == 1
+    assert first.memory.gradient_checkpointing and first.examples_at_once == 1
     again = decided(study, tmp_path, AMPLE, monkeypatch)
-    assert not again.settings["gradient_checkpointing"]
+    assert not again.memory.gradient_checkpointing
     assert json.loads((tmp_path / MEMORY).read_text())["use"] == use_of(again)
 
 
@@ -93,8 +93,8 @@ def test_settings_that_were_changed_since_are_followed(study, tmp_path, monkeypa
     asked = decided(
         study, tmp_path, AMPLE, monkeypatch, gradient_checkpointing=True, micro_batch_size=2
     )
-    assert asked.settings["gradient_checkpointing"] and asked.examples_at_once == 2
-    assert asked.settings["pass_tokens"] == 0
+    assert asked.memory.gradient_checkpointing and asked.examples_at_once == 2
+    assert asked.memory.pass_tokens == 0
 
 
 def test_what_is_trained_already_is_described_as_it_was(study, tmp_path, monkeypatch) -> None:

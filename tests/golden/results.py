@@ -33,7 +33,8 @@ from xling.scoring import InProcessEngine
 from xling.scoring.reasoning import answer_prompts, reasoning_prompts
 from xling.study import Cell, Study
 from xling.study.load import parse_study
-from xling.training.loop import Example, train_adapter
+from xling.study.settings import TrainingSettings
+from xling.training.loop import Example, TrainingSet, train_adapter
 
 Results = dict[str, Any]
 Models = Callable[[str], Path]
@@ -285,17 +286,17 @@ def train(
     layout = prepared.prompt_format(opened.recipe)
     special = not layout.chat
     texts = render_prompts([row.item for row in rows], layout, opened.tokenizer)
+    examples = [Example(text, row.label) for text, row in zip(texts, rows, strict=True)]
+    labels = label_token_ids(opened.tokenizer, texts[0], add_special_tokens=special)
     lora = {**prepared.study.lora.model_dump(), "dropout": dropout}
     with TemporaryDirectory() as work, opened.trainable(**lora, seed=0) as (model, modules):
         result = train_adapter(
             model,
             opened.tokenizer,
-            [Example(text, row.label) for text, row in zip(texts, rows, strict=True)],
-            label_ids=label_token_ids(opened.tokenizer, texts[0], add_special_tokens=special),
-            add_special_tokens=special,
-            folder=Path(work),
+            TrainingSet(examples, labels, special),
+            TrainingSettings.model_validate({**TRAINING, **changes}),
             seed=0,
-            **{**TRAINING, **changes},
+            folder=Path(work),
         )
         engine = InProcessEngine(model, opened.tokenizer, add_special_tokens=special)
         scores = engine.score(render_prompts(heldout, layout, opened.tokenizer))

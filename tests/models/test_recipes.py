@@ -14,7 +14,8 @@ from xling.models.architectures import architectures
 from xling.models.catalog import Recipe, catalog
 from xling.models.loading import four_bit_share
 from xling.prompts import label_token_ids
-from xling.training.loop import Example, train_adapter
+from xling.study.settings import TrainingSettings
+from xling.training.loop import Example, TrainingSet, train_adapter
 
 ATTENTION = [f"self_attn.{name}_proj" for name in "qkvo"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
@@ -89,23 +90,21 @@ def test_four_bits_adapter_training_and_reload(located, tmp_path):
 
 
 def train(located, adapted, work):
+    labels = label_token_ids(located.tokenizer(), EXAMPLES[0].prompt, add_special_tokens=True)
     return train_adapter(
         adapted,
         located.tokenizer(),
-        EXAMPLES,
-        label_ids=label_token_ids(located.tokenizer(), EXAMPLES[0].prompt, add_special_tokens=True),
-        add_special_tokens=True,
-        folder=work,
+        TrainingSet(EXAMPLES, labels, add_special_tokens=True),
+        TrainingSettings(
+            epochs=4,
+            batch_size=8,
+            learning_rate=1e-2,
+            warmup_steps=1,
+            gradient_checkpointing=located.needs_gradient_checkpointing,
+            checkpoints=1,
+        ),
         seed=0,
-        epochs=4,
-        batch_size=8,
-        micro_batch_size=0,
-        learning_rate=1e-2,
-        warmup_steps=1,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        gradient_checkpointing=located.needs_gradient_checkpointing,
-        checkpoints=1,
+        folder=work,
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
+from tests.training_jobs import EXAMPLES, SHORT, TrainingJobs
 from xling.execution.finetune.log_adapter import TrainedAdapter, log_adapter
 from xling.models import BaseModelCache, loaded
 from xling.models.loaded import checksums
@@ -24,7 +24,7 @@ from xling.prompts import PromptFormat
 from xling.scoring import InProcessEngine
 from xling.tracking import tracked_run
 from xling.tracking.adapters import fetch_adapter, score_logged_adapter
-from xling.training.team import ProcessGroup
+from xling.training.process_group import ProcessGroup
 from xling.training.train import train_and_save
 
 PROMPT = PromptFormat(
@@ -39,7 +39,7 @@ def trained(tiny_model, tmp_path):
     job = jobs.make("job", processes=1)
     target = tmp_path / "job" / "trained"
     target.mkdir()
-    job = replace(job, target=str(target), training=TRAINING | {"epochs": 1, "checkpoints": 1})
+    job = replace(job, target=str(target), training=SHORT)
     shelf = BaseModelCache()
     train_and_save(job, EXAMPLES, shelf.open(job.locate()), ProcessGroup())
     check = json.loads((target / "check.json").read_text())

@@ -12,7 +12,6 @@ from xling.planning.memory import MEASURED_ERROR, Setting, dequantised_bytes, tr
 from xling.planning.memory_limits import (
     HEADROOM,
     HeldModel,
-    MemoryUse,
     TrainingLoad,
     check_training_peak,
     memory_use,
@@ -20,7 +19,7 @@ from xling.planning.memory_limits import (
 )
 from xling.planning.sizes import model_sizes
 from xling.study.settings import LoraSettings
-from xling.training.batching import PASS_TOKENS, pass_tokens, rows_at_once
+from xling.training.batching import PASS_TOKENS, MemoryUse, pass_tokens, rows_at_once
 
 LENGTH = 400
 MOST = PASS_TOKENS["cpu"] // LENGTH  # rows of a pass

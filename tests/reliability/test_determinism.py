@@ -22,11 +22,11 @@ from tests.reliability.repeated import (
     logged_adapter,
     logged_runs,
 )
-from tests.training_jobs import EXAMPLES, TrainingJobs
+from tests.training_jobs import EXAMPLES, LORA, TrainingJobs
 from xling.models import locate_model
 from xling.records import LOGPROB_COLUMNS
 from xling.scoring import InProcessEngine
-from xling.training.team import ProcessGroup
+from xling.training.process_group import ProcessGroup
 from xling.training.train import train_and_save
 
 pytestmark = pytest.mark.slow
@@ -209,9 +209,9 @@ def test_trainings_on_other_threads_and_in_other_passes_come_close(tiny_model, t
     made = {}
     for name, (number, rows) in ways.items():
         torch.set_num_threads(number)
-        job = jobs.make(name, processes=1, lora=DROPOUT | {"dropout": 0.0})
+        job = jobs.make(name, processes=1, lora=LORA)
         changes = {"micro_batch_size": rows, "epochs": 3 * SOAK}
-        job = replace(job, training=job.training | changes)
+        job = replace(job, training=job.training.model_copy(update=changes))
         train_and_save(job, EXAMPLES, job.locate().open(), ProcessGroup())
         folder = tmp_path / name
         weights = load_file(folder / "adapter" / "adapter_model.safetensors")

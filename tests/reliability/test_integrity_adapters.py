@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.tiny_models import save_tiny_model
-from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
+from tests.training_jobs import EXAMPLES, SHORT, TrainingJobs
 from xling import tracking
 from xling.execution.cell_run import CellJob
 from xling.execution.evaluate.find_adapters import _fetch_adapter
@@ -23,7 +23,7 @@ from xling.execution.finetune.log_adapter import TrainedAdapter, log_adapter
 from xling.models import BaseModelCache, locate_model
 from xling.prompts import PromptFormat
 from xling.tracking.adapters import fetch_adapter, score_logged_adapter
-from xling.training.team import ProcessGroup
+from xling.training.process_group import ProcessGroup
 from xling.training.train import train_and_save
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))
@@ -58,7 +58,7 @@ def place(store):
     job = TrainingJobs(base, folder).make("job", processes=1)
     target = folder / "job" / "trained"
     target.mkdir()
-    job = replace(job, target=str(target), training=TRAINING | {"epochs": 1, "checkpoints": 1})
+    job = replace(job, target=str(target), training=SHORT)
     shelf = BaseModelCache()
     train_and_save(job, EXAMPLES, shelf.open(job.locate()), ProcessGroup())
     check = json.loads((target / "check.json").read_text())

@@ -8,7 +8,6 @@ from xling.execution.study_data import StudyData
 from xling.models import BaseModelCache, ModelFiles
 from xling.planning.memory_limits import (
     HeldModel,
-    MemoryUse,
     TrainingLoad,
     check_scoring_peak,
     check_training_peak,
@@ -17,6 +16,7 @@ from xling.planning.memory_limits import (
 from xling.planning.scoring_batch import copies_fit, fitting_batch
 from xling.prompts import render_prompts
 from xling.study import Cell
+from xling.training.batching import MemoryUse
 
 
 def scoring_batch(data: StudyData, files: ModelFiles, bases: BaseModelCache) -> int:

@@ -19,7 +19,7 @@ from xling.planning.memory import (
 )
 from xling.planning.sizes import Sizes, model_sizes
 from xling.study.settings import LoraSettings
-from xling.training.batching import pass_tokens, rows_at_once
+from xling.training.batching import MemoryUse, pass_tokens, rows_at_once
 
 _STEPS = (2, 4, 8, 16, 32, 64)
 # Share of the free memory that work with copies of its weights may take: of a machine's, other jobs
@@ -63,27 +63,6 @@ class TrainingLoad:
     rows: int = 1
     processes: int = 1
     parallel: str = "fsdp"
-
-
-@dataclass(frozen=True)
-class MemoryUse:
-    """What a training does with the memory that there is.
-
-    Attributes:
-        gradient_checkpointing: compute layers twice to keep less.
-        plain_copy: keep dequantised copies of four-bit weights.
-        pass_rows: prompts of a forward pass at most.
-        pass_tokens: its padded tokens at most; 0: any.
-    """
-
-    gradient_checkpointing: bool
-    plain_copy: bool
-    pass_rows: int
-    pass_tokens: int
-
-    def rows_of(self, length: int) -> int:
-        """Return how many prompts of so many tokens go into a forward pass."""
-        return rows_at_once(self.pass_rows, length, self.pass_tokens)
 
 
 def check_scoring_peak(

@@ -36,13 +36,13 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
     """
 
     def load_context(self, context: Any) -> None:
-        """Loads the base in the precision it was trained on, and the adapter onto it.
+        """Load the base in the precision it was trained on, and the adapter onto it.
 
         Within a study the base may be in memory already; see `xling.models.get_base`.
 
         Raises:
             ValueError: the base's weights are not those that the adapter was trained on, or the
-                adapter's files are not those that were logged; or a limit is no number.
+                adapter's files are not those that were logged; or a limit is not a number.
         """
         from xling.files.checksums import hash_folder
         from xling.models import get_base, locate_model
@@ -57,27 +57,27 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
         self._limits = find_limits(settings)
         self._turn = threading.Lock()
         self._layout = PromptFormat(**settings["prompt"])
-        located = locate_model(
+        files = locate_model(
             settings["model"],
             revision=settings["revision"],
             chat=self._layout.chat,
             quantise=settings["quantise"],
             expected_identity=settings["weights"],
         )
-        self._opened = get_base(located).with_adapter(folder)
+        self._model = get_base(files).with_adapter(folder)
 
     def close(self) -> None:
-        """Takes the adapter off the base, and forgets both."""
-        self._opened.model.unload()
+        """Take the adapter off the base, and forget both."""
+        self._model.model.unload()
         self.__dict__.clear()
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Scores each row's four options.
+        """Score each row's four options.
 
         Raises:
-            ValueError: a row has neither a prompt nor all item fields, a field is no text, or a
+            ValueError: a row has neither a prompt nor all item fields, a field is not text, or a
                 prompt does not fit into the model's context.
             MlflowException: the same, or a request above the limits, where the model is served;
                 the server answers with status 400.
@@ -92,7 +92,7 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
             raise MlflowException.invalid_parameter_value(str(error)) from None
 
     def _scores(self, rows: pd.DataFrame, limits: Limits | None) -> pd.DataFrame:
-        """Scores of the rows; with limits, of no more than those allow."""
+        """Score the rows; with limits, no more than those allow."""
         from xling.scoring import InProcessEngine
 
         if limits is not None:
@@ -101,8 +101,8 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
         if limits is not None and prompts:
             check_tokens(max(map(self._tokens, prompts)), limits)
         engine = InProcessEngine(
-            self._opened.model,
-            self._opened.tokenizer,
+            self._model.model,
+            self._model.tokenizer,
             add_special_tokens=not self._layout.chat,
         )
         scores = engine.score(prompts)
@@ -112,8 +112,8 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
         return answers
 
     def _tokens(self, prompt: str) -> int:
-        """Tokens of a prompt, nearly: special ones aside."""
-        return len(self._opened.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        """Count a prompt's tokens, without special ones."""
+        return len(self._model.tokenizer(prompt, add_special_tokens=False)["input_ids"])
 
     def _prompts(self, rows: pd.DataFrame) -> list[str]:
         from xling.data import Item
@@ -139,7 +139,7 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, unused-igno
             )
             for row in rows[list(ITEM_FIELDS)].to_dict("records")
         ]
-        return render_prompts(items, self._layout, self._opened.tokenizer)
+        return render_prompts(items, self._layout, self._model.tokenizer)
 
 
 mlflow.models.set_model(AdapterModel())

@@ -36,13 +36,13 @@ class Limits:
 
 
 def find_limits(config: Mapping[str, Any]) -> Limits:
-    """The limits by environment, model_config and default, in that order.
+    """Find the limits by environment, model_config and default, in that order.
 
     Args:
         config: ``model_config`` of the model.
 
     Raises:
-        ValueError: one is no whole number above 0, or has an unknown name.
+        ValueError: one is not a whole number above 0, or has an unknown name.
     """
     given = dict(config.get(LIMITS) or {})
     known = [field.name for field in fields(Limits)]
@@ -63,12 +63,12 @@ def find_limits(config: Mapping[str, Any]) -> Limits:
 
 
 def default_limits() -> dict[str, int]:
-    """The defaults, as a logged adapter's model_config states them."""
+    """Return the defaults, as a logged adapter's model_config states them."""
     return asdict(Limits())
 
 
 def check_request(rows: pd.DataFrame, limits: Limits) -> None:
-    """Refuses a request that is too large, before anything is made of it.
+    """Refuse a request that is too large, before anything is made of it.
 
     Args:
         rows: the request.
@@ -90,7 +90,7 @@ def check_request(rows: pd.DataFrame, limits: Limits) -> None:
 
 
 def check_tokens(longest: int, limits: Limits) -> None:
-    """Refuses a prompt of too many tokens.
+    """Refuse a prompt of too many tokens.
 
     Raises:
         ValueError: as `check_request`.

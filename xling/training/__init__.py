@@ -1,6 +1,5 @@
-"""Training over several processes, each with a GPU of its own where there are GPUs.
+"""Training: its loop, steps and checkpoints, in one process or over several.
 
-`choosing.train_together` runs a `job.TrainingJob` in processes that it launches, or, under
-torchrun, in those that are there; `following.led` is what a command needs for the latter.
-`xling.training` uses `batches`, `checkpoints` and `team` in one process too.
+`loop.train_adapter` trains; `processes.train_together` does so in other processes, and
+`torchrun.led` shares those of torchrun. What a study trains, and logs of it, is not known here.
 """

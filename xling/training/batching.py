@@ -26,13 +26,34 @@ class Batch:
     counted: int
 
 
+@dataclass(frozen=True)
+class MemoryUse:
+    """What a training does with the memory that there is.
+
+    Attributes:
+        gradient_checkpointing: compute layers twice to keep less.
+        plain_copy: keep dequantised copies of four-bit weights.
+        pass_rows: prompts of a forward pass at most; 0: any.
+        pass_tokens: its padded tokens at most; 0: as many as are usual on the device.
+    """
+
+    gradient_checkpointing: bool
+    plain_copy: bool = False
+    pass_rows: int = 0
+    pass_tokens: int = 0
+
+    def rows_of(self, length: int) -> int:
+        """Return how many prompts of so many tokens go into a forward pass."""
+        return rows_at_once(self.pass_rows, length, self.pass_tokens)
+
+
 def pass_tokens(device: str) -> int:
-    """`PASS_TOKENS` of a device's type; other accelerators are taken as CUDA."""
+    """Return `PASS_TOKENS` of a device's type; other accelerators count as CUDA."""
     return PASS_TOKENS.get(device, PASS_TOKENS["cuda"])
 
 
 def rows_at_once(most: int, longest: int, tokens: int) -> int:
-    """Examples of a forward pass.
+    """Return how many examples go into a forward pass.
 
     Args:
         most: examples at most, such as a process's share of a step.
@@ -43,7 +64,7 @@ def rows_at_once(most: int, longest: int, tokens: int) -> int:
 
 
 def example_order(examples: int, *, batch_size: int, epochs: int, seed: int) -> list[list[int]]:
-    """The examples of each optimiser step, whatever the number of processes.
+    """Draw the examples of each optimiser step, whatever the number of processes.
 
     Args:
         examples: how many there are.
@@ -72,10 +93,10 @@ def batches_of(
     most_rows: int,
     most_tokens: int = 0,
 ) -> tuple[Batch, ...]:
-    """One process's batches of one step; every process has equally many.
+    """Cut one step into one process's batches; every process has equally many.
 
-    Examples of like length come together, so that little is padded: the longest first, so that
-    memory that does not do is found out at once.
+    Examples of similar length come together, so that little is padded: the longest first, so that
+    too little memory shows at once.
 
     Args:
         rows: the step's examples.
@@ -95,7 +116,7 @@ def batches_of(
 def _cut(
     ordered: Sequence[int], lengths: Sequence[int], most_rows: int, most_tokens: int
 ) -> list[tuple[int, ...]]:
-    """Cuts examples, the longest first, into batches."""
+    """Cut examples, the longest first, into batches."""
     parts = []
     start = 0
     while start < len(ordered):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from xling.files.checksums import checksummed_directory, find_damage
 from xling.training.fsdp import fill, whole
-from xling.training.team import ProcessGroup
+from xling.training.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     import torch
@@ -35,16 +35,16 @@ def save_checkpoint(
     parameters: Mapping[str, torch.nn.Parameter],
     optimiser: torch.optim.Optimizer,
     curve: Curve,
-    team: ProcessGroup,
+    group: ProcessGroup,
 ) -> None:
-    """Writes a checkpoint, once for all processes, and drops all but it and the one before it.
+    """Write a checkpoint, once for all processes, and drop all but it and the one before it.
 
     Args:
         folder: of the training's checkpoints.
         parameters: what is trained, by name.
         optimiser: AdamW after at least one step.
         curve: one row for each step that was done.
-        team: all of its processes must call.
+        group: all of its processes must call.
     """
     from safetensors.torch import save_file
 
@@ -55,9 +55,9 @@ def save_checkpoint(
         }
         for key, tensor in tensors.items():
             value = whole(tensor)
-            if team.leads:
+            if group.is_main:
                 state[f"{key}/{name}"] = value.cpu().contiguous()
-    if not team.leads:
+    if not group.is_main:
         return
     target = folder / f"checkpoint-{len(curve)}"
     shutil.rmtree(target, ignore_errors=True)  # half a checkpoint would be in the way
@@ -66,7 +66,7 @@ def save_checkpoint(
         progress = {"global_step": len(curve), "curve": curve}
         (temporary / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
     found = sorted(folder.glob("checkpoint-*"), key=step_of)
-    # Of later steps are those that a training left which could not go on from them.
+    # Later ones were left by a training that could not go on from them.
     kept = [path for path in found if step_of(path) <= len(curve)][-KEPT:]
     for other in set(found) - set(kept):
         shutil.rmtree(other)
@@ -77,7 +77,7 @@ def load_checkpoint(
     parameters: Mapping[str, torch.nn.Parameter],
     optimiser: torch.optim.Optimizer,
 ) -> Curve:
-    """Puts weights and optimiser where a checkpoint left them.
+    """Put weights and optimiser where a checkpoint left them.
 
     Args:
         checkpoint: its folder, which every process can read.
@@ -103,14 +103,14 @@ def load_checkpoint(
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are what was written, or None.
+    """Find the newest checkpoint whose files are what was written; None: there is none.
 
-    Those after it are removed, and the log says what was wrong with them: a disk that failed, or
-    a hand, may have changed or cut off a file.
+    Those after it are removed, and the log says what was wrong with them: a failing disk, or
+    somebody, may have changed or cut off a file.
     """
     found = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
     for number, path in enumerate(found, start=1):
-        wrong = _fault(path)
+        wrong = _damage(path)
         if not wrong:
             return path
         logger.warning(
@@ -124,12 +124,12 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimiser step after which a checkpoint was written."""
+    """Read off a folder's name after which optimiser step it was written."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _fault(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint, in words; empty if nothing is."""
+def _damage(checkpoint: Path) -> str:
+    """Say what is wrong with a checkpoint; empty: nothing is."""
     wrong = find_damage(checkpoint, thorough=True)
     if wrong:
         return wrong

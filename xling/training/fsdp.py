@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def shard(model: PeftModel) -> None:
-    """Shards a model in place: each decoder block, and what is outside of them.
+    """Shard a model in place: each decoder block, and what is outside of them.
 
     A block's weights are together on a process only while it computes with them.
 
@@ -40,7 +40,7 @@ def shard(model: PeftModel) -> None:
 
 
 def decoder_blocks(model: PeftModel) -> list[torch.nn.Module]:
-    """The modules that are computed one after the other, in model order.
+    """List the modules that are computed one after the other, in model order.
 
     Raises:
         ValueError: there are none.
@@ -55,14 +55,14 @@ def decoder_blocks(model: PeftModel) -> list[torch.nn.Module]:
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor, of which each process may hold a part; every process must ask at once."""
+    """Gather a tensor of which each process may hold a part; every process must call at once."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def fill(tensor: torch.Tensor, values: torch.Tensor) -> None:
-    """Writes a whole tensor's values into a tensor of which this process may hold a part."""
+    """Write a whole tensor's values into a tensor of which this process may hold a part."""
     import torch
     from torch.distributed.tensor import DTensor
 
@@ -77,7 +77,7 @@ def fill(tensor: torch.Tensor, values: torch.Tensor) -> None:
 
 
 def local_bytes(model: PeftModel) -> int:
-    """Bytes of the frozen weights that lie on this process."""
+    """Count the bytes of the frozen weights that this process holds."""
     from torch.distributed.tensor import DTensor
 
     return sum(
@@ -95,7 +95,7 @@ def _processes() -> int:
 
 
 def _keep_quantisation(model: PeftModel) -> None:
-    """Notes on each four-bit layer how to read its weight, which a sharded tensor cannot say."""
+    """Note on each four-bit layer how to read its weight, which a sharded tensor cannot say."""
     from bitsandbytes.nn import Linear4bit
 
     for module in model.modules():

@@ -1,23 +1,27 @@
-"""A training as several processes are told of it: settings in a file, prompts beside it."""
+"""A training as a file tells other processes of it, with its prompts in a file beside it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from xling.models import ModelFiles, locate_model
+from xling.models.loaded import Quantise
+from xling.study.settings import LoraSettings, TrainingSettings
+from xling.training.batching import MemoryUse
 from xling.training.loop import Example
-from xling.training.team import Parallel
+from xling.training.process_group import Parallel
 
 EXAMPLES = "examples.json"
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """All that decides a training; JSON types.
+    """All that decides a training.
 
     Attributes:
         model: catalog name, Hugging Face id or folder.
@@ -26,8 +30,9 @@ class TrainingJob:
         lora_modules: pattern of the modules to adapt; empty: by architecture.
         quantise: ``nf4`` or ``none``.
         weights: identity that the weights must have.
-        lora: ``r``, ``alpha``, ``dropout``.
-        training: the other arguments of `xling.training.loop.train_adapter`.
+        lora: of the study.
+        training: of the study.
+        memory: how it uses memory; None: as `xling.training.loop.train_adapter` decides.
         seed: of the adapter's first weights, of the order of examples and of dropout.
         label_ids: token id of each label.
         add_special_tokens: as in scoring.
@@ -42,10 +47,11 @@ class TrainingJob:
     revision: str
     chat: bool
     lora_modules: str
-    quantise: Any
+    quantise: Quantise
     weights: str
-    lora: dict[str, Any]
-    training: dict[str, Any]
+    lora: LoraSettings
+    training: TrainingSettings
+    memory: MemoryUse | None
     seed: int
     label_ids: tuple[int, ...]
     add_special_tokens: bool
@@ -56,7 +62,7 @@ class TrainingJob:
     parallel: Parallel = "fsdp"
 
     def locate(self) -> ModelFiles:
-        """Finds the weights on this machine.
+        """Find the weights on this machine.
 
         Raises:
             ValueError: there are none, or others than expected.
@@ -72,15 +78,14 @@ class TrainingJob:
 
 
 def write_job(job: TrainingJob, examples: Sequence[Example], path: Path) -> None:
-    """Writes a job to a file, and its examples beside it."""
+    """Write a job to a file, and its examples beside it."""
     rows = [[example.prompt, example.gold] for example in examples]
     path.with_name(EXAMPLES).write_text(json.dumps(rows), encoding="utf-8")
-    path.write_text(json.dumps(asdict(job), indent=1), encoding="utf-8")
+    path.write_bytes(TypeAdapter(TrainingJob).dump_json(job, indent=1))
 
 
 def read_job(path: Path) -> tuple[TrainingJob, list[Example]]:
-    """Reads what `write_job` wrote."""
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    """Read what `write_job` wrote."""
+    job = TypeAdapter(TrainingJob).validate_json(path.read_bytes())
     rows = json.loads(path.with_name(EXAMPLES).read_text(encoding="utf-8"))
-    job = TrainingJob(**{**settings, "label_ids": tuple(settings["label_ids"])})
     return job, [Example(prompt, gold) for prompt, gold in rows]

@@ -26,7 +26,7 @@ LAUNCHERS_OWN = re.compile(rb"^[WEIF]\d{4} .*torch/distributed/|^Traceback ")
 
 
 def launch(job: TrainingJob, examples: Sequence[Example], folder: Path) -> None:
-    """Trains in processes of their own, on this machine or as ``XLING_LAUNCHER`` says.
+    """Train in new processes, on this machine or as ``XLING_LAUNCHER`` says.
 
     ``XLING_LAUNCHER`` is a command line that starts ``-m xling.training.worker JOB`` in as
     many processes as the job asks for, on all nodes, such as
@@ -84,7 +84,7 @@ def _environment(processes: int) -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the launcher and with it its processes; does nothing if it has ended."""
+    """End the launcher and with it its processes; do nothing if it has ended."""
     if process.stdin is not None:
         process.stdin.close()
     if process.poll() is not None:
@@ -98,13 +98,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _show(stream: IO[bytes], log: Path) -> None:
-    """Passes on the progress bar and warnings; what the launcher says of itself is only logged."""
+    """Pass on the progress bar and warnings; what the launcher says of itself is only logged."""
     quiet = False
-    with log.open("wb") as kept:
+    with log.open("wb") as file:
         rest = b""
         while data := os.read(stream.fileno(), 65536):
-            kept.write(data)
-            kept.flush()
+            file.write(data)
+            file.flush()
             *pieces, rest = re.split(rb"(?<=[\r\n])", rest + data)
             for piece in pieces:
                 # The launcher speaks last: after its first word comes its own traceback.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +15,16 @@ from tqdm.auto import tqdm
 from xling.models.fast_forward import attention_of_any_shape, last_position_alone, reduce_compute
 from xling.models.memory import peak_memory, reset_peak_memory
 from xling.scoring.in_process import contiguous_head_input
-from xling.study.settings import per_process
-from xling.training.batching import example_order
-from xling.training.batching import pass_tokens as usual_tokens
+from xling.study.settings import TrainingSettings, per_process
+from xling.training.batching import MemoryUse, example_order, pass_tokens
 from xling.training.checkpoints import (
     Curve,
     last_whole_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
+from xling.training.process_group import ProcessGroup
 from xling.training.step import Collator, Passes, Step
-from xling.training.team import ProcessGroup
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,21 @@ class Example:
 
 
 @dataclass(frozen=True)
+class TrainingSet:
+    """What is trained on, in any order; each epoch shuffles it by the seed.
+
+    Attributes:
+        examples: prompts with their right answers.
+        label_ids: token id of each label, from `xling.prompts.label_token_ids`.
+        add_special_tokens: as in scoring.
+    """
+
+    examples: Sequence[Example]
+    label_ids: Sequence[int]
+    add_special_tokens: bool
+
+
+@dataclass(frozen=True)
 class TrainingResult:
     """What a training leaves behind besides the weights.
 
@@ -53,9 +68,8 @@ class TrainingResult:
         peak_memory_bytes: of the training on its fullest GPU, whichever process uses that; on a
             CPU of the process since it started, conversions and earlier models included, and the
             largest of all processes.
-        memory_use: ``gradient_checkpointing`` and ``plain_copy``, as trained with, and
-            ``pass_rows`` and ``pass_tokens``, examples and padded tokens (0: any) of a forward
-            pass at the end, which are fewer than at the start where memory ran out.
+        memory_use: as trained with; its passes are those at the end, which are smaller than at the
+            start where memory ran out (0 tokens: any).
     """
 
     curve: tuple[dict[str, float], ...]
@@ -64,130 +78,134 @@ class TrainingResult:
     seconds: float
     tokens_per_second: float
     peak_memory_bytes: int
-    memory_use: dict[str, bool | int]
+    memory_use: MemoryUse
 
 
 def train_adapter(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
+    data: TrainingSet,
+    settings: TrainingSettings,
     *,
-    label_ids: Sequence[int],
-    add_special_tokens: bool,
-    folder: Path,
     seed: int,
-    epochs: int,
-    batch_size: int,
-    micro_batch_size: int,
-    learning_rate: float,
-    warmup_steps: int,
-    weight_decay: float,
-    max_grad_norm: float,
-    gradient_checkpointing: bool,
-    checkpoints: int,
-    plain_copy: bool = False,
-    pass_rows: int = 0,
-    pass_tokens: int = 0,
-    team: ProcessGroup | None = None,
+    folder: Path,
+    memory: MemoryUse | None = None,
+    group: ProcessGroup | None = None,
 ) -> TrainingResult:
-    """Trains an adapter in place; goes on from the last whole checkpoint in `folder`.
+    """Train an adapter in place; go on from the last whole checkpoint in `folder`.
 
-    Several processes that train together see the same examples in the same optimiser step as one
-    process would, so without dropout their losses are the same up to rounding. Each process draws
-    a dropout of its own.
+    Several processes see the same examples in the same optimiser step as one would, so without
+    dropout their losses are the same up to rounding. Each process draws its own dropout.
 
     Args:
-        model: frozen base with trainable LoRA weights; sharded already where the team shards.
+        model: frozen base with trainable LoRA weights; sharded already where the group shards.
         tokenizer: pads on the left.
-        examples: in any order; each epoch shuffles them by `seed`.
-        label_ids: token id of each label, from `xling.prompts.label_token_ids`.
-        add_special_tokens: as in scoring.
-        folder: where checkpoints are written; every process must be able to read it.
+        data: what is trained on.
+        settings: `batch_size` is of all processes together, `micro_batch_size` of each.
         seed: of the order of examples and of dropout.
-        epochs: passes over the examples.
-        batch_size: examples of one optimiser step, of all processes together.
-        micro_batch_size: examples of one forward pass of one process; 0: as many of its share
-            of `batch_size` as `pass_rows` and `pass_tokens` allow. A process alone takes fewer
-            where memory runs out.
-        learning_rate: peak, reached after `warmup_steps`, then linearly to zero.
-        warmup_steps: optimiser steps.
-        weight_decay: of AdamW.
-        max_grad_norm: clips gradients, by their norm over the whole adapter.
-        gradient_checkpointing: less memory for more time.
-        checkpoints: how many are written over the training.
-        plain_copy: compute with dequantised copies of four-bit weights, where that is possible.
-        pass_rows: where `micro_batch_size` is 0, examples of a forward pass at most; 0: any.
-        pass_tokens: there, its padded tokens at most; 0: as many as are usual on the device.
-        team: the processes that train together; None: this one alone.
+        folder: where checkpoints are written; every process must be able to read it.
+        memory: of `micro_batch_size` 0 it bounds the forward passes. None: as usual on the
+            device, and no gradient checkpointing where that is ``auto``.
+        group: the processes that train together; None: this one alone.
 
     Raises:
         ValueError: there are no examples, or they cannot be shared over the processes.
         RuntimeError: the processes found different checkpoints.
     """
-    import torch
-    from transformers import set_seed
-
-    team = team or ProcessGroup()
-    if not examples:
-        raise ValueError("there are no training examples; is `limit` or `held_out` too large?")
-    micro = per_process(batch_size, micro_batch_size, team.size)
-    rows = _tokenise(tokenizer, examples, label_ids, add_special_tokens)
-    order = example_order(len(rows), batch_size=batch_size, epochs=epochs, seed=seed)
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(
-        parameters.values(), lr=learning_rate, weight_decay=weight_decay, fused=True
+    group = group or ProcessGroup()
+    memory = memory or MemoryUse(settings.gradient_checkpointing is True)
+    rows = _tokenise(tokenizer, data)
+    passes = _first_passes(model, rows, settings, memory, group)
+    order = example_order(
+        len(rows), batch_size=settings.batch_size, epochs=settings.epochs, seed=seed
     )
-    tokens_at_once = 0
-    if not micro_batch_size:
-        micro = min(micro, pass_rows or micro)
-        tokens_at_once = pass_tokens or usual_tokens(model.device.type)
-    passes = Passes([len(row["input_ids"]) for row in rows], micro, tokens_at_once)
-    step = Step(model, Collator(tokenizer), rows, optimiser, max_grad_norm, team, passes)
-    curve = _resumed(folder, parameters, optimiser, team)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimiser = _optimiser(parameters, settings)
+    step = Step(model, Collator(tokenizer), rows, optimiser, settings.max_grad_norm, group, passes)
+    curve = _resumed(folder, parameters, optimiser, group)
     done_before = len(curve)
-    save_every = max(1, -(-len(order) // checkpoints))
-    set_seed(seed)
+    save = partial(save_checkpoint, folder, parameters, optimiser, curve, group)
     reset_peak_memory()
     started = time.perf_counter()
-    with (
-        _training_mode(model, gradient_checkpointing),
-        _lean(model, plain_copy=plain_copy, sharded=team.sharded),
-        tqdm(total=len(order), initial=done_before, unit="step", disable=not team.leads) as bar,
-    ):
-        for number in range(done_before, len(order)):
-            # Dropout goes by step and process, so that a resumed training draws the same.
-            drawn = (seed * len(order) + number) * team.size + team.rank
-            rate = learning_rate * _share_of_peak(number, warmup_steps, len(order))
-            curve.append({"step": number + 1, **step.run(order[number], rate, drawn)})
-            bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}", refresh=False)
-            bar.update()
-            if (number + 1) % save_every == 0 or number + 1 == len(order):
-                save_checkpoint(folder, parameters, optimiser, curve, team)
-    seconds = max(team.gather(time.perf_counter() - started))
-    tokens = epochs * sum(len(row["input_ids"]) for row in rows)
+    with _trained(model, memory, group):
+        _do_steps(step, order, settings, curve, seed=seed, save=save)
+    seconds = max(group.gather(time.perf_counter() - started))
+    tokens = settings.epochs * sum(passes.lengths)
     return TrainingResult(
         curve=tuple(curve),
         steps=len(order),
         tokens=tokens,
         seconds=seconds,
         tokens_per_second=tokens * (1 - done_before / len(order)) / seconds,
-        peak_memory_bytes=max(team.gather(peak_memory())),
-        memory_use={
-            "gradient_checkpointing": gradient_checkpointing,
-            "plain_copy": plain_copy,
-            "pass_rows": passes.rows,
-            "pass_tokens": passes.tokens,
-        },
+        peak_memory_bytes=max(group.gather(peak_memory())),
+        memory_use=replace(memory, pass_rows=passes.rows, pass_tokens=passes.tokens),
     )
+
+
+def _first_passes(
+    model: PeftModel,
+    rows: Sequence[dict[str, Any]],
+    settings: TrainingSettings,
+    memory: MemoryUse,
+    group: ProcessGroup,
+) -> Passes:
+    """Decide how large forward passes are, until memory runs out."""
+    micro = per_process(settings.batch_size, settings.micro_batch_size, group.size)
+    tokens = 0
+    if not settings.micro_batch_size:
+        micro = min(micro, memory.pass_rows or micro)
+        tokens = memory.pass_tokens or pass_tokens(model.device.type)
+    return Passes([len(row["input_ids"]) for row in rows], micro, tokens)
+
+
+def _optimiser(
+    parameters: Mapping[str, torch.nn.Parameter], settings: TrainingSettings
+) -> torch.optim.Optimizer:
+    import torch
+
+    return torch.optim.AdamW(
+        parameters.values(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def _do_steps(
+    step: Step,
+    order: Sequence[Sequence[int]],
+    settings: TrainingSettings,
+    curve: Curve,
+    *,
+    seed: int,
+    save: Callable[[], None],
+) -> None:
+    """Do the steps that the learning curve lacks, and add them to it."""
+    from transformers import set_seed
+
+    set_seed(seed)
+    group, start, steps = step.group, len(curve), len(order)
+    save_every = max(1, -(-steps // settings.checkpoints))
+    with tqdm(total=steps, initial=start, unit="step", disable=not group.is_main) as bar:
+        for number in range(start, steps):
+            # Dropout goes by step and process, so that a resumed training draws the same.
+            drawn = (seed * steps + number) * group.size + group.rank
+            share = _share_of_peak(number, settings.warmup_steps, steps)
+            measures = step.run(order[number], settings.learning_rate * share, drawn)
+            curve.append({"step": number + 1, **measures})
+            bar.set_postfix(loss=f"{measures['loss']:.3f}", refresh=False)
+            bar.update()
+            if (number + 1) % save_every == 0 or number + 1 == steps:
+                save()
 
 
 def _resumed(
     folder: Path,
     parameters: Mapping[str, torch.nn.Parameter],
     optimiser: torch.optim.Optimizer,
-    team: ProcessGroup,
+    group: ProcessGroup,
 ) -> Curve:
-    """Goes back to the last whole checkpoint, which the first process finds for all.
+    """Go back to the last whole checkpoint, which the first process finds for all.
 
     Returns:
         The learning curve so far; empty where there is no checkpoint.
@@ -196,9 +214,9 @@ def _resumed(
         RuntimeError: the processes did not read the same checkpoint.
     """
     # Each looking for itself could find another one: a network folder shows files late.
-    last = team.gather(last_whole_checkpoint(folder) if team.leads else None)[0]
+    last = group.gather(last_whole_checkpoint(folder) if group.is_main else None)[0]
     curve = load_checkpoint(last, parameters, optimiser) if last else []
-    steps = team.gather(len(curve))
+    steps = group.gather(len(curve))
     if len(set(steps)) > 1:
         raise RuntimeError(
             f"the processes read different checkpoints from {folder}: of steps "
@@ -208,49 +226,46 @@ def _resumed(
 
 
 @contextmanager
-def _training_mode(model: PeftModel, gradient_checkpointing: bool) -> Iterator[None]:
-    """Dropout and, if asked for, gradient checkpointing are on in the block, and off after it."""
-    if gradient_checkpointing:
+def _trained(model: PeftModel, memory: MemoryUse, group: ProcessGroup) -> Iterator[None]:
+    """In the block, dropout is on, and the model computes with the memory and work it is to use."""
+    if memory.gradient_checkpointing:
         model.activation_checkpointing_enable()
     model.train()
     try:
-        yield
+        with ExitStack() as changes:
+            changes.enter_context(contiguous_head_input(model))
+            if group.sharded:  # weights are whole only while their block is at work
+                changes.enter_context(attention_of_any_shape())
+                changes.enter_context(last_position_alone(model))
+            else:
+                changes.enter_context(
+                    reduce_compute(model, plain_copies=memory.plain_copy, last_alone=True)
+                )
+            yield
     finally:
         model.eval()
-        if gradient_checkpointing:
+        if memory.gradient_checkpointing:
             model.activation_checkpointing_disable()
 
 
-@contextmanager
-def _lean(model: PeftModel, *, plain_copy: bool, sharded: bool) -> Iterator[None]:
-    """In the block, the model computes the same with less work, as far as it allows."""
-    with ExitStack() as ways:
-        ways.enter_context(contiguous_head_input(model))
-        if sharded:  # weights are whole only while their block is at work
-            ways.enter_context(attention_of_any_shape())
-            ways.enter_context(last_position_alone(model))
-        else:
-            ways.enter_context(reduce_compute(model, plain_copies=plain_copy, last_alone=True))
-        yield
-
-
 def _share_of_peak(step: int, warmup: int, steps: int) -> float:
-    """Learning rate of a step (from 0), as a share of its peak: up linearly, then down to zero."""
+    """Return a step's (from 0) share of the peak learning rate: up linearly, then down to zero."""
     if step < warmup:
         return step / warmup
     return max(0.0, (steps - step) / max(1, steps - warmup))
 
 
-def _tokenise(
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    label_ids: Sequence[int],
-    add_special_tokens: bool,
-) -> list[dict[str, Any]]:
-    ids = tokenizer(
-        [example.prompt for example in examples], add_special_tokens=add_special_tokens
-    )["input_ids"]
+def _tokenise(tokenizer: PreTrainedTokenizerBase, data: TrainingSet) -> list[dict[str, Any]]:
+    """Tokenise the prompts.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not data.examples:
+        raise ValueError("there are no training examples; is `limit` or `held_out` too large?")
+    prompts = [example.prompt for example in data.examples]
+    ids = tokenizer(prompts, add_special_tokens=data.add_special_tokens)["input_ids"]
     return [
-        {"input_ids": row, "label_id": label_ids[example.gold - 1]}
-        for row, example in zip(ids, examples, strict=True)
+        {"input_ids": row, "label_id": data.label_ids[example.gold - 1]}
+        for row, example in zip(ids, data.examples, strict=True)
     ]

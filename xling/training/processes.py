@@ -8,12 +8,12 @@ from pathlib import Path
 from xling.training.job import TrainingJob
 from xling.training.launch import launch
 from xling.training.loop import Example
-from xling.training.team import environment_size
+from xling.training.process_group import environment_size
 from xling.training.torchrun import current_lead
 
 
 def processes_for(asked: int, *, usual: int) -> int:
-    """How many processes train a model.
+    """Decide how many processes train a model.
 
     Args:
         asked: by the study; 0: as the catalog says.
@@ -38,7 +38,7 @@ def processes_for(asked: int, *, usual: int) -> int:
 
 
 def train_together(job: TrainingJob, examples: Sequence[Example], folder: Path) -> None:
-    """Trains over several processes: those that torchrun started, or new ones.
+    """Train over several processes: those that torchrun started, or new ones.
 
     Args:
         job: what they do.

@@ -11,7 +11,7 @@ from xling.models.memory import free_memory, is_out_of_memory
 from xling.scoring.in_process import answer_logits
 from xling.training.batching import Batch, batches_of
 from xling.training.fsdp import whole
-from xling.training.team import ProcessGroup
+from xling.training.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class Collator:
         self._tokenizer = tokenizer
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Tensors of a forward pass: ``input_ids``, ``attention_mask`` and ``label_ids``."""
+        """Stack ``input_ids``, ``attention_mask`` and ``label_ids`` of a forward pass."""
         import torch
 
         batch = dict(
@@ -54,19 +54,19 @@ class Passes:
     rows: int
     tokens: int
 
-    def of(self, step: Sequence[int], team: ProcessGroup) -> tuple[Batch, ...]:
-        """This process's passes of a step."""
+    def of(self, step: Sequence[int], group: ProcessGroup) -> tuple[Batch, ...]:
+        """Cut a step into this process's passes."""
         return batches_of(
             step,
             self.lengths,
-            rank=team.rank,
-            size=team.size,
+            rank=group.rank,
+            size=group.size,
             most_rows=self.rows,
             most_tokens=self.tokens,
         )
 
     def halve(self, failed: Sequence[Batch]) -> bool:
-        """Lets passes be half of the largest that failed; False: they had one example each."""
+        """Let passes be half of the largest that failed; False: they had one example each."""
         largest = max(len(batch.rows) for batch in failed)
         longest = max(len(batch.rows) * self._longest(batch) for batch in failed)
         if largest == 1:
@@ -87,11 +87,11 @@ class Step:
     rows: Sequence[dict[str, Any]]
     optimiser: torch.optim.Optimizer
     max_grad_norm: float
-    team: ProcessGroup
+    group: ProcessGroup
     passes: Passes
 
     def run(self, step: Sequence[int], rate: float, drawn: int) -> dict[str, float]:
-        """Changes the adapter by the mean loss of a step's examples.
+        """Change the adapter by the mean loss of a step's examples.
 
         Args:
             step: the examples, of all processes together.
@@ -107,26 +107,26 @@ class Step:
         parameters = self.optimiser.param_groups[0]["params"]
         self.optimiser.param_groups[0]["lr"] = rate
         loss = self._gradients(step, drawn)
-        self.team.sum_gradients(parameters)
+        self.group.sum_gradients(parameters)
         norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
         self.optimiser.step()
         self.optimiser.zero_grad()
         return {
-            "loss": self.team.sum([loss])[0] / len(step),
+            "loss": self.group.sum([loss])[0] / len(step),
             "learning_rate": rate,
             "grad_norm": norm.item(),
         }
 
     def _gradients(self, step: Sequence[int], drawn: int) -> float:
-        """Computes a step's gradients; a process alone makes smaller passes if memory runs out.
+        """Compute a step's gradients; a process alone makes smaller passes if memory runs out.
 
-        Several processes would have to agree on it: there the error is raised.
+        Several processes would have to agree on it, so there the error is raised.
         """
         import torch
 
         while True:
             torch.manual_seed(drawn)
-            batches = self.passes.of(step, self.team)
+            batches = self.passes.of(step, self.group)
             try:
                 return self._backward(batches, len(step))
             except (MemoryError, RuntimeError) as error:
@@ -143,11 +143,11 @@ class Step:
             )
 
     def _can_be_smaller(self, error: BaseException, batches: Sequence[Batch]) -> bool:
-        """Makes passes smaller, if an error says that memory ran out and they can be."""
-        return is_out_of_memory(error) and self.team.size == 1 and self.passes.halve(batches)
+        """Make passes smaller, if an error says that memory ran out and they can be."""
+        return is_out_of_memory(error) and self.group.size == 1 and self.passes.halve(batches)
 
     def _backward(self, batches: Sequence[Batch], examples: int) -> float:
-        """Adds the gradients of a step's mean loss; returns the sum of this process's losses.
+        """Add the gradients of a step's mean loss; return the sum of this process's losses.
 
         Args:
             batches: this process's share of the step.
@@ -156,7 +156,7 @@ class Step:
         import torch
 
         # A sharded model's backward pass takes the mean over the processes, not the sum.
-        scale = self.team.size / examples if self.team.sharded else 1 / examples
+        scale = self.group.size / examples if self.group.sharded else 1 / examples
         loss = 0.0
         for batch in batches:
             total = self._loss(batch)
@@ -165,7 +165,7 @@ class Step:
         return loss
 
     def _loss(self, batch: Batch) -> torch.Tensor:
-        """Sum over the batch of the cross-entropy of the label's token, in nats."""
+        """Sum the cross-entropy of the label's token over the batch, in nats."""
         import torch
 
         inputs = self.collate([self.rows[row] for row in batch.rows])

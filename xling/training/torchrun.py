@@ -26,7 +26,7 @@ from typing import Any
 from xling.training.failures import clear_failures, first_failure, record_failure
 from xling.training.job import TrainingJob, write_job
 from xling.training.loop import Example
-from xling.training.team import connected, environment_rank, environment_size
+from xling.training.process_group import connected, environment_rank, environment_size
 from xling.training.train import run_job
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class _Lead:
         self._broken = False
 
     def train(self, job: TrainingJob, examples: Sequence[Example], folder: Path) -> None:
-        """Trains with the others; see `train_together`."""
+        """Train with the others; see `train_together`."""
         if self._broken:
             raise RuntimeError("a training failed before, and its processes are gone; start again")
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class _Lead:
             raise RuntimeError(f"{reason}\nLogs: {folder}") from error
 
     def dismiss(self) -> None:
-        """Lets the others end."""
+        """Let the others end."""
         if not self._broken:
             self._tell("")
             self._connection.close()
@@ -89,7 +89,7 @@ _lead: ContextVar[_Lead | None] = ContextVar("lead", default=None)
 
 
 def led(command: Command) -> Command:
-    """Lets a command run under torchrun: once, with all processes at its trainings."""
+    """Let a command run under torchrun: once, with all processes at its trainings."""
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Any:
@@ -105,7 +105,7 @@ def led(command: Command) -> Command:
 
 
 def check_started_alone(command: Command) -> None:
-    """Refuses torchrun for a command that would do its work once in every process.
+    """Refuse torchrun for a command that would do its work once in every process.
 
     Raises:
         ValueError: torchrun started several processes, and `command` is not `led`.
@@ -119,7 +119,7 @@ def check_started_alone(command: Command) -> None:
 
 
 def current_lead() -> _Lead | None:
-    """The line to the other processes of this command; None where there are none."""
+    """Return the line to the other processes of this command; None where there are none."""
     return _lead.get()
 
 
@@ -135,7 +135,7 @@ def _leading() -> Iterator[None]:
 
 
 def follow() -> None:
-    """Does this process's part of each training that rank 0 tells of, until there are no more.
+    """Do this process's part of each training that rank 0 announces, until there are no more.
 
     Raises:
         SystemExit: a training failed; rank 0 says why.

@@ -13,8 +13,8 @@ from xling.models.loading import four_bit_share
 from xling.scoring import InProcessEngine
 from xling.training.fsdp import local_bytes, shard, whole
 from xling.training.job import TrainingJob, read_job
-from xling.training.loop import Example, train_adapter
-from xling.training.team import ProcessGroup, environment_rank, environment_size
+from xling.training.loop import Example, TrainingSet, train_adapter
+from xling.training.process_group import ProcessGroup, environment_rank, environment_size
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,7 +27,7 @@ class OtherProcessFailed(RuntimeError):
 
 
 def run_job(path: Path) -> None:
-    """Does this process's part of a job; the processes are connected.
+    """Do this process's part of a job; the processes are connected.
 
     Raises:
         ValueError: there are more or fewer processes than the job asks for, or as
@@ -35,49 +35,52 @@ def run_job(path: Path) -> None:
         OtherProcessFailed: another process could not open the base.
     """
     job, examples = read_job(path)
-    team = ProcessGroup(environment_rank(), environment_size(), job.parallel)
-    if team.size != job.processes:
-        raise ValueError(f"the training needs {job.processes} processes, but {team.size} run")
-    opened = _together(team, lambda: job.locate().open())
-    train_and_save(job, examples, opened, team)
+    group = ProcessGroup(environment_rank(), environment_size(), job.parallel)
+    if group.size != job.processes:
+        raise ValueError(f"the training needs {job.processes} processes, but {group.size} run")
+    loaded = _together(group, lambda: job.locate().open())
+    train_and_save(job, examples, loaded, group)
 
 
 def train_and_save(
-    job: TrainingJob, examples: Sequence[Example], opened: LoadedModel, team: ProcessGroup
+    job: TrainingJob, examples: Sequence[Example], loaded: LoadedModel, group: ProcessGroup
 ) -> None:
-    """Trains an adapter, saves it once, and scores the check prompts with it.
+    """Train an adapter, save it once, and score the check prompts with it.
 
     Args:
         job: the settings; ``target`` gets ``adapter``, ``report.json`` and ``check.json``.
         examples: what is trained on.
-        opened: the base, on this process's device; sharded in place where the team shards.
-        team: all of its processes must call.
+        loaded: the base, on this process's device; sharded in place where the group shards.
+        group: all of its processes must call.
     """
     import torch
 
-    share = four_bit_share(opened.model)
+    share = four_bit_share(loaded.model)
     target = Path(job.target)
-    with opened.trainable(**job.lora, seed=job.seed) as (model, modules):
+    lora = job.lora
+    with loaded.trainable(r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=job.seed) as (
+        model,
+        modules,
+    ):
         trainable = model.num_parameters(only_trainable=True)
-        if team.sharded:
+        if group.sharded:
             shard(model)
         result = train_adapter(
             model,
-            opened.tokenizer,
-            examples,
-            label_ids=job.label_ids,
-            add_special_tokens=job.add_special_tokens,
-            folder=Path(job.checkpoints),
+            loaded.tokenizer,
+            TrainingSet(examples, job.label_ids, job.add_special_tokens),
+            job.training,
             seed=job.seed,
-            team=team,
-            **job.training,
+            folder=Path(job.checkpoints),
+            memory=job.memory,
+            group=group,
         )
-        base_bytes = team.gather(local_bytes(model))
-        _save_adapter(model, target / "adapter", team, base=job.model)
+        base_bytes = group.gather(local_bytes(model))
+        _save_adapter(model, target / "adapter", group, base=job.model)
         check_prompts = [example.prompt for example in examples[: job.check_prompts]]
-        engine = InProcessEngine(model, opened.tokenizer, add_special_tokens=job.add_special_tokens)
-        live = engine.score(check_prompts, description="check" if team.leads else "")
-    if not team.leads:
+        engine = InProcessEngine(model, loaded.tokenizer, add_special_tokens=job.add_special_tokens)
+        live = engine.score(check_prompts, description="check" if group.is_main else "")
+    if not group.is_main:
         return
     report = {
         **asdict(result),
@@ -86,8 +89,8 @@ def train_and_save(
         "trainable_parameters": trainable,
         "four_bit": {**asdict(share), "of_blocks": share.of_blocks},
         "processes": {
-            "count": team.size,
-            "parallel": team.parallel if team.size > 1 else "none",
+            "count": group.size,
+            "parallel": group.parallel if group.size > 1 else "none",
             "threads": torch.get_num_threads(),
             "base_bytes": base_bytes,
         },
@@ -97,8 +100,8 @@ def train_and_save(
     (target / "check.json").write_text(json.dumps(check), encoding="utf-8")
 
 
-def _save_adapter(model: PeftModel, folder: Path, team: ProcessGroup, *, base: str) -> None:
-    """Writes PEFT's files, with whole tensors, from one process.
+def _save_adapter(model: PeftModel, folder: Path, group: ProcessGroup, *, base: str) -> None:
+    """Write PEFT's files, with whole tensors, from one process.
 
     They name the base by its id, not by where this machine keeps its weights.
     """
@@ -106,9 +109,9 @@ def _save_adapter(model: PeftModel, folder: Path, team: ProcessGroup, *, base: s
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             value = whole(parameter.detach())
-            if team.leads:
+            if group.is_main:
                 state[name] = value.cpu()
-    if team.leads:
+    if group.is_main:
         loaded = model.get_base_model()
         places = loaded.config._name_or_path, loaded.name_or_path
         loaded.config._name_or_path = loaded.name_or_path = base  # the model card names both
@@ -117,8 +120,8 @@ def _save_adapter(model: PeftModel, folder: Path, team: ProcessGroup, *, base: s
         loaded.config._name_or_path, loaded.name_or_path = places
 
 
-def _together(team: ProcessGroup, action: Callable[[], Result]) -> Result:
-    """Does something that can fail on one process alone; then the others stop too.
+def _together(group: ProcessGroup, action: Callable[[], Result]) -> Result:
+    """Do something that can fail on one process alone; then the others stop too.
 
     Raises:
         OtherProcessFailed: names the first process that failed, and why.
@@ -129,10 +132,10 @@ def _together(team: ProcessGroup, action: Callable[[], Result]) -> Result:
         result = action()
     except Exception as error:
         failure = error
-    reasons = team.gather(f"{type(failure).__name__}: {failure}" if failure else "")
+    reasons = group.gather(f"{type(failure).__name__}: {failure}" if failure else "")
     if failure is not None:
         raise failure
     for rank, reason in enumerate(reasons):
         if reason:
-            raise OtherProcessFailed(f"process {rank} of {team.size}: {reason}")
+            raise OtherProcessFailed(f"process {rank} of {group.size}: {reason}")
     return cast(Result, result)

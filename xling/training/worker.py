@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from xling.messages.secrets import mask_output, without_secrets
 from xling.training.failures import record_failure
-from xling.training.team import connected, environment_rank
+from xling.training.process_group import connected, environment_rank
 from xling.training.train import run_job
 
 # How long one process waits for another: a checkpoint or a slow load is no failure.
@@ -23,7 +23,7 @@ WATCH = "XLING_WATCH_STDIN"
 
 
 def main() -> int:
-    """Runs the job named on the command line.
+    """Run the job named on the command line.
 
     Returns:
         Exit code: 0, or 1 after the reason was left beside the job.
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def write_to_log(path: Path) -> None:
-    """Sends all that this process and its libraries print to a file."""
+    """Send all that this process and its libraries print to a file."""
     with path.open("wb") as log:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -57,7 +57,7 @@ def write_to_log(path: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that launched it is gone: its pipe closes then."""
+    """End this process when the one that launched it is gone: its pipe closes then."""
     while os.read(0, 1024):
         pass
     os._exit(1)

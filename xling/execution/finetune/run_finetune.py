@@ -36,8 +36,8 @@ from xling.files.fingerprint import fingerprint
 from xling.models import BaseModelCache
 from xling.study import Cell
 from xling.training.job import TrainingJob
+from xling.training.process_group import ProcessGroup
 from xling.training.processes import train_together
-from xling.training.team import ProcessGroup
 from xling.training.train import train_and_save
 
 RELOAD_PROMPTS = 8
@@ -126,10 +126,8 @@ def _finetune_run(
             "fold": job.fold,
             "lora": {**study.lora.model_dump(), "modules": job.model.recipe.lora_modules},
             "training": {
-                **how.settings,
+                **how.params,
                 "items": cell.model.training_items,
-                "processes": how.processes,
-                "parallel": how.parallel,
             },
         },
         tags=tags,
@@ -173,7 +171,7 @@ def _train_once(
                 job.bases,
                 length=prompts.longest,
                 rows=how.examples_at_once,
-                gradient_checkpointing=how.settings["gradient_checkpointing"],
+                gradient_checkpointing=how.memory.gradient_checkpointing,
                 processes=how.processes,
             )
             if how.processes == 1:
@@ -207,8 +205,9 @@ def _job(
         lora_modules=files.recipe.lora_modules,
         quantise=files.quantise,
         weights=files.weights.identity,
-        lora=job.data.study.lora.model_dump(),
+        lora=job.data.study.lora,
         training=how.settings,
+        memory=how.memory,
         seed=cell.seed,
         label_ids=prompts.labels,
         add_special_tokens=prompts.special,

@@ -12,10 +12,10 @@ from xling.data.training_rows import TrainingRow
 from xling.execution.cell_run import CellJob
 from xling.execution.memory_checks import training_memory_use
 from xling.files.atomic import atomic_write
-from xling.planning.memory_limits import MemoryUse
 from xling.prompts import label_token_ids, render_prompts
 from xling.scoring.context import check_context
-from xling.study.settings import per_process
+from xling.study.settings import TrainingSettings, per_process
+from xling.training.batching import MemoryUse
 from xling.training.checkpoints import last_whole_checkpoint
 from xling.training.loop import Example
 from xling.training.processes import processes_for
@@ -31,7 +31,8 @@ class Training:
     """How a cell is trained.
 
     Attributes:
-        settings: of the study, with what is decided by architecture and memory.
+        settings: of the study; once memory has decided those that were asked for when it did.
+        memory: how memory is used; till it has decided, as far as the settings say.
         processes: how many train together.
         parallel: ``fsdp``, ``ddp``, or ``none`` for one process.
         share: examples of a forward pass of one process at most, as far as the settings say.
@@ -39,11 +40,22 @@ class Training:
             `share`.
     """
 
-    settings: dict[str, Any]
+    settings: TrainingSettings
+    memory: MemoryUse
     processes: int
     parallel: str
     share: int
     examples_at_once: int
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Settings, use of memory and processes, as a run logs them."""
+        return {
+            **self.settings.model_dump(),
+            **asdict(self.memory),
+            "processes": self.processes,
+            "parallel": self.parallel,
+        }
 
 
 def plan_training(job: CellJob) -> Training:
@@ -53,11 +65,12 @@ def plan_training(job: CellJob) -> Training:
         ValueError: a step's examples cannot be shared equally over the processes.
     """
     model = job.cell.model
-    settings = job.data.study.training.model_dump()
+    settings = job.data.study.training
     processes = processes_for(model.processes, usual=job.model.recipe.processes)
-    share = per_process(settings["batch_size"], settings["micro_batch_size"], processes)
+    share = per_process(settings.batch_size, settings.micro_batch_size, processes)
     return Training(
         settings,
+        MemoryUse(settings.gradient_checkpointing is True, pass_rows=share),
         processes,
         model.parallel if processes > 1 else "none",
         share,
@@ -126,7 +139,7 @@ def with_memory(how: Training, job: CellJob, *, longest: int, work: Path) -> Tra
             kept["asked"],
             longest,
         )
-    asked = {key: how.settings[key] for key in MEMORY_ONLY}
+    asked = how.settings.model_dump(include=set(MEMORY_ONLY))
     before = _before(kept, how, work)
     use = training_memory_use(
         job.data,
@@ -161,7 +174,7 @@ def _before(kept: dict[str, Any] | None, how: Training, work: Path) -> MemoryUse
     deciding = ("gradient_checkpointing", "micro_batch_size")
     if kept["processes"] != how.processes or kept["parallel"] != how.parallel:
         return None
-    if any(kept["asked"][key] != how.settings[key] for key in deciding):
+    if any(kept["asked"][key] != getattr(how.settings, key) for key in deciding):
         return None
     return MemoryUse(**kept["use"])
 
@@ -176,5 +189,5 @@ def _remembered(work: Path) -> dict[str, Any] | None:
 
 
 def _with_use(how: Training, use: MemoryUse, asked: Mapping[str, Any], longest: int) -> Training:
-    settings = {**how.settings, **asked, **asdict(use)}
-    return replace(how, settings=settings, examples_at_once=use.rows_of(longest))
+    settings = how.settings.model_copy(update=dict(asked))
+    return replace(how, settings=settings, memory=use, examples_at_once=use.rows_of(longest))

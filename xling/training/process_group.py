@@ -30,7 +30,7 @@ class ProcessGroup:
     parallel: Parallel = "ddp"
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and shows the progress bar."""
         return self.rank == 0
 
@@ -40,7 +40,7 @@ class ProcessGroup:
         return self.size > 1 and self.parallel == "fsdp"
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Sums each value over the processes; every process gets the sums."""
+        """Sum each value over the processes; every process gets the sums."""
         if self.size == 1:
             return list(values)
         import torch
@@ -51,7 +51,7 @@ class ProcessGroup:
         return [float(value) for value in tensor]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, by rank; every process gets them."""
+        """Return every process's value, by rank, to every process."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
@@ -61,7 +61,7 @@ class ProcessGroup:
         return values
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Gives every parameter the sum of its gradients over the processes.
+        """Give every parameter the sum of its gradients over the processes.
 
         A sharded model has done so in its backward pass. A parameter that no example used (an
         expert that no token was sent to) gets a gradient of zero, however many processes there
@@ -85,18 +85,18 @@ class ProcessGroup:
 
 
 def environment_size() -> int:
-    """How many processes torchrun, accelerate or srun started this one with; 1: it is alone."""
+    """Return how many processes torchrun, accelerate or srun started; 1: this one is alone."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def environment_rank() -> int:
-    """This process's rank among them."""
+    """Return this process's rank among them."""
     return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
 def connected(timeout: timedelta) -> Iterator[None]:
-    """Connects the processes of this environment for the block: gloo, with NCCL between GPUs.
+    """Connect the processes of this environment for the block: gloo, with NCCL between GPUs.
 
     Args:
         timeout: how long one process waits for another.
@@ -113,7 +113,7 @@ def connected(timeout: timedelta) -> Iterator[None]:
         if local >= torch.cuda.device_count():
             raise ValueError(
                 f"process {environment_rank()} is number {local + 1} on its machine, which has "
-                f"{torch.cuda.device_count()} GPUs; start one process a GPU"
+                f"{torch.cuda.device_count()} GPUs; start one process per GPU"
             )
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
