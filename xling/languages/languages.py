@@ -89,8 +89,9 @@ def family_of(code: str, *, source_languages: Sequence[str], branch: str) -> Fam
     glottocodes = [_branch_of(get_language(source), branch) for source in source_languages]
     if len(set(glottocodes)) > 1:
         raise ValueError(
-            f"branch: {format_value(branch)} names different branches of {', '.join(source_languages)}: "
-            f"{', '.join(sorted(set(glottocodes)))}. Give the glottocode of one they share."
+            f"branch: {format_value(branch)} names different branches of "
+            f"{', '.join(source_languages)}: {', '.join(sorted(set(glottocodes)))}. "
+            "Give the glottocode of one they share."
         )
     if code in source_languages:
         return "source"
@@ -157,8 +158,8 @@ def _unknown(code: str) -> str:
     close = difflib.get_close_matches(code, belebele_codes(), n=5, cutoff=0.5)
     hint = f" Close to it: {', '.join(close)}." if close else ""
     return (
-        f"unknown language code {format_value(code)}.{hint} Codes are Belebele's, such as arb_Arab; "
-        "xling.languages.belebele_codes() lists all 122."
+        f"unknown language code {format_value(code)}.{hint} Codes are Belebele's, such as "
+        "arb_Arab; xling.languages.belebele_codes() lists all 122."
     )
 
 
