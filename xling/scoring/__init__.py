@@ -13,6 +13,7 @@ from xling.scoring.option_orders import (
     reorder,
 )
 from xling.scoring.protocol import ChoiceScores, Engine, Generation, Scores, VariantScores
+from xling.scoring.sampling import Sampling
 
 __all__ = [
     "AveragedOrders",
@@ -20,6 +21,7 @@ __all__ = [
     "Engine",
     "Generation",
     "InProcessEngine",
+    "Sampling",
     "Scores",
     "VariantScores",
     "average_over_orders",
