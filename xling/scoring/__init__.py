@@ -1,4 +1,8 @@
-"""Scoring: prompts in, the log-probabilities of four options out."""
+"""Scoring: prompts in, log-probabilities of four options or free continuations out.
+
+`protocol.py` says what an engine does; `in_process.py` and `server/` are the engines. Which items
+are asked and what becomes of the answers is not decided here: no data set, run or record.
+"""
 
 from __future__ import annotations
 

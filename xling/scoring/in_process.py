@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from xling.prompts import label_token_ids
@@ -74,14 +75,9 @@ class InProcessEngine:
         )
 
     @property
-    def repeats(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+    def repeats(self) -> npt.NDArray[np.int64] | None:
         """Prompts that each token of the pass under way stands for; see `BatchRunner.repeats`."""
         return self._runner.repeats
-
-    @property
-    def batch_limit(self) -> int | None:
-        """Padded tokens of a batch since memory has run out; None: it has not."""
-        return self._runner.limit
 
     @property
     def context(self) -> int | None:
@@ -186,9 +182,7 @@ class InProcessEngine:
 
         return run()
 
-    def _tokens(
-        self, prompts: Sequence[str]
-    ) -> tuple[list[list[int]], np.ndarray[Any, np.dtype[np.int32]]]:
+    def _tokens(self, prompts: Sequence[str]) -> tuple[list[list[int]], npt.NDArray[np.int32]]:
         """Return the token ids of prompts, and how many each has."""
         ids = self._tokenizer(list(prompts), add_special_tokens=self._add_special_tokens)
         rows: list[list[int]] = ids["input_ids"]
@@ -196,7 +190,7 @@ class InProcessEngine:
 
     def _read_labels(
         self, ids: Sequence[Sequence[int]], first: str, description: str
-    ) -> np.ndarray[Any, np.dtype[np.float64]]:
+    ) -> npt.NDArray[np.float64]:
         """Return the log-probabilities of the four labels after each prompt, shape (n, 4)."""
         labels = label_token_ids(
             self._tokenizer, first, add_special_tokens=self._add_special_tokens
@@ -205,9 +199,7 @@ class InProcessEngine:
         targets = [np.array([labels])] * len(requests)
         return np.concatenate(self._run(requests, targets, description))
 
-    def _totals(
-        self, spans: Sequence[AnswerSpan], description: str
-    ) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _totals(self, spans: Sequence[AnswerSpan], description: str) -> npt.NDArray[np.float64]:
         """Return sums of the log-probabilities of answers' tokens, shape (n,)."""
         requests = [Request(span.tokens[:-1], span.start - 1) for span in spans]
         targets = [np.array(span.answer)[:, None] for span in spans]
@@ -216,15 +208,15 @@ class InProcessEngine:
     def _run(
         self,
         requests: Sequence[Request],
-        targets: Sequence[np.ndarray[Any, np.dtype[np.int64]]],
+        targets: Sequence[npt.NDArray[np.int64]],
         description: str,
-    ) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+    ) -> list[npt.NDArray[np.float64]]:
         import torch
 
         with torch.inference_mode():
             return self._runner.run(requests, targets, description)
 
-    def _check_lengths(self, lengths: np.ndarray[Any, np.dtype[np.int32]]) -> None:
+    def _check_lengths(self, lengths: npt.NDArray[np.int32]) -> None:
         context = self.context
         if context is not None and lengths.max() >= context:
             place = np.unravel_index(lengths.argmax(), lengths.shape)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +98,7 @@ def draw_tokens(
     return drawn.squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
-def uniform_draws(seed: int, key: str, n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def uniform_draws(seed: int, key: str, n: int) -> npt.NDArray[np.float64]:
     """Return uniform draws in [0, 1), shape (n,), that only `seed` and `key` decide."""
     digest = hashlib.sha256(key.encode()).digest()
     return np.random.default_rng([seed, *np.frombuffer(digest, "<u4").tolist()]).random(n)

@@ -1,4 +1,8 @@
-"""Scoring over an OpenAI-compatible server: vLLM, SGLang, llama.cpp."""
+"""Scoring over an OpenAI-compatible server: vLLM, SGLang, llama.cpp.
+
+`transport.py` alone sends requests; `capabilities.py` finds out what a server can do. No weights
+are loaded here, only the tokenizer is used.
+"""
 
 from __future__ import annotations
 

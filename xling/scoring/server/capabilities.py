@@ -113,7 +113,7 @@ def find_capabilities(
         tokenizer: the study's, for this model.
         name: of the model or adapter.
         top_logprobs: likeliest tokens to ask for.
-        ending: of the study's prompts, after which a label stands.
+        ending: of the study's prompts, after which a label comes.
 
     Raises:
         ValueError: it refuses completions, gives no log-probabilities, has another tokenizer, or

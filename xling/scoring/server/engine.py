@@ -49,7 +49,7 @@ class ServerEngine:
         model: what to ask there.
         tokenizer: of the study's model; must be the server's.
         add_special_tokens: True for plain prompts, False for prompts from a chat template.
-        ending: of the study's prompts, after which a label stands.
+        ending: of the study's prompts, after which a label comes.
     """
 
     def __init__(
