@@ -119,7 +119,7 @@ def check_no_leakage(
         raise ValueError(
             f"{where}: {len(shared)} of {len(ids)} held-out questions were trained on "
             f"({'; '.join(both)}): their answers would be remembered, not found. Use the split "
-            "that the adapter was trained with, or train it anew on this one"
+            "that the adapter was trained with, or train it again on this one"
         )
     return (
         f"0 of {training.n_questions} training questions among {len(ids)} held-out "

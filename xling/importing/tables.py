@@ -240,7 +240,7 @@ def _refuse_repeated(path: Path, lines: Sequence[_Line]) -> None:
             what = format_name("/".join(map(str, (*line.cell, line.language))), 200)
             raise ValueError(
                 f"{path}, line {line.number}: {what} is in line {before} already; keep one, or "
-                "tell them apart by the columns seed, reasoning or scoring"
+                "distinguish them by the columns seed, reasoning or scoring"
             )
 
 

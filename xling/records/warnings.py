@@ -30,8 +30,8 @@ little other last digits where a prompt is in a batch with others, as those of t
 which is asked training questions, too. What is trained changes far more."""
 
 LEAST_CONSTANT = 8
-"""How many questions with one and the same option are no accident: drawn blindly, all eight are
-the same in 1 of 16,384 cases."""
+"""From so many questions on, the same option for all is not an accident: drawn blindly, all eight
+are the same in 1 of 16,384 cases."""
 
 
 def suspicious_languages(

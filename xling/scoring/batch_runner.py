@@ -127,7 +127,7 @@ class BatchRunner:
         most = LONGEST_EAGER_ROW if config._attn_implementation == "eager" else LONGEST_ROW
         limits = {"longest": min(self.batch_tokens, most), "max_reads": max_reads}
         rows = plan_rows(requests, share=self.share and can_share(self.model), **limits)
-        if not is_trusted(self.model) and not self._shares_rightly(rows, requests, targets):
+        if not is_trusted(self.model) and not self._shares_correctly(rows, requests, targets):
             rows = plan_rows(requests, share=False, **limits)
         batches = plan_batches(
             np.array([_length(row) for row in rows]),
@@ -137,7 +137,7 @@ class BatchRunner:
         )
         return deque(_batch([rows[index] for index in chosen], targets) for chosen in batches)
 
-    def _shares_rightly(
+    def _shares_correctly(
         self,
         rows: Sequence[Row],
         requests: Sequence[Request],

@@ -34,7 +34,7 @@ TRUSTED = (
     "qwen3",
     "qwen3_moe",
 )
-"""Model types that are tested to compute such rows rightly; others are tried out."""
+"""Model types that are tested to compute such rows correctly; others are tried out."""
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def answer_prompts(
 ) -> list[str]:
     """Return each prompt, the reasoning as it was written, and the answer prefix.
 
-    The reasoning is continued, not rendered anew: templates drop or move the thinking of past
+    The reasoning is continued, not rendered again: templates drop or move the thinking of past
     turns. Thinking that is still open (the limit cut it, or the model stopped inside it) is
     closed in the template's manner. Only blanks at the reasoning's end are dropped.
 

@@ -256,7 +256,7 @@ def _try_echo(
         logger.warning("prompts are not repeated: %s", error)
         return False, listed
     except ValueError as error:
-        logger.warning("prompts are not repeated rightly: %s", error)
+        logger.warning("prompts are not repeated correctly: %s", error)
         return False, listed
     if position.chosen is None or not position.chosen.is_token(labels[index], LABELS[index]):
         return False, listed
