@@ -173,6 +173,24 @@ def test_repeated_prompts_without_counts_are_read_rightly(server, local, hides):
     assert np.abs(gap).max() < 1e-6
 
 
+def test_the_first_failure_is_raised_and_no_job_begins_after_it(server):
+    transport = Transport(settings_of(server, concurrency=3))
+    begun = []
+
+    def work(job: int) -> int:
+        begun.append(job)
+        if job == 0:
+            raise ServerError("the cause")
+        time.sleep(0.3)
+        return job
+
+    for _ in range(20):
+        begun.clear()
+        with pytest.raises(ServerError, match="the cause"):
+            list(transport.map(work, range(50)))
+        assert 0 in begun and len(begun) <= 3
+
+
 def test_an_interrupted_scoring_ends_at_once():
     script = textwrap.dedent(
         """

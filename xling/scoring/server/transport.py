@@ -133,15 +133,16 @@ class Transport:
         if not jobs:
             return
         stopped = threading.Event()
+        failures: list[Exception] = []
 
         def run(numbered: tuple[int, Job]) -> tuple[int, Result]:
             self._thread.stopped = stopped
-            if stopped.is_set():
-                raise ServerError(f"server {self.url}: not asked, after another request's failure")
+            if failures or stopped.is_set():  # whichever result comes first, it names the cause
+                raise failures[0] if failures else InterruptedError("the caller has stopped")
             try:
                 return numbered[0], work(numbered[1])
-            except BaseException:
-                stopped.set()
+            except Exception as error:
+                failures.append(error)
                 raise
 
         # Threads of `concurrent.futures` would be waited for when the interpreter ends; these not.
