@@ -38,8 +38,8 @@ from xling.files.paths import cache_folder
 from xling.models import catalog, locate_model
 from xling.models.weights.packaged import packaged_file
 from xling.prompts import PromptFormat, render_cloze_prompts, render_prompts
-from xling.scoring import Engine, InProcessEngine
-from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served
+from xling.scoring import Engine, InProcessEngine, Sampling
+from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served_models
 from xling.study.settings import ServerSettings
 
 PACKAGE = "llama-cpp-python[server]==0.3.36"
@@ -136,7 +136,7 @@ def compare_labels(server: Engine, local: Engine, items: Sequence[Item]) -> None
     difference("labels", theirs.logprobs, ours.logprobs)
     print(
         f"labels: answer mass {theirs.answer_mass.mean():.3f} and {ours.answer_mass.mean():.3f}; "
-        f"bounded {theirs.bounded.mean():.3f}; {theirs.tries.sum()} requests, "
+        f"bounded {theirs.censored.mean():.3f}; {theirs.tries.sum()} requests, "
         f"{theirs.tries.sum() / seconds:.2f} a second"
     )
 
@@ -156,7 +156,7 @@ def compare_texts(server: Engine, local: Engine, items: Sequence[Item], tokens: 
     written = [
         {
             key: made.text
-            for batch in engine.generate(prompts, keys, max_tokens=tokens)
+            for batch in engine.generate(prompts, keys, Sampling(tokens))
             for key, made in batch.items()
         }
         for engine in (server, local)
@@ -201,7 +201,7 @@ def main() -> None:
             url=url, concurrency=2, retries=1, top_logprobs=arguments.top_logprobs
         )
         transport = Transport(settings)
-        served = find_served(transport, model="", study_model=MODEL)
+        served = find_served_models(transport, model="", study_model=MODEL)
         server = ServerEngine(
             transport,
             settings,
@@ -210,7 +210,7 @@ def main() -> None:
             add_special_tokens=True,
             ending=PromptFormat().answer_prefix,
         )
-        print(f"{PACKAGE}: {server.abilities.answers}; top {arguments.top_logprobs}", flush=True)
+        print(f"{PACKAGE}: {server.capabilities.answers}; top {arguments.top_logprobs}", flush=True)
         compare_labels(server, local, items)
         if arguments.texts:
             compare_texts(server, local, items[::step][: arguments.texts], arguments.max_tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served
+from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served_models
 from xling.study.settings import ServerSettings
 
 ENDING = "\nAnswer: ("
@@ -18,8 +18,8 @@ def settings_of(server, **changes) -> ServerSettings:
 def engine_of(server, kept=None, adapter="", special=True, **changes) -> ServerEngine:
     settings = settings_of(server, **changes)
     transport = Transport(settings)
-    served = find_served(transport, model="", study_model="any")
-    model = ServedModel(served, adapter, context=512, kept=kept)
+    served = find_served_models(transport, model="", study_model="any")
+    model = ServedModel(served, adapter, context=512, cache_file=kept)
     return ServerEngine(
         transport, settings, model, server.tokenizer, add_special_tokens=special, ending=ENDING
     )

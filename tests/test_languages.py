@@ -15,7 +15,6 @@ from xling.languages import (
     family_of,
     get_language,
     shared_branches,
-    tree_distance,
 )
 from xling.languages.make_table import format_snapshot, main
 
@@ -135,23 +134,6 @@ def test_an_unknown_code_is_an_error(code: str) -> None:
 def test_an_unknown_code_names_close_ones() -> None:
     with pytest.raises(ValueError, match="Close to it: .*arb_Arab"):
         get_language("arb_Arb")
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "edges"),
-    [
-        ("arb_Arab", "arb_Arab", 0),
-        ("arb_Arab", "arb_Latn", 0),
-        ("zho_Hans", "zho_Hant", 0),
-        ("arb_Arab", "apc_Arab", 3),
-        ("arb_Arab", "mlt_Latn", 6),
-        ("arb_Arab", "heb_Hebr", 7),
-        ("arb_Arab", "kor_Hang", 9),
-        ("eus_Latn", "kor_Hang", 3),
-    ],
-)
-def test_tree_distance(a: str, b: str, edges: int) -> None:
-    assert tree_distance(a, b) == tree_distance(b, a) == edges
 
 
 def test_shared_branches_put_maltese_nearer_than_hebrew_and_amharic() -> None:

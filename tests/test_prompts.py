@@ -270,7 +270,7 @@ def test_a_label_that_merges_with_the_prompts_end_is_an_error(
     byte_level: PreTrainedTokenizerFast,
 ) -> None:
     assert "Ġ1" in byte_level.get_vocab()
-    with pytest.raises(ValueError, match="label '1' is not a token of its own") as caught:
+    with pytest.raises(ValueError, match="label '1' is not a single token") as caught:
         label_token_ids(byte_level, "Answer: ", add_special_tokens=True)
     assert "ends in 'Answer: '" in str(caught.value)
     assert "'Ġ1'" in str(caught.value)
@@ -278,7 +278,7 @@ def test_a_label_that_merges_with_the_prompts_end_is_an_error(
 
 
 def test_a_label_of_two_tokens_is_an_error(byte_level: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=r"label '10' is not a token of its own.*'1', '0'"):
+    with pytest.raises(ValueError, match=r"label '10' is not a single token.*'1', '0'"):
         label_token_ids(byte_level, "Answer: (", labels=["1", "10"], add_special_tokens=True)
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.tiny_models import byte_tokenizer
 from xling.prompts import DEFAULT_TEMPLATE, PromptFormat, fill_template
+from xling.scoring import Generation
 from xling.scoring.answer_cache import ReasoningFile
-from xling.scoring.generation import Generation
 from xling.scoring.reasoning import answer_prompts, reasoning_prompts, stop_text
 
 TEMPLATES = Path(__file__).parent / "data" / "chat_templates"

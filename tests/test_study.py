@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from xling import records
 from xling.execution import resolve_study
 from xling.languages import belebele_codes
-from xling.records import records
 from xling.study import Study
 from xling.study.load import load_study, parse_study, study_names
 from xling.study.settings import ARMS, REASONING, SCORING, ModelSettings

@@ -149,7 +149,7 @@ def test_no_languages_no_items_and_an_item_twice_are_errors(row) -> None:
         check_parallel({}, source="here")
     with pytest.raises(ValueError, match="here: eng_Latn has no items"):
         check_parallel({"eng_Latn": ()}, source="here")
-    with pytest.raises(ValueError, match=r"here: item .*/1#1 stands twice in eng_Latn"):
+    with pytest.raises(ValueError, match=r"here: item .*/1#1 appears twice in eng_Latn"):
         check_parallel({"eng_Latn": items(row, "eng_Latn", (1, 1))}, source="here")
 
 

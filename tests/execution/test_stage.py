@@ -48,9 +48,9 @@ class Counting(InProcessEngine):
         self.calls.append(len(prompts))
         return super().score_choices(prompts, choices, **more)
 
-    def generate(self, prompts: Any, keys: Any, **more: Any) -> Iterator[Any]:
+    def generate(self, prompts: Any, keys: Any, sampling: Any, **more: Any) -> Iterator[Any]:
         self.calls.append(len(prompts))
-        for batch in super().generate(prompts, keys, **more):
+        for batch in super().generate(prompts, keys, sampling, **more):
             if self.after is not None:
                 if self.after == 0:
                     raise KeyboardInterrupt
@@ -86,7 +86,7 @@ def answer(
     """Runs a stage; gives the numbers of items of the engine's calls."""
     located = locate(cell.model)
     engine = Counting(
-        opened.model, opened.tokenizer, add_special_tokens=True, kept=folder / "batches.jsonl"
+        opened.model, opened.tokenizer, add_special_tokens=True, cache_file=folder / "batches.jsonl"
     )
     engine.calls, engine.after = [], after
     layout = prepared.prompt_format(located.recipe)

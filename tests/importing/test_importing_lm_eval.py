@@ -203,7 +203,7 @@ def test_a_question_twice_is_refused(folder: Path) -> None:
     path = samples_of(folder)
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join([*lines, lines[0]]), encoding="utf-8")
-    with pytest.raises(ValueError, match="line 13: question .* stands in line 1 already"):
+    with pytest.raises(ValueError, match="line 13: question .* is in line 1 already"):
         read_lm_eval(folder)
 
 
@@ -252,5 +252,7 @@ def test_a_folder_without_samples_says_how_to_make_them(folder: Path) -> None:
         path.unlink()
     with pytest.raises(ValueError, match="run lm_eval with --log_samples"):
         read_results(folder)
-    with pytest.raises(ValueError, match="is no table; of lm-evaluation-harness give the folder"):
+    with pytest.raises(
+        ValueError, match="is not a table; of lm-evaluation-harness give the folder"
+    ):
         read_results(folder / RESULTS.name)

@@ -76,7 +76,7 @@ def test_six_decimals_over_900_questions_are_not_rounded(tmp_path: Path) -> None
             row("a,base,heb_Hebr,0.5", "model,arm,lang,accuracy"),
             ("line 1", "unknown column 'lang'. Did you mean 'language'?", "n_items, seed"),
         ),
-        (row("a,base,0.5,1", "model,arm,accuracy,arm"), ("'arm' stands there twice",)),
+        (row("a,base,0.5,1", "model,arm,accuracy,arm"), ("'arm' appears twice",)),
         (row("a,base,heb_Hebr,0,5"), ("line 2: 5 values for 4 columns", "decimals with a point")),
         (row('a,base,heb_Hebr,"0,5"'), ("line 2, column accuracy: '0,5' is not a number", "point")),
         (
@@ -97,7 +97,7 @@ def test_six_decimals_over_900_questions_are_not_rounded(tmp_path: Path) -> None
         (row("a,base,heb_Hebr,53%"), ("write proportions: 0.53, not 53",)),
         (
             row("a,base,heb_Hebr,0.5\nb,base,heb_Hebr,0.5\na,base,heb_Hebr,0.6"),
-            ("line 4: a/base/0/direct/answer-token/heb_Hebr stands in line 2 already",),
+            ("line 4: a/base/0/direct/answer-token/heb_Hebr is in line 2 already",),
         ),
         (
             GOOD.replace("0.61,100", "0.61,0"),

@@ -26,7 +26,7 @@ from xling.importing import ImportedResults, read_lm_eval, read_table
 from xling.languages import belebele_codes
 from xling.records import ARMS, REASONINGS, SCORINGS
 from xling.scoring.answer_cache import AnswerCache, ReasoningFile, answer_key
-from xling.scoring.generation import Generation
+from xling.scoring import Generation
 
 FIXTURE = Path(__file__).resolve().parents[1] / "data" / "lm_eval" / "tiny-llama"
 HEADER = "model,arm,language,accuracy,n_items,seed,reasoning,scoring"

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from tests.reliability.fuzzing import BLANKS, SOAK
 from tests.reliability.test_fuzz_records import good_frame
 from xling.data import Item, parse_row
-from xling.data.schema import sha256_of_items
-from xling.data.text import is_blank, look_of
+from xling.data.schema import is_blank, look_of, sha256_of_items
 from xling.files.strict_json import parse_json
 from xling.importing import read_table
 from xling.messages.values import format_name, format_value, join_names

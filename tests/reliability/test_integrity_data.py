@@ -14,7 +14,7 @@ import pytest
 from tests.analysis.simulated_records import frame_of
 from tests.conftest import SHARED
 from xling.data import build_mini, load_folder, load_hub
-from xling.data.pins import check_pinned
+from xling.data.hub import check_pinned
 from xling.execution.evaluate.log_results import read_kept, write_parquet
 from xling.files.parquet import cut_off
 from xling.records import read_records, write_records

@@ -11,8 +11,9 @@ import torch
 from xling.models.adapters import attach_lora
 from xling.models.loading import load_base, load_tokenizer
 from xling.scoring.context import ANSWER_ROOM
-from xling.scoring.generation import Generation, cut_at, generate
-from xling.scoring.sampling import draw_tokens, uniform_draws
+from xling.scoring.generation import cut_at, generate
+from xling.scoring.protocol import Generation
+from xling.scoring.sampling import Sampling, draw_tokens, uniform_draws
 
 PROMPTS = [f"{'Some words. ' * (1 + index % 5)}Number {index}?" for index in range(12)]
 KEYS = [f"item {index}" for index in range(12)]
@@ -24,12 +25,22 @@ def llama(tiny_model):
     return load_base(folder, four_bit=False), load_tokenizer(folder)
 
 
-def run(opened, prompts=PROMPTS, keys=KEYS, **settings) -> dict[str, Generation]:
+def run(
+    opened, prompts=PROMPTS, keys=KEYS, *, stop="", batch_tokens=500, **sampling
+) -> dict[str, Generation]:
     model, tokenizer = opened
-    settings = {"add_special_tokens": True, "max_tokens": 12, "batch_tokens": 500} | settings
     return {
         key: made
-        for batch in generate(model, tokenizer, prompts, keys, **settings)
+        for batch in generate(
+            model,
+            tokenizer,
+            prompts,
+            keys,
+            Sampling(**({"max_tokens": 12} | sampling)),
+            add_special_tokens=True,
+            stop=stop,
+            batch_tokens=batch_tokens,
+        )
         for key, made in batch.items()
     }
 
@@ -205,8 +216,8 @@ def test_generation_warns_of_nothing(llama, caplog, recwarn):
 
 def test_batches_come_one_by_one_so_that_work_can_stop_and_resume(llama):
     model, tokenizer = llama
-    settings = {"add_special_tokens": True, "max_tokens": 12, "batch_tokens": 150}
-    batches = generate(model, tokenizer, PROMPTS, KEYS, temperature=1.0, **settings)
+    settings = {"add_special_tokens": True, "batch_tokens": 150}
+    batches = generate(model, tokenizer, PROMPTS, KEYS, Sampling(12, temperature=1.0), **settings)
     done = next(batches)
     batches.close()
     assert 0 < len(done) < len(PROMPTS)
@@ -218,19 +229,17 @@ def test_batches_come_one_by_one_so_that_work_can_stop_and_resume(llama):
 def test_a_prompt_without_room_is_an_error_before_the_first_batch(llama):
     model, tokenizer = llama
     long = "x" * 300  # 301 tokens of a context of 512
-    settings = {"add_special_tokens": True, "temperature": 0.0}
+    settings = {"add_special_tokens": True}
     room = 512 - 301 - ANSWER_ROOM
     message = (
         rf"item 'second' has 301 tokens; with {room + 1} tokens of reasoning .* context of 512; "
         rf"set chain_of_thought.max_tokens to {room} or less"
     )
     with pytest.raises(ValueError, match=message):
-        generate(
-            model, tokenizer, ["a", long], ["first", "second"], max_tokens=room + 1, **settings
-        )
-    generate(model, tokenizer, ["a", long], ["first", "second"], max_tokens=room, **settings)
+        generate(model, tokenizer, ["a", long], ["first", "second"], Sampling(room + 1), **settings)
+    generate(model, tokenizer, ["a", long], ["first", "second"], Sampling(room), **settings)
     with pytest.raises(ValueError, match="shorten the passage"):
-        generate(model, tokenizer, ["x" * 600], ["1"], max_tokens=1, **settings)
+        generate(model, tokenizer, ["x" * 600], ["1"], Sampling(1), **settings)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from tests.server_engines import CHOICES, PROMPTS, engine_of, settings_of
 from xling.models.adapters import load_adapter
 from xling.models.loading import load_base
-from xling.scoring import InProcessEngine
+from xling.scoring import InProcessEngine, Sampling
 from xling.scoring.server import (
     Transport,
-    find_served,
+    find_served_models,
     served_adapter,
 )
 
@@ -36,11 +36,11 @@ def test_labels_are_those_of_the_model_in_this_process(server, local, name):
     behaviour, answers = ABILITIES[name]
     server.reset(**behaviour)
     engine = engine_of(server, top_logprobs=20 if "few" in name or "by id" in name else 300)
-    assert engine.abilities.answers == answers
-    assert engine.abilities.wire.as_tokens == ("takes_tokens" not in behaviour)
+    assert engine.capabilities.answers == answers
+    assert engine.capabilities.prompt_form.as_tokens == ("takes_tokens" not in behaviour)
     here, there = local.score(PROMPTS), engine.score(PROMPTS)
     assert np.abs(here.logprobs - there.logprobs).max() < 1e-6
-    assert not there.bounded.any()
+    assert not there.censored.any()
     assert (here.n_tokens == there.n_tokens).all()
     assert (there.tries >= 1).all() and (name == "by id") <= (there.tries == 1).all()
 
@@ -79,7 +79,7 @@ def test_continuations_are_the_same(server, local, stop, strict):
     written = [
         {
             key: (made.text, made.truncated)
-            for batch in engine.generate(PROMPTS, keys, max_tokens=8, stop=stop)
+            for batch in engine.generate(PROMPTS, keys, Sampling(8), stop=stop)
             for key, made in batch.items()
         }
         for engine in (local, engine_of(server))
@@ -100,7 +100,7 @@ def test_draws_depend_on_the_item_and_the_seed(server):
         return {
             key: made
             for batch in engine.generate(
-                PROMPTS[::order], keys, max_tokens=6, temperature=1.0, seed=seed
+                PROMPTS[::order], keys, Sampling(6, temperature=1.0, seed=seed)
             )
             for key, made in batch.items()
         }
@@ -115,15 +115,15 @@ def test_draws_depend_on_the_item_and_the_seed(server):
 def test_labels_that_are_not_listed_are_bounded_and_flagged(server, local, form, listed):
     server.reset(echo=False, most_listed=listed, form=form)
     engine, here = engine_of(server), local.score(PROMPTS)
-    assert engine.abilities.answers == "top, bound" and not engine.abilities.by_id
+    assert engine.capabilities.answers == "top, bound" and not engine.capabilities.by_id
     with pytest.raises(ValueError, match="gives no log-probabilities of a prompt's tokens"):
         engine.check_scoring("cloze")
     there = engine.score(PROMPTS)
-    assert there.bounded.any()
-    known = ~there.bounded
+    assert there.censored.any()
+    known = ~there.censored
     assert np.abs(there.logprobs - here.logprobs)[known].max(initial=0) < 1e-6
     assert (there.logprobs >= here.logprobs - 1e-6).all()  # bounds are above
-    rows = there.bounded.any(axis=1)
+    rows = there.censored.any(axis=1)
     assert (there.answer_mass[rows] >= here.answer_mass[rows] - 1e-6).all()
     assert (there.answer_mass <= 1).all()
 
@@ -138,7 +138,7 @@ def test_adapters_are_found_by_name_or_handed_over(server, tiny_model, adapter):
     there = engine_of(server, adapter="tuned").score(PROMPTS)
     assert np.abs(there.logprobs - want).max() < 1e-6
     transport = Transport(settings_of(server, retries=0))
-    served = find_served(transport, model="", study_model="any")
+    served = find_served_models(transport, model="", study_model="any")
     with (
         pytest.raises(ValueError, match="'tiny' is the base model, not an adapter"),
         served_adapter(transport, served, "tiny", adapter),

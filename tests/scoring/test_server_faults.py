@@ -22,7 +22,7 @@ from xling.scoring import InProcessEngine
 from xling.scoring.server import (
     ServerError,
     Transport,
-    find_served,
+    find_served_models,
 )
 from xling.study.settings import ServerSettings
 
@@ -100,16 +100,16 @@ def test_servers_that_cannot_be_used_are_refused_at_once(server):
     server.reset()
     transport = Transport(settings_of(server))
     with pytest.raises(ValueError, match="does not serve 'other'; it serves tiny, tuned"):
-        find_served(transport, model="other", study_model="any")
+        find_served_models(transport, model="other", study_model="any")
     nowhere = ServerSettings(url="http://127.0.0.1:9/v1", retries=0)
     with pytest.raises(ValueError, match="127.0.0.1:9/v1.*no connection(.|\n)*Start the server"):
-        find_served(Transport(nowhere), model="", study_model="any")
+        find_served_models(Transport(nowhere), model="", study_model="any")
 
 
 def test_echo_off_by_one_position_is_found_out(server, local):
     server.reset(echo_shift=1, most_listed=3)
     engine = engine_of(server)
-    assert engine.abilities.answers == "top, bound"
+    assert engine.capabilities.answers == "top, bound"
     assert (engine.score(PROMPTS).logprobs >= local.score(PROMPTS).logprobs - 1e-6).all()
     with pytest.raises(ValueError, match="gives no log-probabilities of a prompt's tokens"):
         engine.score_choices(PROMPTS, CHOICES)
@@ -136,11 +136,11 @@ def test_a_passing_outage_does_not_lower_how_labels_are_asked_for(server, monkey
             engine_of(server, retries=1)
     with monkeypatch.context() as patch:
         failing(patch, server, lambda body: body.get("echo"), 500, 2)
-        assert engine_of(server, retries=1).abilities.answers == "top, echo"
+        assert engine_of(server, retries=1).capabilities.answers == "top, echo"
     server.reset(by_id=True)
     with monkeypatch.context() as patch:
         failing(patch, server, lambda body: "logprob_token_ids" in body, 500, 2)
-        assert engine_of(server, retries=1).abilities.answers == "by id"
+        assert engine_of(server, retries=1).capabilities.answers == "by id"
 
 
 def test_a_limit_on_the_list_names_its_setting(server, monkeypatch):
@@ -168,9 +168,27 @@ def test_repeated_prompts_without_counts_are_read_rightly(server, local, hides):
     server.reset(counts=False, most_listed=3)
     engine = engine_of(server)
     server.behaviour.hide_end = hides
-    assert engine.abilities.answers == "top, echo"
+    assert engine.capabilities.answers == "top, echo"
     gap = engine.score(PROMPTS).logprobs - local.score(PROMPTS).logprobs
     assert np.abs(gap).max() < 1e-6
+
+
+def test_the_first_failure_is_raised_and_no_job_begins_after_it(server):
+    transport = Transport(settings_of(server, concurrency=3))
+    begun = []
+
+    def work(job: int) -> int:
+        begun.append(job)
+        if job == 0:
+            raise ServerError("the cause")
+        time.sleep(0.3)
+        return job
+
+    for _ in range(20):
+        begun.clear()
+        with pytest.raises(ServerError, match="the cause"):
+            list(transport.map(work, range(50)))
+        assert 0 in begun and len(begun) <= 3
 
 
 def test_an_interrupted_scoring_ends_at_once():
@@ -265,11 +283,11 @@ def test_a_killed_scoring_goes_on_where_it_was(server, local, tmp_path):
         import json, sys
         from pathlib import Path
         from xling.models.loading import load_tokenizer
-        from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served
+        from xling.scoring.server import ServedModel, ServerEngine, Transport, find_served_models
         from xling.study.settings import ServerSettings
         settings = ServerSettings(url={server.url!r}, concurrency=2)
         transport = Transport(settings)
-        served = find_served(transport, model="", study_model="any")
+        served = find_served_models(transport, model="", study_model="any")
         model = ServedModel(served, "", 512, Path({str(kept)!r}))
         tokenizer = load_tokenizer(Path({str(server.folder)!r}))
         engine = ServerEngine(

@@ -13,10 +13,10 @@ from xling.scoring import Scores
 from xling.scoring.server.responses import (
     Listed,
     echoed,
+    identifies_labels,
     label_logprobs,
     prompt_tokens,
     read_positions,
-    told_apart,
 )
 from xling.study.settings import ModelSettings, ServerSettings
 
@@ -113,13 +113,13 @@ def test_texts_tell_labels_apart_where_no_other_token_has_them():
     core.decoder = decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
     text, raw = (Listed(-1.0, "1"),), (Listed(-1.0, "1", raw=b"1"),)
-    assert not told_apart(tokenizer, [1], ["1"], text)
-    assert told_apart(tokenizer, [1], ["1"], (Listed(-1.0, "1", token=1),))
+    assert not identifies_labels(tokenizer, [1], ["1"], text)
+    assert identifies_labels(tokenizer, [1], ["1"], (Listed(-1.0, "1", token=1),))
     core.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
-    assert told_apart(tokenizer, [1], ["1"], text)
-    assert not told_apart(tokenizer, [1], ["1"], raw)
-    assert told_apart(tokenizer, [2], ["2"], raw)
+    assert identifies_labels(tokenizer, [1], ["1"], text)
+    assert not identifies_labels(tokenizer, [1], ["1"], raw)
+    assert identifies_labels(tokenizer, [2], ["2"], raw)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first token", "left out"])

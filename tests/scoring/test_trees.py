@@ -309,9 +309,9 @@ def test_other_errors_of_a_pass_are_not_taken_for_memory(tiny_model):
 
 def test_finished_batches_are_kept_and_not_computed_again(tiny_model, tmp_path):
     kept = tmp_path / "stage" / "batches.jsonl"
-    options = {"batch_tokens": 300, "kept": None}
+    options = {"batch_tokens": 300, "cache_file": None}
     whole = engine_of(tiny_model("gemma3_text"), **options).score(PROMPTS)
-    options["kept"] = kept
+    options["cache_file"] = kept
     engine = engine_of(tiny_model("gemma3_text"), **options)
     passes = []
 
@@ -359,7 +359,7 @@ def test_unfit_answers_are_refused(tiny_model, prompts, choices, message):
 
 def test_answers_without_a_token_before_them_are_refused(tiny_model):
     engine = engine_of(tiny_model("llama"), chat=True)  # no special tokens
-    with pytest.raises(ValueError, match="no token stands before option 1 of prompt 0"):
+    with pytest.raises(ValueError, match="no token comes before option 1 of prompt 0"):
         engine.score_choices([""], [("1", "2", "3", "4")])
 
 

@@ -1,4 +1,7 @@
-"""Data: one schema, three sources (hub, folder, the embedded mini set), and splits."""
+"""Data: one schema, three sources (hub, folder, the embedded mini set), splits and leakage.
+
+Items are checked when they are read, and never changed. No prompt, model or run is made here.
+"""
 
 from __future__ import annotations
 

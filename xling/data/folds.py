@@ -1,4 +1,4 @@
-"""Cross-fitting: folds of passages, each held out once from an adapter of its own."""
+"""Cross-fitting: folds of passages, each held out once from its own adapter."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def cross_fit_splits(data: DataSet, *, folds: int, seed: int, limit: int = 0) ->
             by_passage.setdefault(item.passage_id, []).append(item.item_id)
     if len(by_passage) < folds:
         raise ValueError(
-            f"folds: {folds}, but the questions stand on {len(by_passage)} passages; a passage "
+            f"folds: {folds}, but the questions are on {len(by_passage)} passages; a passage "
             "stays whole, so take fewer folds or more questions."
         )
     parts: list[set[str]] = [set() for _ in range(folds)]
@@ -83,6 +83,6 @@ def check_folds(data: DataSet, splits: Sequence[Split]) -> None:
     never = sorted(frozenset().union(*used) - heldout)
     if never:
         raise ValueError(
-            f"folds: {len(never)} questions are never held out, first {shorten_middle(never[0])}. Each "
-            "question belongs to one fold."
+            f"folds: {len(never)} questions are never held out, first {shorten_middle(never[0])}. "
+            "Each question belongs to one fold."
         )

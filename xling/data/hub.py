@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from xling.data.parallel import make_data_set
-from xling.data.pins import check_pinned
 from xling.data.schema import DataSet, Item, parse_row, sha256_of_items
+from xling.files.atomic import atomic_write
+from xling.files.paths import cache_folder
 from xling.messages.values import format_name, join_names
 
 BELEBELE = "facebook/belebele"
 # The commit that mteb (BelebeleRetrieval) and lighteval pin.
 BELEBELE_REVISION = "75b399394a9803252cfec289d103de462763db7c"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def load_hub(
@@ -60,14 +66,9 @@ def load_hub(
         source=f"hub:{repository}",
         revision=revision,
     )
+    # In the hub's order: the data set's is that of the first language asked for.
     check_pinned(
-        repository,
-        revision,
-        {
-            # In the hub's order: the data set's is that of the first language asked for.
-            code: sha256_of_items(rows)
-            for code, rows in items.items()
-        },
+        repository, revision, {code: sha256_of_items(rows) for code, rows in items.items()}
     )
     return data
 
@@ -100,9 +101,9 @@ def _unreachable(repository: str, revision: str, error: Exception) -> Connection
     reason = str(error).strip().splitlines()[:1] or [""]
     return ConnectionError(
         f"the data set {repository} at revision {revision} could not be loaded from the hub "
-        f"({type(error).__name__}: {format_name(reason[0], 200)}). Check the name, the revision and the "
-        "network; set HF_TOKEN if the repository asks for a login; set HF_HUB_OFFLINE=1 to use "
-        "what an earlier run has cached; or give a folder of <code>.jsonl files with "
+        f"({type(error).__name__}: {format_name(reason[0], 200)}). Check the name, the revision "
+        "and the network; set HF_TOKEN if the repository asks for a login; set HF_HUB_OFFLINE=1 "
+        "to use what an earlier run has cached; or give a folder of <code>.jsonl files with "
         "-P data=FOLDER."
     )
 
@@ -123,3 +124,52 @@ def _items(rows: Iterable[Mapping[str, Any]], where: str, code: str) -> list[Ite
             stacklevel=3,
         )
     return items
+
+
+def check_pinned(repository: str, revision: str, sha256_by_language: Mapping[str, str]) -> None:
+    """Check data against what the same commit gave before, and keep what is new.
+
+    A commit never changes; what a cache or a mirror holds under its name can. A tag or a branch
+    may move, so it is not pinned.
+
+    Args:
+        repository: Name on the hub, or a local folder laid out as one.
+        revision: What was loaded.
+        sha256_by_language: Of the items, in the repository's order.
+
+    Raises:
+        ValueError: A language's items are not those that the commit had before.
+    """
+    if not _COMMIT.fullmatch(revision):
+        return
+    path = _pins_file(repository, revision)
+    known = _known(path)
+    for code, sha256 in sha256_by_language.items():
+        if known.get(code, sha256) != sha256:
+            raise ValueError(
+                f"{repository} at {revision}: the items of {code} have sha256 {sha256}, but had "
+                f"{known[code]} when they were first loaded, and a commit does not change. The "
+                "cached data is damaged or was changed: delete the data set's folder in the cache "
+                f"of `datasets` (HF_DATASETS_CACHE) and load it again. If what was loaded first "
+                f"was wrong, delete {path}."
+            )
+    if not set(sha256_by_language) <= set(known):
+        with atomic_write(path) as temporary:
+            content = json.dumps({**known, **sha256_by_language}, indent=1, sort_keys=True)
+            temporary.write_text(content + "\n", encoding="utf-8")
+
+
+def _pins_file(repository: str, revision: str) -> Path:
+    place = Path(repository)
+    named = str(place.resolve()) if place.is_dir() else repository
+    short = hashlib.sha256(f"{named}@{revision}".encode()).hexdigest()[:16]
+    return cache_folder() / "data-pins" / f"{short}.json"
+
+
+def _known(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        return {str(code): str(value) for code, value in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it") from error

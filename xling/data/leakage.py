@@ -1,9 +1,9 @@
-"""Proof that nothing that is held out was trained on: by item id, and by what a question says.
+"""Leakage: checks that nothing held out was trained on, by item id and by text.
 
 Ids are the same in every language. The same passage and question under another id are the same
-question, too; that is told within one language, whatever the spaces and the way in which letters
-are composed. What an adapter was trained on goes with it as hashes, so that any study that it is
-used in can prove that it holds out other questions.
+question, too; they are compared within one language, whatever the spaces and the way in which
+letters are composed. What an adapter was trained on goes with it as hashes, so that any study that
+uses it can check that it holds out other questions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TrainedOn:
 
 
 def trained_on(items: Iterable[Item]) -> TrainedOn:
-    """The hashes of items that are trained on."""
+    """Return the hashes of items that are trained on."""
     rows = list(items)
     return TrainedOn(
         frozenset(_hash(item.item_id) for item in rows),
@@ -84,7 +84,7 @@ def read_training_items(folder: Path, *, adapter: str) -> TrainedOn:
 def check_no_leakage(
     training: TrainedOn, heldout: Mapping[str, Sequence[Item]], *, where: str
 ) -> str:
-    """Prove that no held-out question was trained on, by id or by text.
+    """Check that no held-out question was trained on, by id or by text.
 
     Args:
         training: What was trained on.
@@ -92,7 +92,7 @@ def check_no_leakage(
         where: What is trained or asked, for the message.
 
     Returns:
-        The proof in words, with both numbers.
+        What was checked, in words, with both numbers.
 
     Raises:
         ValueError: A held-out question was trained on; names the number and the first ones.
@@ -119,7 +119,7 @@ def check_no_leakage(
         raise ValueError(
             f"{where}: {len(shared)} of {len(ids)} held-out questions were trained on "
             f"({'; '.join(both)}): their answers would be remembered, not found. Use the split "
-            "that the adapter was trained with, or train it anew on this one"
+            "that the adapter was trained with, or train it again on this one"
         )
     return (
         f"0 of {training.n_questions} training questions among {len(ids)} held-out "
@@ -141,44 +141,44 @@ def without_repeats(data: DataSet, split: Split) -> Split:
         ValueError: Every training question is repeated in the held-out part.
 
     Warns:
-        UserWarning: Questions are left out; it names the first, and its twin.
+        UserWarning: Questions are left out; it names the first, and the one that it repeats.
     """
-    twins = _twins(data, split.training_ids, split.heldout_ids)
-    if not twins:
+    duplicates = _duplicates(data, split.training_ids, split.heldout_ids)
+    if not duplicates:
         return split
-    kept = tuple(item_id for item_id in split.training_ids if item_id not in twins)
-    if not kept:
+    left = tuple(item_id for item_id in split.training_ids if item_id not in duplicates)
+    if not left:
         raise ValueError(
-            f"{data.source}: each of the {len(twins)} training questions is held out, too, under "
-            "another id: none is left to train on. Remove the repeated rows."
+            f"{data.source}: each of the {len(duplicates)} training questions is held out, too, "
+            "under another id: none is left to train on. Remove the repeated rows."
         )
-    first, (code, other) = next(iter(twins.items()))
+    first, (code, other) = next(iter(duplicates.items()))
     warnings.warn(
-        f"{data.source}: {len(twins)} training questions have the passage and question of held-out "
-        f"ones under another id, first {first}, which is {other} in {code}. They are left out of "
-        "training.",
+        f"{data.source}: {len(duplicates)} training questions have the passage and question of "
+        f"held-out ones under another id, first {first}, which is {other} in {code}. They are left "
+        "out of training.",
         UserWarning,
         stacklevel=2,
     )
-    return replace(split, training_ids=kept)
+    return replace(split, training_ids=left)
 
 
-def _twins(
+def _duplicates(
     data: DataSet, training_ids: Collection[str], heldout_ids: Collection[str]
 ) -> dict[str, tuple[str, str]]:
-    """Training ids that a held-out item repeats: language and id of the held-out one."""
+    """Return training ids that a held-out item repeats: language and id of the held-out one."""
     training, heldout = set(training_ids), set(heldout_ids)
     found: dict[str, tuple[str, str]] = {}
     for code, items in data.items.items():
-        said = {_said(item): item.item_id for item in items if item.item_id in heldout}
+        seen = {_content(item): item.item_id for item in items if item.item_id in heldout}
         for item in items:
-            if item.item_id in training and _said(item) in said:
-                found.setdefault(item.item_id, (code, said[_said(item)]))
+            if item.item_id in training and _content(item) in seen:
+                found.setdefault(item.item_id, (code, seen[_content(item)]))
     return found
 
 
-def _said(item: Item) -> tuple[str, str]:
-    """A passage and question as they are compared."""
+def _content(item: Item) -> tuple[str, str]:
+    """Return a passage and question as they are compared."""
     return _normal(item.flores_passage), _normal(item.question)
 
 
@@ -187,7 +187,7 @@ def _normal(text: str) -> str:
 
 
 def _text_hash(item: Item) -> str:
-    return _hash("\0".join((item.dialect, *_said(item))))
+    return _hash("\0".join((item.dialect, *_content(item))))
 
 
 def _hash(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Making a data set of several languages' items, which must be parallel."""
+"""Makes a data set of several languages' items, which must be parallel."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 
-from xling.data.schema import DataSet, Item
-from xling.data.text import look_of
+from xling.data.schema import DataSet, Item, look_of
 from xling.messages.values import join_names, shorten_middle
 
 # Items that one warning names.
@@ -87,12 +86,12 @@ def check_parallel(items: Mapping[str, Sequence[Item]], *, source: str) -> None:
 
 
 def _facts(rows: Sequence[Item], code: str, source: str) -> dict[str, tuple[int, str]]:
-    """Return gold and part by item id; raise on an item that stands twice."""
+    """Return gold and part by item id; raise on an item that appears twice."""
     facts: dict[str, tuple[int, str]] = {}
     for item in rows:
         if item.item_id in facts:
             raise ValueError(
-                f"{source}: item {shorten_middle(item.item_id)} stands twice in {code}. Link and "
+                f"{source}: item {shorten_middle(item.item_id)} appears twice in {code}. Link and "
                 "question_number together must name one item; remove or renumber one of the two."
             )
         facts[item.item_id] = (item.correct_answer_num, item.part)
@@ -105,7 +104,7 @@ def _say(facts: tuple[int, str]) -> str:
 
 
 def _warn_of_equal_options(items: Mapping[str, Sequence[Item]], *, source: str) -> None:
-    """Warn once of all items with equal options, with the languages they stand in."""
+    """Warn once of all items with equal options, with their languages."""
     found: dict[str, list[str]] = {}
     for code, rows in items.items():
         for item in rows:

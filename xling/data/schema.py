@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from xling.data.text import is_blank, is_one_line
 from xling.messages.values import format_value, join_names
 
 TRAINING = "training"
@@ -22,6 +22,11 @@ _REQUIRED = (*_TEXTS, "question_number", "correct_answer_num", "dialect")
 # A link names a passage in tables, records and messages: a line of them, not a text.
 _LONGEST_LINK = 1000
 _MOST_NUMBER = 10**9
+# Controls, format characters (zero-width, bidirectional, soft hyphen) and all separators.
+_UNSEEN_CATEGORIES = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
+# Letters, marks and a symbol that draw nothing: fillers, joiners, the blank Braille cell.
+_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+_SELECTORS = ((0xFE00, 0xFE0F), (0x180B, 0x180F), (0xE0100, 0xE01EF))
 _PARTS = {"train": TRAINING, "dev": TRAINING, "validation": TRAINING, "test": HELDOUT}
 
 
@@ -130,7 +135,7 @@ def sha256_of_items(items: Iterable[Item]) -> str:
 def parse_row(row: Mapping[str, object], *, where: str, language: str = "") -> Item:
     """Check one row of data and make an item of it.
 
-    Text is kept exactly as it stands: neither stripped nor normalised.
+    Text is kept exactly as it is: neither stripped nor normalised.
 
     Args:
         row: The row's fields. ``split`` is optional (train, dev, validation or test); other
@@ -151,15 +156,15 @@ def parse_row(row: Mapping[str, object], *, where: str, language: str = "") -> I
     texts = {field: _text(row[field], field, where) for field in (*_TEXTS, "dialect")}
     if language and texts["dialect"] != language:
         raise ValueError(
-            f"{where}: dialect is {format_value(texts['dialect'])}, but the data of {language!r} was "
-            "asked for. Put each language's rows under its own code."
+            f"{where}: dialect is {format_value(texts['dialect'])}, but the data of {language!r} "
+            "was asked for. Put each language's rows under its own code."
         )
     _check_link(texts["link"], where)
     gold = _whole(row["correct_answer_num"], "correct_answer_num", where)
     if gold not in (1, 2, 3, 4):
         raise ValueError(
-            f"{where}: correct_answer_num is {format_value(gold)}; it must be 1, 2, 3 or 4 (the first "
-            "option is 1, not 0)."
+            f"{where}: correct_answer_num is {format_value(gold)}; it must be 1, 2, 3 or 4 (the "
+            "first option is 1, not 0)."
         )
     return Item(
         link=texts["link"],
@@ -206,8 +211,8 @@ def _whole(value: object, field: str, where: str) -> int:
 def _check_link(link: str, where: str) -> None:
     if len(link) > _LONGEST_LINK or not is_one_line(link):
         raise ValueError(
-            f"{where}: link is {format_value(link)}; it must be one line of {_LONGEST_LINK} characters "
-            "at most, without control characters."
+            f"{where}: link is {format_value(link)}; it must be one line of {_LONGEST_LINK} "
+            "characters at most, without control characters."
         )
 
 
@@ -219,3 +224,31 @@ def _part(value: object, where: str) -> str:
     raise ValueError(
         f"{where}: split is {format_value(value)}; it must be {', '.join(_PARTS)}, or left out."
     )
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text has nothing to read: only spaces and characters that are not seen."""
+    return all(_is_unseen(character) for character in text)
+
+
+def is_one_line(text: str) -> bool:
+    """Return whether a text has neither line breaks nor other control characters."""
+    return not any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text)
+
+
+def look_of(text: str) -> str:
+    """Return what a text looks like; two that look alike are the same to a reader.
+
+    Composed and decomposed letters are the same (NFC), characters that are not seen are left out,
+    and any run of spaces is one.
+    """
+    if not (text.isprintable() and text.isascii()):
+        seen = (each for each in text if each.isspace() or not _is_unseen(each))
+        text = unicodedata.normalize("NFC", "".join(seen))
+    return " ".join(text.split())
+
+
+def _is_unseen(character: str) -> bool:
+    if unicodedata.category(character) in _UNSEEN_CATEGORIES or character in _FILLERS:
+        return True
+    return any(first <= ord(character) <= last for first, last in _SELECTORS)

@@ -52,7 +52,7 @@ def split_items(data: DataSet, *, split: SplitKind, held_out: int, seed: int) ->
 
     Raises:
         ValueError: An unknown kind, a number that leaves a part empty, or ``given`` for data
-            that has no parts of its own.
+            that has no parts itself.
     """
     if split not in ONE_SPLIT:
         raise ValueError(f"split: {split!r}; it must be {', '.join(ONE_SPLIT)}.")
@@ -83,7 +83,7 @@ def check_disjoint(data: DataSet, split: Split) -> None:
     """Check that nothing held out is trained on.
 
     Raises:
-        ValueError: An id stands in both parts or is not in the data, or with kind ``passage``
+        ValueError: An id is in both parts or is not in the data, or with kind ``passage``
             a passage has questions in both parts.
     """
     training, heldout = set(split.training_ids), set(split.heldout_ids)
@@ -138,11 +138,11 @@ def limit_split(split: Split, limit: int, *, seed: int | None = None) -> Split:
         raise ValueError(f"limit {limit}, seed {seed}: both must be 0 or more (limit 0 keeps all).")
     if limit == 0:
         return split
-    kept = []
+    parts = []
     for stream, ids in enumerate((split.training_ids, split.heldout_ids)):
         drawn = shuffled(ids, np.random.default_rng([seed, stream]))[:limit]
-        kept.append(in_order(ids, set(drawn)))
-    return Split(split.kind, split.seed, kept[0], kept[1])
+        parts.append(in_order(ids, set(drawn)))
+    return Split(split.kind, split.seed, *parts)
 
 
 def first_language(data: DataSet) -> tuple[Item, ...]:
@@ -194,6 +194,6 @@ def _given(data: DataSet, held_out: int, rng: np.random.Generator) -> tuple[set[
     return parts[TRAINING], set(shuffled(heldout, rng)[:held_out]) if held_out else heldout
 
 
-def in_order(ids: Collection[str], kept: Collection[str]) -> tuple[str, ...]:
-    """Return the ids that are kept, in the order in which they stand."""
-    return tuple(item_id for item_id in ids if item_id in kept)
+def in_order(ids: Collection[str], chosen: Collection[str]) -> tuple[str, ...]:
+    """Return the ids that are chosen, in their own order."""
+    return tuple(item_id for item_id in ids if item_id in chosen)

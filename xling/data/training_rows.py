@@ -25,7 +25,7 @@ class TrainingRow:
 
 
 def source_rows(items: Mapping[str, Sequence[Item]]) -> list[TrainingRow]:
-    """Every item of every source language under its right answer.
+    """Return every item of every source language under its right answer.
 
     Args:
         items: training items by source language, parallel.
@@ -34,14 +34,14 @@ def source_rows(items: Mapping[str, Sequence[Item]]) -> list[TrainingRow]:
 
 
 def control_source_rows(items: Mapping[str, Sequence[Item]], *, repeats: int) -> list[TrainingRow]:
-    """Control-source items, as many and on the same questions as the source arm has.
+    """Return control-source items, as many and on the same questions as the source arm has.
 
     Each question is trained on `repeats` times, in languages that take turns, so that every
     language has its share; with one language the same text comes `repeats` times.
 
     Args:
         items: training items by control-source language, parallel.
-        repeats: how many source languages the arm stands against.
+        repeats: how many source languages the arm is compared with.
     """
     languages = list(items)
     n_questions = len(items[languages[0]])
@@ -56,7 +56,7 @@ def control_source_rows(items: Mapping[str, Sequence[Item]], *, repeats: int) ->
 def shuffled_label_rows(
     items: Mapping[str, Sequence[Item]], *, rng: np.random.Generator
 ) -> list[TrainingRow]:
-    """Source items under shuffled labels: what is left to learn is the form of an answer.
+    """Return source items under shuffled labels, which teach the form of an answer alone.
 
     See `shuffle_labels`; a question has the same label in every language.
 
@@ -68,7 +68,7 @@ def shuffled_label_rows(
 
 
 def shuffle_labels(items: Sequence[Item], *, rng: np.random.Generator) -> dict[str, int]:
-    """Labels that are exchanged between passages, and so say nothing of the right answers.
+    """Exchange labels between passages, so that they say nothing of the right answers.
 
     The labels of a passage move together, to another passage with as many questions: each
     position stays as frequent as it was, and so does each combination within a passage. (Within
@@ -103,7 +103,7 @@ def shuffle_labels(items: Sequence[Item], *, rng: np.random.Generator) -> dict[s
 
 
 def _exchangeable(items: Sequence[Item]) -> list[Integers]:
-    """Places of items whose labels may be exchanged, by row: each array is (blocks, questions)."""
+    """Return places of items whose labels may be exchanged; each array is (blocks, questions)."""
     by_passage: dict[str, list[int]] = {}
     for place, item in enumerate(items):
         by_passage.setdefault(item.passage_id, []).append(place)
@@ -123,7 +123,7 @@ def _exchange(gold: Integers, blocks: Sequence[Integers], rng: np.random.Generat
 
 
 def _dependence(gold: Integers, labels: Integers) -> float:
-    """Chi-squared statistic of right answers by labels: 0 if they are independent."""
+    """Return the chi-squared statistic of right answers by labels: 0 if they are independent."""
     table = np.zeros((4, 4))
     np.add.at(table, (gold - 1, labels - 1), 1)
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / len(gold)
@@ -132,11 +132,11 @@ def _dependence(gold: Integers, labels: Integers) -> float:
 
 
 def label_agreement(rows: Sequence[TrainingRow]) -> float:
-    """Share of rows whose label is the right answer: 1 but for shuffled labels, there about 1/4."""
+    """Return the share of rows whose label is the right answer: 1 but for shuffled labels."""
     return float(np.mean([row.label == row.item.correct_answer_num for row in rows]))
 
 
 def label_shares(rows: Sequence[TrainingRow]) -> dict[str, float]:
-    """How often each label is trained on: metrics ``label_share_1`` to ``label_share_4``."""
+    """Return how often each label is trained on, as ``label_share_1`` to ``label_share_4``."""
     shares = position_shares(np.array([row.label for row in rows]))
     return {f"label_share_{label}": float(share) for label, share in enumerate(shares, start=1)}

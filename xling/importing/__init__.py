@@ -1,7 +1,7 @@
-"""Results that were made elsewhere, as evaluate runs in the contract's form.
+"""Importing: results that were made elsewhere, as evaluate runs in the contract's form.
 
 Two forms are read: a table of published accuracies (CSV), and what lm-evaluation-harness writes
-with ``--log_samples``, which keeps every item.
+with ``--log_samples``, which has every item. Nothing is scored or corrected here.
 """
 
 from __future__ import annotations

@@ -60,9 +60,9 @@ def read_samples(path: Path, language: str) -> list[Sample]:
         language: Code that each question's ``dialect`` must equal.
 
     Raises:
-        ValueError: If a line is cut off or is no scored Belebele question, if the choices are not
-            answer labels, if the harness's `acc` contradicts the log-probabilities, or if a
-            question stands there twice; the message names file and line.
+        ValueError: If a line is cut off or is not a scored Belebele question, if the choices are
+            not answer labels, if the harness's `acc` contradicts the log-probabilities, or if a
+            question appears twice; the message names file and line.
         OSError: If the file cannot be read.
     """
     samples = []
@@ -73,7 +73,7 @@ def read_samples(path: Path, language: str) -> list[Sample]:
         before = first.setdefault(sample.item.item_id, number)
         if before != number:
             raise ValueError(
-                f"{where}: question {sample.item.item_id} stands in line {before} already; keep "
+                f"{where}: question {sample.item.item_id} is in line {before} already; keep "
                 "the lines of one run and one filter"
             )
         samples.append(sample)
@@ -83,7 +83,7 @@ def read_samples(path: Path, language: str) -> list[Sample]:
 
 
 def sample_records(samples: Sequence[Sample], language: str) -> pd.DataFrame:
-    """Item records of one language, but for the columns that name the run.
+    """Return item records of one language, but for the columns that name the run.
 
     The harness does not say how many tokens a prompt has, so `n_tokens` is 0.
 
@@ -110,7 +110,7 @@ def sample_records(samples: Sequence[Sample], language: str) -> pd.DataFrame:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Each line's number, from 1, and its JSON object."""
+    """Yield each line's number, from 1, and its JSON object."""
     with path.open("rb") as source:
         for number, line in enumerate(source, start=1):
             if not line.strip():
@@ -122,7 +122,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                     f"{path}, line {number}: not JSON, or cut off ({error}); copy the file again"
                 ) from error
             if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: no sample of lm_eval")
+                raise ValueError(f"{path}, line {number}: not a sample of lm_eval")
             yield number, row
 
 
@@ -130,7 +130,7 @@ def _read_sample(row: Mapping[str, Any], where: str, language: str) -> Sample:
     missing = [key for key in ("doc", "arguments", "filtered_resps", "acc") if key not in row]
     if missing:
         raise ValueError(
-            f"{where}: missing {', '.join(missing)}; it is no sample of a multiple-choice task "
+            f"{where}: missing {', '.join(missing)}; it is not a sample of a multiple-choice task "
             "with the metric acc"
         )
     if not isinstance(row["doc"], dict):
@@ -148,15 +148,15 @@ def _read_sample(row: Mapping[str, Any], where: str, language: str) -> Sample:
     sample = Sample(item, _logprobs(row["filtered_resps"], where), contexts.pop())
     if row["acc"] not in (0, 1) or bool(row["acc"]) != sample.correct:
         raise ValueError(
-            f"{where}: acc is {format_value(row['acc'])}, but the likeliest option is {sample.prediction} "
-            f"and the gold one {item.correct_answer_num}; the task's gold answers are not "
-            "Belebele's, or the line was changed"
+            f"{where}: acc is {format_value(row['acc'])}, but the likeliest option is "
+            f"{sample.prediction} and the gold one {item.correct_answer_num}; the task's gold "
+            "answers are not Belebele's, or the line was changed"
         )
     return sample
 
 
 def _arguments(value: object, where: str) -> list[tuple[str, str]]:
-    """The context and choice of each request, in order."""
+    """Return the context and choice of each request, in order."""
     if isinstance(value, dict):  # {"gen_args_0": {"arg_0": context, "arg_1": choice}, …}
         value = [
             list(pair.values()) if isinstance(pair, dict) else pair
@@ -169,8 +169,8 @@ def _arguments(value: object, where: str) -> list[tuple[str, str]]:
             or len(pair) != 2
             or not all(isinstance(text, str) for text in pair)
         ):
-            raise ValueError(f"{where}: arguments hold no pairs of context and choice")
-        if any("\ud800" <= sign <= "\udfff" for sign in "".join(pair)):
+            raise ValueError(f"{where}: arguments must be pairs of context and choice")
+        if any("\ud800" <= character <= "\udfff" for character in "".join(pair)):
             raise ValueError(
                 f"{where}: arguments hold half a surrogate pair; write whole characters"
             )
@@ -189,9 +189,9 @@ def _place(key: str) -> int:
 
 def _check_labels(choices: Sequence[str], where: str) -> None:
     if tuple(choice.strip() for choice in choices) not in LABELS:
-        told = ", ".join(format_value(choice, 16) for choice in choices)
+        found = ", ".join(format_value(choice, 16) for choice in choices)
         raise ValueError(
-            f"{where}: the scored choices are {told}, not the answer labels A to D or 1 to 4. "
+            f"{where}: the scored choices are {found}, not the answer labels A to D or 1 to 4. "
             "Scores of whole answers are sums over tokens, and records of scoring cloze need means "
             "per token: use a task with doc_to_choice of labels, such as the harness's own "
             "belebele tasks, or import the accuracies as a CSV table with scoring cloze"
@@ -199,7 +199,7 @@ def _check_labels(choices: Sequence[str], where: str) -> None:
 
 
 def _logprobs(value: object, where: str) -> tuple[float, ...]:
-    """Four log-probabilities out of [logprob, is_greedy] pairs; the harness writes them as text."""
+    """Read four log-probabilities from [logprob, is_greedy] pairs, which may be text."""
     pairs = value if isinstance(value, list) else []
     numbers = tuple(_number(pair[0]) for pair in pairs if isinstance(pair, list) and len(pair) == 2)
     # Rounding may leave a logarithm a little above 0, which records allow; NaN fails this too.
@@ -212,7 +212,7 @@ def _logprobs(value: object, where: str) -> tuple[float, ...]:
 
 
 def _number(value: object) -> float:
-    """The number, or the number that a text is; NaN if it is none."""
+    """Return the number, or the number that a text is; NaN if it is not one."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return math.nan
     try:

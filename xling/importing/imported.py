@@ -1,4 +1,4 @@
-"""What any reader of foreign results gives back."""
+"""Imported results: what any reader of foreign results returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from xling.files.checksums import hash_file
 
-# Signs of a model's name.
+# Characters of a model's name.
 MAX_NAME = 500
 
 
@@ -78,7 +78,7 @@ class ImportedResults:
 
 
 def files_sha256(paths: Sequence[Path], root: Path) -> str:
-    """Hexadecimal sha256 of files: of a single one's bytes, else of their names and hashes.
+    """Return the sha256 of files: of a single one's bytes, else of their names and hashes.
 
     Args:
         paths: the files.

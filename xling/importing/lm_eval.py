@@ -69,7 +69,7 @@ def read_lm_eval(
         One run for each folder with samples, with item records of part ``heldout``.
 
     Raises:
-        ValueError: If a file is no such file, is cut off, does not score answer labels,
+        ValueError: If a file is not a samples file, is cut off, does not score answer labels,
             contradicts itself or the results file, or if the model's name is not known; the
             message names file, line and remedy.
         OSError: If a file cannot be read.
@@ -84,36 +84,44 @@ def read_lm_eval(
             f"`model` empty, or give one of {join_names(folders)}"
         )
     results_files = {folder: _results_files(folder, members) for folder, members in folders.items()}
-    runs = []
-    for folder, members in folders.items():
-        results = _read_results(results_files[folder])
-        source, name = _model_name(folder, results, model, names or {})
-        if arm == "base" and results.adapters:
-            raise ValueError(
-                f"{folder}: the results say that an adapter was loaded "
-                f"({join_names(sorted(results.adapters))}), so the arm is not base; say which it is"
-            )
-        accuracy, records = _read_languages(members, results)
-        run = ImportedRun(
-            model=name,
-            arm=arm,
-            seed=seed,
-            reasoning=reasoning,
-            scoring=SCORING,
-            accuracy=accuracy,
-            params={"base_model": source, "engine": _engine(results)},
-        )
-        runs.append(replace(run, records=_complete(records, run)))
+    asked = ImportedRun(model, arm, seed, reasoning, SCORING, accuracy={})
+    runs = [
+        _read_folder(folder, members, _read_results(results_files[folder]), asked, names or {})
+        for folder, members in folders.items()
+    ]
     _refuse_one_name_twice(path, runs)
     used = [*files, *(file for members in results_files.values() for file in members)]
     digest = files_sha256(used, path if path.is_dir() else path.parent)
     return ImportedResults(path, "lm-eval", digest, tuple(runs))
 
 
-def _complete(records: pd.DataFrame, run: ImportedRun) -> pd.DataFrame:
-    """The records with the columns that name their run, checked."""
-    format_name = {column: getattr(run, column) for column in RUN_COLUMNS}
-    return check_records(records.assign(**format_name))
+def _read_folder(
+    folder: Path,
+    samples: Sequence[Path],
+    results: _Results,
+    asked: ImportedRun,
+    names: Mapping[str, str],
+) -> ImportedRun:
+    """Read the samples of one model.
+
+    Args:
+        folder: Holds the model's files.
+        samples: Its samples files.
+        results: What its results files say.
+        asked: The run as the caller describes it; its model's name may be empty.
+        names: As in `read_lm_eval`.
+    """
+    source, name = _model_name(folder, results, asked.model, names)
+    if asked.arm == "base" and results.adapters:
+        raise ValueError(
+            f"{folder}: the results say that an adapter was loaded "
+            f"({join_names(sorted(results.adapters))}), so the arm is not base; say which it is"
+        )
+    accuracy, records = _read_languages(samples, results)
+    params = {"base_model": source, "engine": _engine(results)}
+    run = replace(asked, model=name, accuracy=accuracy, params=params)
+    columns = {column: getattr(run, column) for column in RUN_COLUMNS}
+    return replace(run, records=check_records(records.assign(**columns)))
 
 
 def _engine(results: _Results) -> str:
@@ -122,7 +130,7 @@ def _engine(results: _Results) -> str:
 
 
 def _samples_files(path: Path) -> list[Path]:
-    """The samples files at or below a path, sorted."""
+    """Return the samples files at or below a path, sorted."""
     files = sorted(path.rglob(SAMPLES)) if path.is_dir() else [path]
     if not files:
         raise ValueError(
@@ -133,7 +141,7 @@ def _samples_files(path: Path) -> list[Path]:
 
 
 def _results_files(folder: Path, samples: Sequence[Path]) -> list[Path]:
-    """The results files of the same time as some samples; all of the folder if none is."""
+    """Return the results files of some samples' time; all of the folder if none is of it."""
     files = sorted(folder.glob(RESULTS))
     times = {_task_of(path)[1] for path in samples}
     return [file for file in files if _results_time(file) in times] or files
@@ -146,7 +154,7 @@ def _results_time(path: Path) -> str:
 def _read_languages(
     files: Sequence[Path], results: _Results
 ) -> tuple[dict[str, float], pd.DataFrame]:
-    """Accuracy by language, and the record columns that do not name the run."""
+    """Return accuracy by language, and the record columns that do not name the run."""
     items: dict[str, Sequence[Item]] = {}
     accuracies, frames, seen = {}, [], dict[str, Path]()
     for file in files:
@@ -154,7 +162,7 @@ def _read_languages(
         if language in seen:
             raise ValueError(
                 f"{file}: samples of {language} are in {seen[language].name} too; keep the file of "
-                "one run, move the other to a folder of its own"
+                "one run, move the other to another folder"
             )
         seen[language] = file
         samples = read_samples(file, language)
@@ -166,7 +174,7 @@ def _read_languages(
 
 
 def _task_of(path: Path) -> tuple[str, str, str]:
-    """Task, time (empty if the name has none) and language of a samples file."""
+    """Return task, time (empty if the name has none) and language of a samples file."""
     stem = path.name.removesuffix(".jsonl").removeprefix("samples_")
     time = _TIME.search(stem)
     task = stem[: time.start()] if time else stem
@@ -181,19 +189,19 @@ def _task_of(path: Path) -> tuple[str, str, str]:
     return task, time.group(1) if time else "", code
 
 
-def _accuracy(file: Path, samples: Sequence[Sample], said: float | None) -> float:
-    """Share of correct answers, checked against the harness's own number if there is one."""
+def _accuracy(file: Path, samples: Sequence[Sample], reported: float | None) -> float:
+    """Return the share of correct answers, checked against the harness's number if it has one."""
     found = math.fsum(sample.correct for sample in samples) / len(samples)
-    if said is not None and abs(found - said) > _SLACK:
+    if reported is not None and abs(found - reported) > _SLACK:
         raise ValueError(
-            f"{file}: accuracy is {found:.6f} over its {len(samples)} lines, but {said:.6f} in the "
-            "results file of the same run; lines are missing or were changed: copy it again"
+            f"{file}: accuracy is {found:.6f} over its {len(samples)} lines, but {reported:.6f} in "
+            "the results file of the same run; lines are missing or were changed: copy it again"
         )
     return found
 
 
 def _read_results(files: Sequence[Path]) -> _Results:
-    """What results files say of model, adapter, version and accuracies."""
+    """Read model, adapter, version and accuracies from results files."""
     models, adapters, versions = set(), set(), set()
     accuracy: dict[tuple[str, str], float] = {}
     for file in files:
@@ -209,8 +217,8 @@ def _read_results(files: Sequence[Path]) -> _Results:
             if isinstance(value, (int, float)):
                 if not 0 <= value <= 1:  # NaN fails this too
                     raise ValueError(
-                        f"{file}: acc,none of {format_name(task)} is {format_value(value)}, but must lie in "
-                        "0 to 1; copy it again"
+                        f"{file}: acc,none of {format_name(task)} is {format_value(value)}, but "
+                        "must lie in 0 to 1; copy it again"
                     )
                 accuracy[task, _results_time(file)] = float(value)
     return _Results(frozenset(models), frozenset(adapters), frozenset(versions), accuracy)
@@ -222,12 +230,12 @@ def _read_json(file: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise ValueError(f"{file}: not JSON, or cut off ({error}); copy it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file}: no results file of lm_eval; move it away")
+        raise ValueError(f"{file}: not a results file of lm_eval; move it away")
     return content
 
 
 def _adapter(content: Mapping[str, Any]) -> str:
-    """The adapter that the harness's model arguments name; empty if none."""
+    """Return the adapter that the harness's model arguments name; empty if none."""
     arguments = _mapping(content.get("config")).get("model_args")
     if isinstance(arguments, str):  # as older versions of the harness write them
         pairs = (argument.partition("=") for argument in arguments.split(","))
@@ -242,12 +250,12 @@ def _mapping(value: object) -> Mapping[str, Any]:
 def _model_name(
     folder: Path, results: _Results, model: str, names: Mapping[str, str]
 ) -> tuple[str, str]:
-    """The model as the harness calls it (empty: it does not say), and its name in runs."""
+    """Return the harness's name of the model (empty: it does not say), and its name in runs."""
     found = sorted(results.models)
     if len(found) > 1 and not model:
         raise ValueError(
             f"{folder}: the results files are of {len(found)} models ({join_names(found)}); put "
-            "each model's files into a folder of its own, or give `model`"
+            "each model's files into its own folder, or give `model`"
         )
     source = found[0] if len(found) == 1 else ""
     name = model or names.get(source) or source.rstrip("/").rsplit("/", 1)[-1].lower()
@@ -257,8 +265,8 @@ def _model_name(
         )
     if len(name) > MAX_NAME or not name.isprintable():
         raise ValueError(
-            f"{folder}: the model's name is {format_value(name)}; a name is one line of {MAX_NAME} signs "
-            "at most: give `model`"
+            f"{folder}: the model's name is {format_value(name)}; a name is one line of "
+            f"{MAX_NAME} characters at most: give `model`"
         )
     return source, name
 

@@ -51,7 +51,7 @@ def read_results(
         raise ValueError(f"{path} is a folder; give the CSV file, or format lm-eval")
     if path.suffix == ".json":
         raise ValueError(
-            f"{path} is no table; of lm-evaluation-harness give the folder, with samples"
+            f"{path} is not a table; of lm-evaluation-harness give the folder, with samples"
         )
     if model or arm != "base":
         raise ValueError(

@@ -87,7 +87,7 @@ def _make_run(cell: Cell, lines: Sequence[_Line]) -> ImportedRun:
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The header, and each line's number and its values by column, stripped."""
+    """Return the header, and each line's number and its values by column, stripped."""
     reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     header: list[str] = []
     rows = []
@@ -132,20 +132,20 @@ def _read_text(path: Path) -> str:
 
 
 def _check_header(where: str, names: list[str]) -> list[str]:
-    """The names, if they are known, different, and the required ones are among them."""
-    for sign, called in ((";", "semicolons"), ("\t", "tabs")):
-        if len(names) == 1 and sign in names[0]:
+    """Return the names, if they are known, distinct, and include the required ones."""
+    for separator, called in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and separator in names[0]:
             raise ValueError(f"{where}: the columns are separated by {called}; save with commas")
     for name in names:
         if name not in COLUMNS:
             close = difflib.get_close_matches(name.lower(), COLUMNS, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(
-                f"{where}: unknown column {format_value(name)}.{hint} Rename or drop it; the columns are "
-                f"{', '.join(REQUIRED)} and, if known, {', '.join(OPTIONAL)}"
+                f"{where}: unknown column {format_value(name)}.{hint} Rename or drop it; the "
+                f"columns are {', '.join(REQUIRED)} and, if known, {', '.join(OPTIONAL)}"
             )
         if names.count(name) > 1:
-            raise ValueError(f"{where}: column {name!r} stands there twice; keep one")
+            raise ValueError(f"{where}: column {name!r} appears twice; keep one")
     missing = [name for name in REQUIRED if name not in names]
     if missing:
         raise ValueError(
@@ -157,9 +157,9 @@ def _check_header(where: str, names: list[str]) -> list[str]:
 def _refuse_per_cent(path: Path, rows: Sequence[tuple[int, Mapping[str, str]]]) -> None:
     """Raise ValueError if every accuracy but zero reads as per cent."""
     values = [_number(row["accuracy"].removesuffix("%")) for _, row in rows]
-    signs = any(row["accuracy"].endswith("%") for _, row in rows)
+    per_cent = any(row["accuracy"].endswith("%") for _, row in rows)
     above = [value for value in values if value != 0]
-    if signs or (above and all(1 < value <= 100 for value in above)):
+    if per_cent or (above and all(1 < value <= 100 for value in above)):
         raise ValueError(
             f"{path}, line {rows[0][0]}, column accuracy: the accuracies look like per cent; "
             "write proportions: 0.53, not 53"
@@ -172,8 +172,8 @@ def _check_line(where: str, number: int, row: Mapping[str, str]) -> _Line:
             raise ValueError(f"{where}, column {column}: empty; fill it in, or drop the line")
     if len(row["model"]) > MAX_NAME or not row["model"].isprintable():
         raise ValueError(
-            f"{where}, column model: {format_value(row['model'])}; a name is one line of {MAX_NAME} "
-            "signs at most"
+            f"{where}, column model: {format_value(row['model'])}; a name is one line of "
+            f"{MAX_NAME} characters at most"
         )
     try:
         get_language(row["language"])
@@ -210,7 +210,7 @@ def _whole(value: str, where: str, *, least: int) -> int:
 
 
 def _number(value: str) -> float:
-    """The number; NaN if it is none. Python would also take digits that are parted by `_`."""
+    """Return the number; NaN if it is not one. Python would also accept `_` between digits."""
     try:
         return float(value) if "_" not in value else math.nan
     except ValueError:
@@ -226,7 +226,8 @@ def _proportion(value: str, where: str) -> float:
         raise ValueError(f"{where}: {format_value(value)} is not a number; {remedy}")
     if not 0 <= number <= 1:
         raise ValueError(
-            f"{where}: {format_value(value)[1:-1]} must lie in 0 to 1; write proportions: 0.53, not 53"
+            f"{where}: {format_value(value)[1:-1]} must lie in 0 to 1; write proportions: 0.53, "
+            "not 53"
         )
     return number
 
@@ -238,13 +239,13 @@ def _refuse_repeated(path: Path, lines: Sequence[_Line]) -> None:
         if before != line.number:
             what = format_name("/".join(map(str, (*line.cell, line.language))), 200)
             raise ValueError(
-                f"{path}, line {line.number}: {what} stands in line {before} already; keep one, or "
-                "tell them apart by the columns seed, reasoning or scoring"
+                f"{path}, line {line.number}: {what} is in line {before} already; keep one, or "
+                "distinguish them by the columns seed, reasoning or scoring"
             )
 
 
 def _rounding_note(path: Path, lines: Sequence[_Line]) -> tuple[str, ...]:
-    """Says which accuracies are no whole number of correct answers; none if all are."""
+    """Say which accuracies are not a whole number of correct answers; empty if all are."""
     rounded = [
         line
         for line in lines
@@ -256,6 +257,6 @@ def _rounding_note(path: Path, lines: Sequence[_Line]) -> tuple[str, ...]:
     line = rounded[0]
     return (
         f"{path}: {len(rounded)} of {len(lines)} accuracies are rounded, as accuracy × n_items is "
-        f"no whole number (line {line.number}: {line.accuracy} × {line.n_items}); they are used "
+        f"not a whole number (line {line.number}: {line.accuracy} × {line.n_items}); they are used "
         "as they stand",
     )

@@ -11,7 +11,6 @@ from xling.languages.languages import (
     family_of,
     get_language,
     shared_branches,
-    tree_distance,
 )
 
 __all__ = [
@@ -20,5 +19,4 @@ __all__ = [
     "family_of",
     "get_language",
     "shared_branches",
-    "tree_distance",
 ]

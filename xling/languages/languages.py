@@ -89,8 +89,9 @@ def family_of(code: str, *, source_languages: Sequence[str], branch: str) -> Fam
     glottocodes = [_branch_of(get_language(source), branch) for source in source_languages]
     if len(set(glottocodes)) > 1:
         raise ValueError(
-            f"branch: {format_value(branch)} names different branches of {', '.join(source_languages)}: "
-            f"{', '.join(sorted(set(glottocodes)))}. Give the glottocode of one they share."
+            f"branch: {format_value(branch)} names different branches of "
+            f"{', '.join(source_languages)}: {', '.join(sorted(set(glottocodes)))}. "
+            "Give the glottocode of one they share."
         )
     if code in source_languages:
         return "source"
@@ -98,33 +99,11 @@ def family_of(code: str, *, source_languages: Sequence[str], branch: str) -> Fam
     return "related" if related else "control"
 
 
-def tree_distance(a: str, b: str) -> int:
-    """Return the number of edges between two languages in the family tree.
-
-    The same variety in two scripts is at 0, two daughters of one branch at 2. Languages of
-    different families are joined by a virtual root above all families, so their distance is
-    the sum of their depths below it. Glottolog divides some branches more finely than others,
-    so edges measure how finely, too: from Standard Arabic, Maltese is as far as Tigrinya.
-    :func:`shared_branches` does not depend on how finely the target's own branch is divided.
-
-    Args:
-        a: One language's code.
-        b: The other's.
-
-    Raises:
-        ValueError: An unknown code.
-    """
-    path_a, path_b = _path(get_language(a)), _path(get_language(b))
-    shared = set(path_a) & set(path_b)
-    up_a = next(k for k, node in enumerate(path_a) if node in shared)
-    up_b = next(k for k, node in enumerate(path_b) if node in shared)
-    return up_a + up_b
-
-
 def shared_branches(a: str, b: str) -> int:
     """Return how many branches two languages share, counted from the root of their family.
 
-    More is nearer: from Standard Arabic, Maltese shares 6, Hebrew 4, Amharic 3, French 0.
+    More is nearer: from Standard Arabic, Maltese shares 6, Hebrew 4, Amharic 3, French 0. Unlike
+    edges, this does not depend on how finely Glottolog divides the target's own branch.
 
     Args:
         a: One language's code.
@@ -134,11 +113,6 @@ def shared_branches(a: str, b: str) -> int:
         ValueError: An unknown code.
     """
     return len(set(get_language(a).lineage) & set(get_language(b).lineage))
-
-
-def _path(language: Language) -> list[str]:
-    """Return the nodes from the language itself to the virtual root."""
-    return [language.iso639_3, *(node.glottocode for node in language.lineage), "root"]
 
 
 def _branch_of(source: Language, branch: str) -> str:
@@ -157,8 +131,8 @@ def _unknown(code: str) -> str:
     close = difflib.get_close_matches(code, belebele_codes(), n=5, cutoff=0.5)
     hint = f" Close to it: {', '.join(close)}." if close else ""
     return (
-        f"unknown language code {format_value(code)}.{hint} Codes are Belebele's, such as arb_Arab; "
-        "xling.languages.belebele_codes() lists all 122."
+        f"unknown language code {format_value(code)}.{hint} Codes are Belebele's, such as "
+        "arb_Arab; xling.languages.belebele_codes() lists all 122."
     )
 
 

@@ -1,8 +1,8 @@
 """Makes languages.json, which xling.languages reads, from qwanqwa.
 
 qwanqwa's database takes seconds to load, and every command checks language codes. So the part
-that is needed is written down once: ``python -m xling.languages.make_table``, again whenever the pin
-of qwanqwa changes. A test proves that the file and the pinned qwanqwa agree.
+that is needed is written down once: ``python -m xling.languages.make_table``, again whenever the
+pin of qwanqwa changes. A test checks that the file and the pinned qwanqwa agree.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MEMBERS = {"est": "ekk", "grn": "gug", "zho": "cmn"}
 
 
 def read_languages() -> dict[str, dict[str, Any]]:
-    """Name, ISO 639-3 code, script and lineage of each language, from qwanqwa; takes seconds."""
+    """Read each language's name, ISO 639-3 code, script and lineage from qwanqwa; takes seconds."""
     import qq
 
     database = qq.Database.load()
@@ -45,7 +45,7 @@ def read_languages() -> dict[str, dict[str, Any]]:
 
 
 def format_snapshot() -> str:
-    """The text of languages.json: JSON with one language a line, by code."""
+    """Return the text of languages.json: JSON with one language a line, by code."""
     header = json.dumps({"qwanqwa": importlib.metadata.version("qwanqwa")})[1:-1]
     lines = ",\n".join(
         f"{json.dumps(code)}: {json.dumps(language, ensure_ascii=False)}"
@@ -69,7 +69,7 @@ def _describe(database: qq.Database, code: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Rewrites languages.json."""
+    """Rewrite languages.json."""
     SNAPSHOT.write_text(format_snapshot(), encoding="utf-8")
 
 

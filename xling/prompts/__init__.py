@@ -1,6 +1,6 @@
 """Prompt templates, chat turns, and the check that an answer label is one token.
 
-Nothing here loads a model or scores.
+A prompt is the exact text that a model reads. Nothing here loads a model or scores.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ ANSWER_PROBE = "xling-answer-probe"
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses a tokenizer whose chat template cannot put a question to the model.
+    """Check that a tokenizer's chat template can put a question to the model.
 
     Raises:
         ValueError: there is no template, it fails, it writes no generation prompt, or it drops
@@ -59,7 +59,7 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def generation_turn(tokenizer: PreTrainedTokenizerBase, text: str, *, thinking: bool) -> str:
-    """The user's turn and the generation prompt: what a model continues freely.
+    """Return the user's turn and the generation prompt: what a model continues freely.
 
     Args:
         tokenizer: has a template that `check_chat_template` takes.
@@ -70,7 +70,7 @@ def generation_turn(tokenizer: PreTrainedTokenizerBase, text: str, *, thinking: 
 
 
 def answer_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """The user's turn, and the assistant's up to where the answer's own text begins.
+    """Return the user's turn, and the assistant's up to where the answer's own text begins.
 
     The template writes a whole assistant's turn without thinking, which is cut where its content
     begins. A generation prompt alone would be wrong for templates whose final answers stand
@@ -86,21 +86,21 @@ def answer_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 
 def generation_opening(tokenizer: PreTrainedTokenizerBase, *, thinking: bool) -> str:
-    """What the template writes after the user's turn in `generation_turn`."""
+    """Return what the template writes after the user's turn in `generation_turn`."""
     closed = _render(tokenizer, QUESTION_PROBE, thinking=thinking, generation_prompt=False)
     opened = generation_turn(tokenizer, QUESTION_PROBE, thinking=thinking)
     return _new_text(closed, opened)
 
 
 def answer_opening(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the template writes after the user's turn in `answer_turn`."""
+    """Return what the template writes after the user's turn in `answer_turn`."""
     closed = _render(tokenizer, QUESTION_PROBE, thinking=False, generation_prompt=False)
     opened = answer_turn(tokenizer, QUESTION_PROBE)
     return _new_text(closed, opened)
 
 
 def _new_text(before: str, after: str) -> str:
-    """What is left of `after` once its common beginning with `before` is gone."""
+    """Return what is left of `after` once its common beginning with `before` is gone."""
     same = next(
         (at for at, pair in enumerate(zip(before, after, strict=False)) if len(set(pair)) > 1),
         min(len(before), len(after)),
@@ -134,7 +134,7 @@ def _render(
 
 
 def _without_clock(template: str) -> str:
-    """The template with each call of the clock replaced by `TODAY` in the same form."""
+    """Replace each call of the clock in a template by `TODAY` in the same form."""
     return re.sub(
         r"strftime_now\(\s*(['\"])(.*?)\1\s*\)",
         lambda call: f"'{TODAY.strftime(call[2])}'",

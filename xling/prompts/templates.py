@@ -55,11 +55,11 @@ class PromptFormat:
 
     Attributes:
         template: text with the placeholders of `FIELDS`.
-        answer_prefix: stands right before the answer label, in chat models as the start of
+        answer_prefix: comes right before the answer label, in chat models as the start of
             the assistant's turn.
         chat: whether the text goes through the tokenizer's chat template.
         cloze_template: text with the placeholders of `CLOZE_FIELDS`, for cloze scoring.
-        cloze_prefix: stands before the answer's own text in cloze scoring; that text follows
+        cloze_prefix: comes before the answer's own text in cloze scoring; that text follows
             after a space.
     """
 
@@ -76,7 +76,7 @@ class PromptFormat:
 
 
 def check_template(template: str) -> str:
-    """Returns `template` if it has each of `FIELDS` once and nothing else.
+    """Return `template` if it has each of `FIELDS` once and nothing else.
 
     Raises:
         ValueError: names the missing, repeated or unknown placeholders.
@@ -85,7 +85,7 @@ def check_template(template: str) -> str:
 
 
 def check_cloze_template(template: str) -> str:
-    """Returns `template` if it has each of `CLOZE_FIELDS` once and nothing else: no options.
+    """Return `template` if it has each of `CLOZE_FIELDS` once and nothing else: no options.
 
     Raises:
         ValueError: names the missing, repeated or unknown placeholders.
@@ -112,7 +112,7 @@ def _check_placeholders(template: str, fields: Sequence[str], what: str) -> str:
 
 
 def fill_template(item: Question, template: str) -> str:
-    """The item's text; braces inside passages and options are kept as they are."""
+    """Return the item's text; braces inside passages and options are kept as they are."""
     answers = {f"answer{number}": text for number, text in enumerate(item.answers, start=1)}
     return template.format(passage=item.flores_passage, question=item.question, **answers)
 
@@ -120,7 +120,7 @@ def fill_template(item: Question, template: str) -> str:
 def render_prompts(
     items: Sequence[Question], layout: PromptFormat, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
-    """The exact prompt of each item, up to and with the answer prefix.
+    """Return the exact prompt of each item, up to and with the answer prefix.
 
     Raises:
         ValueError: the layout asks for a chat template, and `check_chat_template` refuses the
@@ -133,7 +133,7 @@ def render_prompts(
 def render_cloze_prompts(
     items: Sequence[Question], layout: PromptFormat, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
-    """The exact cloze prompt of each item, up to and with the cloze prefix; options unseen.
+    """Return the exact cloze prompt of each item, with the cloze prefix and no options.
 
     Raises:
         ValueError: as `render_prompts`.
@@ -155,7 +155,7 @@ def _before_answers(
 
 
 def prompt_sha256(prompt: str) -> str:
-    """Hexadecimal sha256 of a prompt's UTF-8 bytes."""
+    """Return the hexadecimal sha256 of a prompt's UTF-8 bytes."""
     return hashlib.sha256(prompt.encode()).hexdigest()
 
 
@@ -166,7 +166,7 @@ def label_token_ids(
     labels: Sequence[str] = LABELS,
     add_special_tokens: bool,
 ) -> tuple[int, ...]:
-    """Token id of each answer label, after checking that the labels can be scored.
+    """Return each answer label's token id, after checking that the labels can be scored.
 
     Each label must be one token, must not merge with the prompt's end, and all must differ;
     else their log-probabilities are not those of the answers.
@@ -187,7 +187,7 @@ def label_token_ids(
         if whole[: len(before)] != before or len(whole) != len(before) + 1:
             tail = tokenizer.convert_ids_to_tokens(whole[-3:])
             raise ValueError(
-                f"answer label {label!r} is not a token of its own after a prompt that ends in "
+                f"answer label {label!r} is not a single token after a prompt that ends in "
                 f"{prompt[-12:]!r} (the text ends in the tokens {tail}); change "
                 "`prompt.answer_prefix`: one that ends in '(' or a newline works with most models"
             )

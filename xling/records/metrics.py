@@ -11,7 +11,7 @@ CALIBRATION_BINS = 10
 
 
 def clustered_stderr(correct: npt.NDArray[np.bool_], clusters: npt.NDArray[np.generic]) -> float:
-    """Standard error of an accuracy whose items come in clusters (here: passages).
+    """Return the standard error of an accuracy whose items come in clusters (here: passages).
 
     With s the 0/1 scores of n items, Miller 2024 ("Adding Error Bars to Evals") gives
     SE^2 = Var(s)/n + 1/n^2 * sum over clusters of sum over i != j of (s_i - mean)(s_j - mean),
@@ -44,7 +44,7 @@ def clustered_stderr(correct: npt.NDArray[np.bool_], clusters: npt.NDArray[np.ge
 
 
 def position_entropy(prediction: npt.NDArray[np.integer]) -> float:
-    """Entropy of the predicted option positions, in bits.
+    """Return the entropy of the predicted option positions, in bits.
 
     Args:
         prediction: Shape (n,), the chosen option of each item, 1 to 4.
@@ -63,7 +63,7 @@ def position_entropy(prediction: npt.NDArray[np.integer]) -> float:
 
 
 def position_shares(position: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    """How often each option position occurs.
+    """Return how often each option position occurs.
 
     Args:
         position: Shape (n,), 1 to 4, n > 0.
@@ -75,7 +75,7 @@ def position_shares(position: npt.NDArray[np.integer]) -> npt.NDArray[np.float64
 
 
 def option_probabilities(logprobs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Probabilities of the four options, as if there were no other answer.
+    """Return probabilities of the four options, as if there were no other answer.
 
     Args:
         logprobs: Shape (n, 4), natural logs.
@@ -93,7 +93,7 @@ def option_probabilities(logprobs: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
 def expected_calibration_error(
     logprobs: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
 ) -> float:
-    """How far confidence is from accuracy, over bins of like confidence (Guo et al. 2017).
+    """Measure how far confidence is from accuracy, over bins of confidence (Guo et al. 2017).
 
     ECE = sum over bins of (items in bin / n) * |accuracy - mean confidence| in that bin, with ten
     bins of equal width. An item's confidence is the largest of its four option probabilities,

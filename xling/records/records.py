@@ -27,58 +27,13 @@ from xling.records.metrics import (
     position_shares,
 )
 from xling.records.schema import (
-    ARMS,
     FAMILIES,
     KEY_COLUMNS,
     LOGPROB_COLUMNS,
-    PARTS,
-    REASONINGS,
     RECORD_SCHEMA,
     RUN_COLUMNS,
-    SCORINGS,
     check_records,
 )
-from xling.records.warnings import (
-    ANSWER_MASS,
-    CONSTANT,
-    EMPTY,
-    LEAST_CONSTANT,
-    NO_MASS,
-    SAME_AS_BASE,
-    UNCHANGED,
-    suspicious_languages,
-    unchanged_languages,
-    warning_text,
-)
-
-__all__ = [
-    "ANSWER_MASS",
-    "ARMS",
-    "CONSTANT",
-    "EMPTY",
-    "FAMILIES",
-    "KEY_COLUMNS",
-    "LEAST_CONSTANT",
-    "LOGPROB_COLUMNS",
-    "NO_MASS",
-    "PARTS",
-    "REASONINGS",
-    "RECORD_SCHEMA",
-    "RUN_COLUMNS",
-    "SAME_AS_BASE",
-    "SCORINGS",
-    "UNCHANGED",
-    "check_records",
-    "describe_format",
-    "read_parquet",
-    "read_records",
-    "records_sha256",
-    "summarize_records",
-    "suspicious_languages",
-    "unchanged_languages",
-    "warning_text",
-    "write_records",
-]
 
 
 def write_records(frame: pd.DataFrame, path: Path) -> None:
@@ -108,7 +63,7 @@ def read_records(path: Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated, corrupt or no parquet file, or if its rows break
+        ValueError: If the file is truncated, corrupt or not a parquet file, or if its rows break
             the contract; the message names the file.
     """
     if not path.is_file():
@@ -151,7 +106,7 @@ def records_sha256(frame: pd.DataFrame) -> str:
 
 
 def summarize_records(frame: pd.DataFrame, family: Mapping[str, str]) -> dict[str, float]:
-    """Metrics of one evaluate run over its held-out items.
+    """Return the metrics of one evaluate run over its held-out items.
 
     Args:
         frame: Item records of one run (one model, arm, seed, reasoning and scoring).
@@ -205,7 +160,7 @@ def summarize_records(frame: pd.DataFrame, family: Mapping[str, str]) -> dict[st
 
 
 def describe_format(frame: pd.DataFrame) -> pd.DataFrame:
-    """What the answers of one run look like, right or wrong, over its held-out items.
+    """Describe the answers of one run, right or wrong, over its held-out items.
 
     Args:
         frame: Item records of one run, as check_records takes them.
@@ -213,7 +168,7 @@ def describe_format(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per language: `language`, `n_items`, `accuracy`, `answer_mass` (NaN for cloze),
         `position_entropy` (bits), `ece`; for each position k of 1 to 4 `gold_k` and `predicted_k`
-        (how often the right answer and the prediction stand there) and `prior_k` (mean
+        (how often the right answer and the prediction are there) and `prior_k` (mean
         probability of the option there, the four made to sum to 1: the learned position prior).
 
     Raises:

@@ -116,7 +116,7 @@ def check_records(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _checked_column(frame: pd.DataFrame, field: pa.Field) -> pd.Series:
-    """One column in its schema type, or ValueError at its first bad row."""
+    """Return one column in its schema type, or raise ValueError at its first bad row."""
     name = str(field.name)
     values: pd.Series = frame[name]
     if isinstance(values.dtype, pd.CategoricalDtype):
@@ -166,7 +166,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a value may stand among numbers; NaN and None are told apart later."""
+    """Return whether a value may be among numbers; NaN and None are distinguished later."""
     if value is None or value is pd.NA:
         return True
     return isinstance(value, (int, float, Decimal, np.number)) and not isinstance(value, bool)
@@ -180,7 +180,7 @@ def _is_real(kind: Any) -> bool:
 def _whole_numbers(
     frame: pd.DataFrame, name: str, values: pd.Series, numbers: pd.Series
 ) -> pd.Series:
-    """A column as the integers that it holds, not as those that a float comes nearest to."""
+    """Return a column as the integers that it holds, not as those nearest to its floats."""
     limits = np.iinfo(_INTEGERS[name])
     rule = f"must lie in {limits.min} to {limits.max}"
     if not pd.api.types.is_integer_dtype(values.dtype):
@@ -240,5 +240,5 @@ def _refuse(frame: pd.DataFrame, column: str, bad: Mask, rule: str) -> None:
         for name in ("model", "arm", "language", "item_id")
     )
     value = frame[column].iloc[row]
-    told = format_value(value.item() if isinstance(value, np.generic) else value)
-    raise ValueError(f"records: column {column!r}, row {row} ({where}): value {told} {rule}")
+    text = format_value(value.item() if isinstance(value, np.generic) else value)
+    raise ValueError(f"records: column {column!r}, row {row} ({where}): value {text} {rule}")

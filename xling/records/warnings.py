@@ -26,18 +26,18 @@ the least so says little of what the model knows."""
 
 UNCHANGED = 1e-4
 """Difference of log-probabilities up to which an adapter has no effect: the same model gives a
-little other last digits where a prompt stands in a batch with others, as those of the base do,
+little other last digits where a prompt is in a batch with others, as those of the base do,
 which is asked training questions, too. What is trained changes far more."""
 
 LEAST_CONSTANT = 8
-"""Questions from which on one option for all of them is no accident: drawn blindly, all eight are
-the same in 1 of 16,384 cases."""
+"""From so many questions on, the same option for all is not an accident: drawn blindly, all eight
+are the same in 1 of 16,384 cases."""
 
 
 def suspicious_languages(
     frame: pd.DataFrame, languages: Sequence[str] = ()
 ) -> dict[str, tuple[str, ...]]:
-    """What is suspicious in the held-out records of one run, by itself.
+    """Return what is suspicious in the held-out records of one run, by itself.
 
     Args:
         frame: Item records of one run, checked.
@@ -61,7 +61,7 @@ def suspicious_languages(
 
 
 def unchanged_languages(frame: pd.DataFrame, base: pd.DataFrame) -> tuple[str, ...]:
-    """Languages in which a tuned run answers exactly as the base does.
+    """Return the languages in which a tuned run answers exactly as the base does.
 
     Args:
         frame: Item records of the tuned run, checked.
@@ -89,7 +89,7 @@ def unchanged_languages(frame: pd.DataFrame, base: pd.DataFrame) -> tuple[str, .
 
 
 def warning_text(found: Mapping[str, Sequence[str]]) -> str:
-    """A tag's value, such as ``answer_mass: arb_Arab heb_Hebr; constant: kor_Hang``.
+    """Return a tag's value, such as ``answer_mass: arb_Arab heb_Hebr; constant: kor_Hang``.
 
     Args:
         found: Language codes by kind; may be empty.

@@ -1,4 +1,8 @@
-"""Scoring: prompts in, the log-probabilities of four options out."""
+"""Scoring: prompts in, log-probabilities of four options or free continuations out.
+
+`protocol.py` says what an engine does; `in_process.py` and `server/` are the engines. Which items
+are asked and what becomes of the answers is not decided here: no data set, run or record.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from xling.scoring.option_orders import (
     reorder,
 )
 from xling.scoring.protocol import ChoiceScores, Engine, Generation, Scores, VariantScores
+from xling.scoring.sampling import Sampling
 
 __all__ = [
     "AveragedOrders",
@@ -20,6 +25,7 @@ __all__ = [
     "Engine",
     "Generation",
     "InProcessEngine",
+    "Sampling",
     "Scores",
     "VariantScores",
     "average_over_orders",

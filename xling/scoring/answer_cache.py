@@ -12,7 +12,7 @@ from typing import Any
 
 from xling.files.append_log import AppendLog
 from xling.messages.values import format_value
-from xling.scoring.generation import Generation
+from xling.scoring.protocol import Generation
 
 # To wait for the disk takes milliseconds, and a server may give hundreds of answers a second.
 SYNC_SECONDS = 1.0

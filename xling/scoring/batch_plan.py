@@ -19,7 +19,7 @@ def plan_batches(
     reads: npt.NDArray[np.integer] | Sequence[int] = (),
     max_reads: int = 0,
 ) -> list[npt.NDArray[np.intp]]:
-    """Groups rows of like length, the longest first so that memory runs out at once or never.
+    """Group rows of like length, the longest first so that memory runs out at once or never.
 
     Of all ways to cut the sorted rows, the one with the least padding and the fewest passes, a
     pass counted as `PASS_TOKENS`.
@@ -41,7 +41,7 @@ def plan_batches(
 
 
 def _cuts(lengths: list[int], batch_tokens: int, reads: list[int], max_reads: int) -> list[int]:
-    """Where batches begin.
+    """Return where batches begin.
 
     Args:
         lengths: n rows, descending.

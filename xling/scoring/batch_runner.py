@@ -46,7 +46,7 @@ class BatchRunner:
         pad_token: any token.
         batch_tokens: padded tokens of a batch at most; a longer row goes alone.
         share: whether sequences that begin alike are put into one row.
-        kept: finished batches; None: none are kept.
+        cache: finished batches; None: none are kept.
         repeats: how many sequences each token of the pass under way is part of, shape
             (rows x length,), 0 where padded and where a pass only tries the model out; None
             before the first.
@@ -57,7 +57,7 @@ class BatchRunner:
     pad_token: int
     batch_tokens: int
     share: bool
-    kept: AnswerCache | None
+    cache: AnswerCache | None
     repeats: npt.NDArray[np.int64] | None = None
     limit: int | None = None
 
@@ -67,7 +67,7 @@ class BatchRunner:
         targets: Sequence[npt.NDArray[np.int64]],
         description: str,
     ) -> list[Read]:
-        """Log-probabilities of each sequence's targets.
+        """Return the log-probabilities of each sequence's targets.
 
         Args:
             requests: n sequences.
@@ -118,7 +118,7 @@ class BatchRunner:
     def _plan(
         self, requests: Sequence[Request], targets: Sequence[npt.NDArray[np.int64]]
     ) -> deque[Batch]:
-        """Batches of rows; sequences share rows where the model can do that."""
+        """Plan batches of rows; sequences share rows where the model can do that."""
         if not requests:
             return deque()
         vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
@@ -127,7 +127,7 @@ class BatchRunner:
         most = LONGEST_EAGER_ROW if config._attn_implementation == "eager" else LONGEST_ROW
         limits = {"longest": min(self.batch_tokens, most), "max_reads": max_reads}
         rows = plan_rows(requests, share=self.share and can_share(self.model), **limits)
-        if not is_trusted(self.model) and not self._shares_rightly(rows, requests, targets):
+        if not is_trusted(self.model) and not self._shares_correctly(rows, requests, targets):
             rows = plan_rows(requests, share=False, **limits)
         batches = plan_batches(
             np.array([_length(row) for row in rows]),
@@ -137,13 +137,13 @@ class BatchRunner:
         )
         return deque(_batch([rows[index] for index in chosen], targets) for chosen in batches)
 
-    def _shares_rightly(
+    def _shares_correctly(
         self,
         rows: Sequence[Row],
         requests: Sequence[Request],
         targets: Sequence[npt.NDArray[np.int64]],
     ) -> bool:
-        """Whether the model gives the sequences of a row what it gives them alone.
+        """Check that the model gives the sequences of a row what it gives them alone.
 
         Architectures differ in what they do with a mask and with positions; this asks the model,
         by the first and the last sequence of the shortest row that branches.
@@ -177,14 +177,14 @@ class BatchRunner:
         return False
 
     def _read(self, batch: Batch) -> list[list[Read]]:
-        """What `read_logprobs` gives, or gave before the work was cut off."""
+        """Return what `read_logprobs` gives, or gave before the work was cut off."""
         key = batch_key(batch)
-        if self.kept is not None and key in self.kept:
-            values = self.kept[key]["logprobs"]
+        if self.cache is not None and key in self.cache:
+            values = self.cache[key]["logprobs"]
             return [[np.array(each, np.float64) for each in row] for row in values]
         read = self._compute(batch, counted=True)
-        if self.kept is not None:
-            self.kept.put(key, {"logprobs": [[each.tolist() for each in row] for row in read]})
+        if self.cache is not None:
+            self.cache.put(key, {"logprobs": [[each.tolist() for each in row] for row in read]})
         return read
 
     def _compute(self, batch: Batch, *, counted: bool) -> list[list[Read]]:
@@ -193,7 +193,7 @@ class BatchRunner:
 
 
 def batch_key(batch: Batch) -> str:
-    """Hexadecimal sha256 of all that decides a batch's numbers but the model."""
+    """Return the hexadecimal sha256 of all that decides a batch's numbers but the model."""
     content = [
         [each.tolist() for each in (row.tokens, row.ends, *row.reads, *targets)]
         for row, targets in zip(batch.rows, batch.targets, strict=True)
@@ -212,7 +212,7 @@ def _batch(rows: Sequence[Row], targets: Sequence[npt.NDArray[np.int64]]) -> Bat
 
 
 def _halves(batch: Batch, requests: Sequence[Request]) -> list[Batch]:
-    """A batch in two: of its rows, or of the sequences of its only row; one sequence as it is."""
+    """Halve a batch: by its rows, or its only row by its sequences; one sequence stays as it is."""
     if len(batch.rows) > 1:
         middle = len(batch.rows) // 2
         return [

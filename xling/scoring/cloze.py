@@ -9,7 +9,7 @@ from xling.scoring.protocol import ChoiceScores
 
 
 def cloze_predictions(scores: ChoiceScores) -> dict[str, npt.NDArray[np.int8]]:
-    r"""The likeliest answer of each item, by each normalisation.
+    r"""Return the likeliest answer of each item, by each normalisation.
 
     Names are those of the tools that define them: OLMES (Gu et al. 2024, arXiv 2406.08446; code:
     oe-eval) and lm-evaluation-harness 0.4. With answer $a$ of tokens $a_1 … a_m$, its text of

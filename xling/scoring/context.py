@@ -11,12 +11,12 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Tokens that stay free for what stands between a reasoning and the answer's label.
+# Tokens that stay free for what comes between a reasoning and the answer's label.
 ANSWER_ROOM = 32
 
 
 def context_of(model: PreTrainedModel) -> int | None:
-    """A model's context in tokens, or None where its configuration names none."""
+    """Return a model's context in tokens, or None where its configuration names none."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
@@ -27,7 +27,7 @@ def check_context(
     context: int | None,
     max_tokens: int = 0,
 ) -> None:
-    """Refuses prompts that are too long for a model, alone or with a reasoning after them.
+    """Check that prompts fit into a model's context, alone or with a reasoning after them.
 
     Args:
         lengths: tokens of each prompt, special ones included.

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from xling.scoring.batch_plan import plan_batches
 from xling.scoring.context import check_context, context_of
-from xling.scoring.protocol import Generation as Generation  # part of this module's interface
-from xling.scoring.sampling import KeyedSampler, uniform_draws
+from xling.scoring.protocol import Generation
+from xling.scoring.sampling import KeyedSampler, Sampling, uniform_draws
 
 if TYPE_CHECKING:
     import torch
@@ -26,19 +25,15 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     keys: Sequence[str],
+    sampling: Sampling,
     *,
     add_special_tokens: bool,
-    max_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
     stop: str = "",
     batch_tokens: int = 4096,
-    description: str = "",
 ) -> Iterator[dict[str, Generation]]:
-    """Continues each prompt, batch by batch; all arguments are checked before the first batch.
+    """Continue each prompt, batch by batch; all arguments are checked before the first batch.
 
-    An item's draws come from (`seed`, its key), so that neither batches nor order decide them.
+    An item's draws come from (seed, its key), so that neither batches nor order decide them.
     As in scoring, batches move logits in their last digits, which can turn a near tie.
 
     Args:
@@ -46,25 +41,19 @@ def generate(
         tokenizer: pads on the left.
         prompts: n texts.
         keys: n names, each once.
+        sampling: how tokens are drawn, and how many at most.
         add_special_tokens: True for plain prompts, False for prompts from a chat template.
-        max_tokens: most tokens of one continuation.
-        temperature: logits are divided by it; 0 takes the likeliest token each time.
-        top_p: draws come from the likeliest tokens that together have this probability
-            (nucleus sampling, Holtzman et al. 2020); 1: from all.
-        seed: of the draws; unused at temperature 0.
         stop: a text that ends a continuation once something else than blanks was written;
             empty: only the end-of-turn token does.
-        batch_tokens: tokens of a batch at most, `max_tokens` counted in full.
-        description: of the progress bar; empty: no bar.
+        batch_tokens: tokens of a batch at most, `sampling.max_tokens` counted in full.
 
     Returns:
         An iterator over batches, each with its items' continuations by key.
 
     Raises:
-        ValueError: a setting is out of range, keys repeat, or a prompt leaves too little room in
-            the model's context.
+        ValueError: keys repeat, or a prompt leaves too little room in the model's context.
     """
-    check_settings(prompts, keys, max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+    check_keys(prompts, keys)
     if not prompts:
         return iter(())
     rows: list[list[int]] = tokenizer(list(prompts), add_special_tokens=add_special_tokens)[
@@ -73,19 +62,13 @@ def generate(
     lengths = np.array([len(row) for row in rows], dtype=np.int32)
     # The adapter's layers are in the base model itself, whose `generate` has no wrapper.
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    check_context(lengths, keys, context=context_of(base), max_tokens=max_tokens)
-    writer = _Writer(base, tokenizer, max_tokens, temperature, top_p, seed, stop)
-    batches = plan_batches(lengths + np.int32(max_tokens), batch_tokens)
-
-    def run() -> Iterator[dict[str, Generation]]:
-        with tqdm(
-            total=len(prompts), desc=description, unit="item", disable=not description
-        ) as bar:
-            for batch in batches:
-                yield writer.write([rows[row] for row in batch], [keys[row] for row in batch])
-                bar.update(len(batch))
-
-    return run()
+    check_context(lengths, keys, context=context_of(base), max_tokens=sampling.max_tokens)
+    writer = _Writer(base, tokenizer, sampling, stop)
+    batches = plan_batches(lengths + np.int32(sampling.max_tokens), batch_tokens)
+    return (
+        writer.write([rows[row] for row in batch], [keys[row] for row in batch])
+        for batch in batches
+    )
 
 
 @dataclass(frozen=True)
@@ -94,10 +77,7 @@ class _Writer:
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
+    sampling: Sampling
     stop: str
 
     def write(self, rows: Sequence[list[int]], keys: Sequence[str]) -> dict[str, Generation]:
@@ -109,7 +89,7 @@ class _Writer:
         width = inputs["input_ids"].shape[1]
         ends = end_token_ids(self.model, self.tokenizer)
         settings = GenerationConfig(
-            max_new_tokens=self.max_tokens,
+            max_new_tokens=self.sampling.max_tokens,
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=list(ends) or None,
@@ -121,7 +101,7 @@ class _Writer:
                 attention_mask=inputs["attention_mask"],
                 generation_config=settings,
                 logits_processor=LogitsProcessorList(
-                    [self._sampler(keys, width)] if self.temperature else []
+                    [self._sampler(keys, width)] if self.sampling.temperature else []
                 ),
                 stopping_criteria=StoppingCriteriaList([stops] if stops else []),
             )
@@ -135,9 +115,9 @@ class _Writer:
     def _sampler(self, keys: Sequence[str], width: int) -> KeyedSampler:
         import torch
 
-        draws = np.stack([uniform_draws(self.seed, key, self.max_tokens) for key in keys])
-        uniforms = torch.from_numpy(draws).to(self.model.device)
-        return KeyedSampler(uniforms, width, self.temperature, self.top_p)
+        seed, length = self.sampling.seed, self.sampling.max_tokens
+        draws = np.stack([uniform_draws(seed, key, length) for key in keys])
+        return KeyedSampler(torch.from_numpy(draws).to(self.model.device), width, self.sampling)
 
     def _read(
         self, prompt: list[int], ids: list[int], ends: frozenset[int], stopped: int
@@ -145,8 +125,8 @@ class _Writer:
         ended = next((at for at, token in enumerate(ids) if token in ends), None)
         length = min(at for at in (stopped or None, ended, len(ids)) if at is not None)
         truncated = not stopped and ended is None
-        kept = [token for token in ids[:length] if token != self.tokenizer.pad_token_id]
-        text = _decode_after(self.tokenizer, prompt, kept)
+        visible = [token for token in ids[:length] if token != self.tokenizer.pad_token_id]
+        text = _decode_after(self.tokenizer, prompt, visible)
         if self.stop:
             text = cut_at(text, self.stop)
         if truncated:
@@ -178,13 +158,13 @@ class _StopText:
 
 
 def cut_at(text: str, stop: str) -> str:
-    """`text` up to the first `stop` after its leading blanks; all of it where there is none."""
+    """Return `text` up to the first `stop` after its leading blanks; all of it if there is none."""
     at = text.find(stop, len(text) - len(text.lstrip()))
     return text if at < 0 else text[:at]
 
 
 def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that end a turn: the tokenizer's, and those of the model's generation settings."""
+    """Return the tokens that end a turn: the tokenizer's, and the model's generation settings'."""
     preset = model.generation_config.eos_token_id
     several = preset if isinstance(preset, list) else [preset]
     return frozenset(token for token in [*several, tokenizer.eos_token_id] if token is not None)
@@ -192,7 +172,7 @@ def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[i
 
 @contextmanager
 def _no_preset(model: Any) -> Iterator[None]:
-    """Hides the model's own generation settings, which would fill all that ours leave open.
+    """Hide the model's own generation settings, which would fill all that ours leave open.
 
     Some models bring a repetition penalty or sampling settings.
     """
@@ -207,7 +187,7 @@ def _no_preset(model: Any) -> Iterator[None]:
 
 
 def _decode_after(tokenizer: PreTrainedTokenizerBase, prompt: list[int], written: list[int]) -> str:
-    """Text of `written` after `prompt`; decoded alone, some tokenizers drop its first blank."""
+    """Decode `written` after `prompt`; alone, some tokenizers drop its first blank."""
     options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     before: str = tokenizer.decode(prompt, **options)
     whole: str = tokenizer.decode(prompt + written, **options)
@@ -217,27 +197,14 @@ def _decode_after(tokenizer: PreTrainedTokenizerBase, prompt: list[int], written
     return alone
 
 
-def check_settings(
-    prompts: Sequence[str],
-    keys: Sequence[str],
-    *,
-    max_tokens: int,
-    temperature: float,
-    top_p: float,
-) -> None:
-    """Refuses settings and keys that no continuation can be made with.
+def check_keys(prompts: Sequence[str], keys: Sequence[str]) -> None:
+    """Check that each prompt has its own key.
 
     Raises:
-        ValueError: names the setting, its value and what it must be; or the keys that repeat.
+        ValueError: names the keys that repeat, or how many there are.
     """
     if len(prompts) != len(keys):
         raise ValueError(f"{len(prompts)} prompts need as many keys; there are {len(keys)}")
     if len(set(keys)) < len(keys):
         repeated = sorted({key for key in keys if keys.count(key) > 1})
-        raise ValueError(f"each item needs a key of its own; repeated: {', '.join(repeated)}")
-    if max_tokens < 1:
-        raise ValueError(f"chain_of_thought.max_tokens must be 1 or more (got {max_tokens})")
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"chain_of_thought.temperature must be 0 or more (got {temperature})")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"chain_of_thought.top_p must be in (0, 1] (got {top_p})")
+        raise ValueError(f"each item needs its own key; repeated: {', '.join(repeated)}")

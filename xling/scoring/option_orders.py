@@ -23,7 +23,7 @@ Order = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ReorderedQuestion:
-    """A question whose options stand in another order.
+    """A question whose options are in another order.
 
     Attributes:
         flores_passage: the text that the question is about.
@@ -69,7 +69,7 @@ class AveragedOrders:
 
 
 def option_orders(kind: str) -> tuple[Order, ...]:
-    """Orders in which each option stands at each position equally often, the identity first.
+    """Return orders in which each option takes each position equally often, the identity first.
 
     Args:
         kind: ``cyclic`` (4 orders) or ``all`` (24): cyclic and full permutation of Zheng et al.
@@ -91,7 +91,7 @@ def option_orders(kind: str) -> tuple[Order, ...]:
 
 
 def reorder(item: Question, order: Order) -> ReorderedQuestion:
-    """The item with its option ``order[k]`` at position k.
+    """Return the item with its option ``order[k]`` at position k.
 
     Raises:
         ValueError: the order does not hold each of 0–3 once.
@@ -104,7 +104,7 @@ def reorder(item: Question, order: Order) -> ReorderedQuestion:
 def average_over_orders(
     logprobs: npt.NDArray[np.float64], orders: Sequence[Order]
 ) -> AveragedOrders:
-    """Averages the probability of each original option over the orders that it was shown in.
+    """Average the probability of each original option over the orders that it was shown in.
 
     Probabilities are over the whole vocabulary, so that an order in which the model hardly answers
     at all counts for little.
@@ -126,10 +126,10 @@ def average_over_orders(
 
 
 def recall_std(gold: npt.NDArray[np.integer], prediction: npt.NDArray[np.integer]) -> float:
-    """Position bias: how much the recalls of the four positions differ.
+    """Measure position bias: how much the recalls of the four positions differ.
 
     RStd of Zheng et al.: the standard deviation (of a population) of the shares of items that are
-    answered rightly, among those whose gold option stands at position 1, 2, 3 and 4.
+    answered correctly, among those whose gold option is at position 1, 2, 3 and 4.
 
     Args:
         gold: shape (n,); 1–4, as shown.
@@ -149,10 +149,10 @@ def recall_std(gold: npt.NDArray[np.integer], prediction: npt.NDArray[np.integer
 def position_prior(
     logprobs: npt.NDArray[np.float64], orders: Sequence[Order]
 ) -> npt.NDArray[np.float64]:
-    """What a model gives each position, whatever option stands there.
+    """Return the probability that a model gives each position, whatever option is there.
 
     The mean over items and orders of the four labels' probabilities, scaled to sum to 1 in each.
-    Each option must stand at each position equally often, so that the options' texts average out;
+    Each option must be at each position equally often, so that the options' texts average out;
     the orders of `option_orders` are such.
 
     Args:
@@ -166,10 +166,10 @@ def position_prior(
         ValueError: the shape does not fit the orders, or the orders favour some position.
     """
     _check_shape(logprobs, orders)
-    shown = np.array(orders)
-    if any(len(set(np.bincount(column, minlength=OPTIONS))) > 1 for column in shown.T):
+    by_position = np.array(orders)
+    if any(len(set(np.bincount(column, minlength=OPTIONS))) > 1 for column in by_position.T):
         raise ValueError(
-            f"in the orders {list(orders)} some option stands at a position more often than "
+            f"in the orders {list(orders)} some option is at a position more often than "
             "another does; use those of option_orders"
         )
     normalised = np.exp(logprobs - np.logaddexp.reduce(logprobs, axis=2, keepdims=True))

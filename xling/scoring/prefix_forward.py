@@ -34,7 +34,7 @@ TRUSTED = (
     "qwen3",
     "qwen3_moe",
 )
-"""Model types that are tested to compute such rows rightly; others are tried out."""
+"""Model types that are tested to compute such rows correctly; others are tried out."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Batch:
 def read_logprobs(
     model: PreTrainedModel | PeftModel, batch: Batch, *, pad_token: int
 ) -> list[list[npt.NDArray[np.float64]]]:
-    """Natural log-probabilities, over the whole vocabulary, of the targets of a batch.
+    """Return natural log-probabilities, over the whole vocabulary, of the targets of a batch.
 
     Args:
         model: in evaluation mode; `can_share` where a row has several sequences.
@@ -103,7 +103,7 @@ def _logits(
     *,
     pad_token: int,
 ) -> torch.Tensor:
-    """Logits at some places of each row, shape (places of all rows, vocabulary)."""
+    """Return logits at some places of each row, shape (places of all rows, vocabulary)."""
     import torch
 
     length = max(len(row.tokens) for row in rows)
@@ -131,7 +131,7 @@ def _logits(
 
 @contextmanager
 def _head_reads(model: PreTrainedModel | PeftModel, read: torch.Tensor) -> Iterator[None]:
-    """In the block, the output matrix gets the hidden states of some positions alone.
+    """Give the output matrix, in the block, the hidden states of some positions alone.
 
     Not by `logits_to_keep`: of a model that is spread over GPUs that lies on the first, and the
     output matrix on the last.
@@ -150,7 +150,7 @@ def _head_reads(model: PreTrainedModel | PeftModel, read: torch.Tensor) -> Itera
 
 
 def _mask(model: PreTrainedModel | PeftModel, rows: Sequence[Row], length: int) -> Any:
-    """Which tokens see which, where rows are trees; None: each sees all before it.
+    """Return which tokens see which, where rows are trees; None: each sees all before it.
 
     Without a mask GPUs have faster kernels: 8 % of a scoring of a 4B model on an H200.
     """
@@ -174,7 +174,7 @@ def _mask(model: PreTrainedModel | PeftModel, rows: Sequence[Row], length: int) 
 def tree_masks(
     model: PreTrainedModel | PeftModel, ends: torch.Tensor, positions: torch.Tensor
 ) -> Any:
-    """Attention masks of trees, as transformers' models take them: ready made, by kind of layer.
+    """Return attention masks of trees, as transformers' models take them, by kind of layer.
 
     Args:
         model: what they are for.
@@ -211,7 +211,7 @@ def tree_masks(
 
 
 def _attention_kinds(model: PreTrainedModel | PeftModel) -> set[str]:
-    """Kinds of attention that a model's layers have, by transformers' rules."""
+    """Return the kinds of attention that a model's layers have, by transformers' rules."""
     config = model.config.get_text_config()
     if hasattr(config, "layer_types"):
         return set(config.layer_types)
@@ -223,7 +223,7 @@ def _attention_kinds(model: PreTrainedModel | PeftModel) -> set[str]:
 
 
 def can_share(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether a model's layers are all attention whose mask can be given.
+    """Return whether a model's layers are all attention whose mask can be given.
 
     A recurrent state or a convolution cannot skip tokens; fused kernels take no mask.
     """
@@ -233,12 +233,12 @@ def can_share(model: PreTrainedModel | PeftModel) -> bool:
 
 
 def is_trusted(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether a model's type is one of `TRUSTED`, its experts set apart or not."""
+    """Return whether a model's type is one of `TRUSTED`, its experts set apart or not."""
     return model.config.get_text_config().model_type.removesuffix(UNFUSED) in TRUSTED
 
 
 def tolerance(model: PreTrainedModel | PeftModel) -> float:
-    """How far log-probabilities of a row may be from those of its sequences alone."""
+    """Return how far log-probabilities of a row may be from those of its sequences alone."""
     import torch
 
     return _TOLERANCE[2 if torch.finfo(model.dtype).bits < 32 else 4]
@@ -247,7 +247,7 @@ def tolerance(model: PreTrainedModel | PeftModel) -> float:
 def gather_logprobs(
     logits: torch.Tensor, where: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Natural log-probabilities of some tokens, over the whole vocabulary.
+    """Return natural log-probabilities of some tokens, over the whole vocabulary.
 
     Args:
         logits: shape (k, vocabulary).

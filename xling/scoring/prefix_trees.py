@@ -63,7 +63,7 @@ class Row:
 
     @property
     def branches(self) -> bool:
-        """Whether some token does not see all that stand before it."""
+        """Whether some token does not see all that come before it."""
         return len(self.tokens) > int(self.positions[-1]) + 1
 
     @property
@@ -73,7 +73,7 @@ class Row:
 
 
 def common_prefix(first: Tokens, second: Tokens) -> int:
-    """Number of tokens that two sequences begin with alike."""
+    """Count the tokens that two sequences begin with alike."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
 
@@ -81,7 +81,7 @@ def common_prefix(first: Tokens, second: Tokens) -> int:
 def plan_rows(
     requests: Sequence[Request], *, share: bool, longest: int, max_reads: int
 ) -> list[Row]:
-    """Puts sequences into rows, those that begin alike together where that saves work.
+    """Put sequences into rows, those that begin alike together where that saves work.
 
     Args:
         requests: n sequences.
@@ -98,7 +98,7 @@ def plan_rows(
 
 
 def lay_out(requests: Sequence[Request], chosen: Sequence[int]) -> Row:
-    """One row of some sequences.
+    """Lay some sequences out in one row.
 
     Args:
         requests: all sequences.
@@ -139,7 +139,7 @@ def lay_out(requests: Sequence[Request], chosen: Sequence[int]) -> Row:
 
 
 def _groups(requests: Sequence[Request], longest: int, max_reads: int) -> Iterator[list[int]]:
-    """Indices of sequences that go into one row, sorted by their tokens."""
+    """Yield the indices of sequences that go into one row, sorted by their tokens."""
     order = sorted(range(len(requests)), key=lambda index: tuple(requests[index].tokens))
     group = order[:1]
     length = len(requests[order[0]].tokens) if order else 0

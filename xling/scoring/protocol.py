@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from xling.scoring.sampling import Sampling
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -18,17 +20,17 @@ class Scores:
         logprobs: shape (n, 4), float64; natural log of each label's probability over the
             whole vocabulary, at the position after the prompt.
         n_tokens: shape (n,), int32; tokens of each prompt, special ones included.
-        bounded: shape (n, 4), bool; labels that a server did not list and could not be asked for:
+        censored: shape (n, 4), bool; labels that a server did not list and could not be asked for:
             their log-probability is the tightest upper bound that its answer gives. None: the
             model is in this process, and none are.
         tries: shape (n,), int32; requests that a server took for each prompt; None: no server.
         unlisted: shape (n,), float64; most probability, 0–1, that what a server does not list has
-            altogether, and so the bounded labels; None: unknown.
+            altogether, and so the censored labels; None: unknown.
     """
 
     logprobs: npt.NDArray[np.float64]
     n_tokens: npt.NDArray[np.int32]
-    bounded: npt.NDArray[np.bool_] | None = None
+    censored: npt.NDArray[np.bool_] | None = None
     tries: npt.NDArray[np.int32] | None = None
     unlisted: npt.NDArray[np.float64] | None = None
 
@@ -36,16 +38,16 @@ class Scores:
     def answer_mass(self) -> npt.NDArray[np.float64]:
         """Shape (n,); probability that the next token is any of the four labels, 0–1.
 
-        Where a label is `bounded` this is an upper bound.
+        Where a label is `censored` this is an upper bound.
         """
         shares = np.exp(self.logprobs)
         mass: npt.NDArray[np.float64] = shares.sum(axis=1)
-        if self.bounded is None:
+        if self.censored is None:
             return mass
         if self.unlisted is not None:
-            listed = np.where(self.bounded, 0.0, shares).sum(axis=1)
+            listed = np.where(self.censored, 0.0, shares).sum(axis=1)
             mass = np.where(
-                self.bounded.any(axis=1), np.minimum(mass, listed + self.unlisted), mass
+                self.censored.any(axis=1), np.minimum(mass, listed + self.unlisted), mass
             )
         return np.minimum(mass, 1.0)
 
@@ -63,13 +65,13 @@ class VariantScores:
     Attributes:
         logprobs: shape (n, k, 4), float64; as in `Scores`.
         n_tokens: shape (n, k), int32; tokens of each variant's prompt, special ones included.
-        bounded: shape (n, k, 4); as in `Scores`.
+        censored: shape (n, k, 4); as in `Scores`.
         tries: shape (n, k); as in `Scores`.
     """
 
     logprobs: npt.NDArray[np.float64]
     n_tokens: npt.NDArray[np.int32]
-    bounded: npt.NDArray[np.bool_] | None = None
+    censored: npt.NDArray[np.bool_] | None = None
     tries: npt.NDArray[np.int32] | None = None
 
 
@@ -153,7 +155,7 @@ class Engine(Protocol):
         """Most tokens of a prompt and its answer together; None where nothing names a limit."""
 
     def score(self, prompts: Sequence[str], *, description: str = "") -> Scores:
-        """Scores each prompt's four labels.
+        """Score each prompt's four labels.
 
         Args:
             prompts: exact texts.
@@ -166,7 +168,7 @@ class Engine(Protocol):
     def score_variants(
         self, prompts: Sequence[Sequence[str]], *, description: str = ""
     ) -> VariantScores:
-        """Scores the four labels after each of k variants of each item's prompt.
+        """Score the four labels after each of k variants of each item's prompt.
 
         Args:
             prompts: exact texts; as many variants of each item.
@@ -184,7 +186,7 @@ class Engine(Protocol):
         unconditional_context: str = "Answer:",
         description: str = "",
     ) -> ChoiceScores:
-        """Scores the texts of each prompt's four answers.
+        """Score the texts of each prompt's four answers.
 
         Args:
             prompts: exact texts, which show no options and end without a space.
@@ -200,23 +202,17 @@ class Engine(Protocol):
         self,
         prompts: Sequence[str],
         keys: Sequence[str],
+        sampling: Sampling,
         *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
         stop: str = "",
         description: str = "",
     ) -> Iterator[dict[str, Generation]]:
-        """Continues each prompt; all arguments are checked before the first one.
+        """Continue each prompt; all arguments are checked before the first one.
 
         Args:
             prompts: n exact texts.
-            keys: n names, each once; with `seed` they decide an item's draws.
-            max_tokens: most tokens of one continuation.
-            temperature: logits are divided by it; 0 takes the likeliest token each time.
-            top_p: draws come from the likeliest tokens that together have this probability.
-            seed: of the draws; unused at temperature 0.
+            keys: n names, each once; with the seed they decide an item's draws.
+            sampling: how tokens are drawn, and how many at most.
             stop: a text that ends a continuation once something else than blanks was written;
                 empty: only the end-of-turn token does.
             description: what the progress bar shows; empty: no bar.
@@ -227,7 +223,7 @@ class Engine(Protocol):
 
 
 def number_of_variants(prompts: Sequence[Sequence[str]]) -> int:
-    """Variants of each item's prompt.
+    """Return how many variants each item's prompt has.
 
     Raises:
         ValueError: an item has none, or not as many as the first.

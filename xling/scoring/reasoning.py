@@ -14,7 +14,7 @@ from xling.prompts.chat import (
     generation_opening,
     generation_turn,
 )
-from xling.scoring.generation import Generation
+from xling.scoring.protocol import Generation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +27,7 @@ THINK_MARKS = (
     ("[THINK]", "[/THINK]"),
 )
 AFTER_THINKING = "\n\n"
-# OpenAI's harmony format (GPT-OSS): thinking is a message of its own, before the final one.
+# OpenAI's harmony format (GPT-OSS): thinking is a separate message, before the final one.
 HARMONY_FINAL = "<|channel|>final<|message|>"
 HARMONY_NEXT = "<|end|><|start|>assistant"
 # The end of a message, then a next one of which the limit left only the header's beginning.
@@ -37,7 +37,7 @@ HARMONY_RAGGED_END = re.compile(
 
 
 def stop_text(layout: PromptFormat) -> str:
-    """What ends a reasoning, for `xling.scoring.generation.generate`; empty: the end of turn.
+    """Return the text that ends a reasoning; empty: the end of turn does.
 
     A plain model has no turns: after a paragraph it goes on to invent the next question. Its
     reasoning is its first paragraph, which ends at a blank line.
@@ -52,7 +52,7 @@ def reasoning_prompts(
     *,
     instruction: str,
 ) -> list[str]:
-    """The exact text that a model continues with its reasoning, for each item.
+    """Return the exact text that a model continues with its reasoning, for each item.
 
     Args:
         items: n items.
@@ -61,7 +61,7 @@ def reasoning_prompts(
         instruction: asks for reasoning; after the item's text.
 
     Returns:
-        n prompts: of plain models the item and the instruction on a line of its own; of chat
+        n prompts: of plain models the item and the instruction on its own line; of chat
         models the user's turn and the generation prompt, with thinking on where the template
         knows the choice.
 
@@ -83,9 +83,9 @@ def answer_prompts(
     layout: PromptFormat,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[str]:
-    """Each prompt, the reasoning as it was written, and the answer prefix.
+    """Return each prompt, the reasoning as it was written, and the answer prefix.
 
-    The reasoning is continued, not rendered anew: templates drop or move the thinking of past
+    The reasoning is continued, not rendered again: templates drop or move the thinking of past
     turns. Thinking that is still open (the limit cut it, or the model stopped inside it) is
     closed in the template's manner. Only blanks at the reasoning's end are dropped.
 
@@ -120,7 +120,7 @@ def prompts_that_fit(
     *,
     context: int | None,
 ) -> tuple[list[str], list[Generation]]:
-    """Prompts for the answers; a reasoning that leaves no room in the context is cut, flagged.
+    """Return prompts for the answers; a reasoning that leaves no room for one is cut, flagged.
 
     Text may take more tokens than it was written in: what a model writes need not be the
     tokenizer's own way to spell it.
@@ -133,7 +133,7 @@ def prompts_that_fit(
         context: most tokens of a prompt and its answer; None: no limit.
 
     Returns:
-        n prompts of `answer_prompts`, and the reasonings as they stand there.
+        n prompts of `answer_prompts`, and the reasonings as they are there.
     """
     fitted = list(written)
     fitting = [""] * len(fitted)
@@ -146,15 +146,15 @@ def prompts_that_fit(
         for row, text, prompt, tokens in zip(changed, texts, fresh, ids, strict=True):
             fitting[row] = prompt
             if context is not None and len(tokens) >= context and text:
-                kept = text[: int(len(text) * 0.9)]
-                fitted[row] = replace(fitted[row], text=kept, truncated=True)
+                cut = text[: int(len(text) * 0.9)]
+                fitted[row] = replace(fitted[row], text=cut, truncated=True)
                 long.append(row)
         changed = long
     return fitting, fitted
 
 
 def _after_harmony(text: str, layout: PromptFormat) -> str:
-    """A GPT-OSS turn up to the answer, in the final channel."""
+    """Return a GPT-OSS turn up to the answer, in the final channel."""
     body = HARMONY_RAGGED_END.sub("", text, count=1).rstrip()
     _, opened, spoken = body.rpartition(HARMONY_FINAL)
     if opened:
@@ -164,12 +164,12 @@ def _after_harmony(text: str, layout: PromptFormat) -> str:
 
 
 def _after_turn(text: str, opening: str, final: str, layout: PromptFormat) -> str:
-    """A turn up to the answer, thinking closed.
+    """Return a turn up to the answer, thinking closed.
 
     Args:
         text: what the model wrote.
         opening: of its turn, which may have opened thinking.
-        final: opening of a turn without thinking, which shows what stands after it.
+        final: opening of a turn without thinking, which shows what comes after it.
         layout: has the answer prefix.
     """
     body = text.rstrip()

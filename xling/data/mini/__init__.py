@@ -1,6 +1,6 @@
 """The embedded mini set: parallel reading comprehension in 14 varieties, for trying the software.
 
-Its items are built, not collected: words from CLDR (through Babel) stand in a few hand-written
+Its items are built, not collected: words from CLDR (through Babel) fill a few hand-written
 sentence patterns, which native speakers have not reviewed. Accuracies on it show that a run
 works, and how it behaves; they say nothing about what a model knows of a language. Use
 Belebele for that.
@@ -8,7 +8,7 @@ Belebele for that.
 There are three difficulties, each with 300 items for training and 100 held-out ones:
 
 1. the gold answer is the only option that the passage names;
-2. two persons are told of, and the right one must be picked;
+2. there are two persons, and the right one must be picked;
 3. a small inference: a trip moves by a month or two, and the passage does not name the answer.
 
 Held-out items share no country, language, month, weekday or person's name with training items.

@@ -50,7 +50,7 @@ class Draw:
 def draw_items(difficulty: int, part: str, seed: int) -> tuple[Draw, ...]:
     """Draw all items of one difficulty and part.
 
-    Each item has a generator of its own, keyed by (seed, difficulty, part, number), so an item
+    Each item has its own generator, keyed by (seed, difficulty, part, number), so an item
     does not depend on which others are drawn. Gold positions are equal in number, in shuffled
     blocks of four.
 
@@ -99,7 +99,7 @@ _Parts = tuple[tuple[Sentence, ...], Sentence, str, str, list[str]]
 
 
 def _one_person(part: str, kind: str, rng: np.random.Generator) -> _Parts:
-    """Two facts of different kinds about one person; the options are of the asked kind."""
+    """Draw two facts of different kinds about one person; the options are of the asked kind."""
     drawn = pool(part)
     name = _names(part, drawn, 1, rng)[0]
     # One draw of distinct places serves both kinds: a country and its language may look alike.
@@ -113,7 +113,7 @@ def _one_person(part: str, kind: str, rng: np.random.Generator) -> _Parts:
 
 
 def _two_persons(part: str, kind: str, rng: np.random.Generator) -> _Parts:
-    """The same kind of fact about two persons; one of the two is asked for."""
+    """Draw the same kind of fact about two persons; one of the two is asked for."""
     drawn = pool(part)
     asked, other = _names(part, drawn, 2, rng)
     places = rng.permutation(len(drawn.places))
@@ -124,7 +124,7 @@ def _two_persons(part: str, kind: str, rng: np.random.Generator) -> _Parts:
 
 
 def _trip(part: str, index: int, rng: np.random.Generator) -> _Parts:
-    """A trip is moved by a month or two; the new month is an option, but not in the passage."""
+    """Draw a trip that is moved by a month or two; the new month is only among the options."""
     drawn = pool(part)
     name = _names(part, drawn, 1, rng)[0]
     shift = tuple(_SHIFTS)[index % len(_SHIFTS)]

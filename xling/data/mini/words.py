@@ -39,7 +39,7 @@ class Variety:
 
     Attributes:
         code: Belebele's code.
-        space: What stands between two sentences.
+        space: What comes between two sentences.
         frames: Sentence with ``{...}`` places by frame name, such as ``country`` (statement),
             ``country?`` (question) or ``trip.planned``.
         words: Word by kind and key, such as ``("country", "GR")`` or ``("name", "training/0")``.

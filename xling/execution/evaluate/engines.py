@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from xling.scoring.server import Served, Transport
+    from xling.scoring.server import ServedModels, Transport
 
 
 KEPT_ANSWERS = "server-answers.jsonl"
@@ -101,7 +101,7 @@ class ServerConnection:
     """A cell's server, and what it serves."""
 
     transport: Transport
-    served: Served
+    served: ServedModels
 
     def work_key(self, digest: str) -> str:
         """Name the cell's unfinished work: answers of what is served now, and of nothing else.
@@ -120,13 +120,13 @@ def connect_server(model: ModelSettings) -> ServerConnection | None:
     Raises:
         ValueError: it cannot be reached, or does not serve the model.
     """
-    from xling.scoring.server import Transport, find_served
+    from xling.scoring.server import Transport, find_served_models
 
     if model.server is None:
         return None
     transport = Transport(model.server)
     return ServerConnection(
-        transport, find_served(transport, model=model.server.model, study_model=model.id)
+        transport, find_served_models(transport, model=model.server.model, study_model=model.id)
     )
 
 
@@ -193,7 +193,7 @@ def _local(
             loaded.tokenizer,
             add_special_tokens=not job.model.recipe.chat,
             batch_tokens=batch_tokens,
-            kept=(
+            cache_file=(
                 None if routed and has_known_routers(loaded.model) else stage.folder / KEPT_BATCHES
             ),
         )
@@ -231,7 +231,7 @@ def _remote(
         engine = ServerEngine(
             transport,
             server,
-            ServedModel(served, there, job.model.context, answers, kept_as=name),
+            ServedModel(served, there, job.model.context, answers, cache_name=name),
             tokenizer,
             add_special_tokens=not layout.chat,
             ending=layout.answer_prefix,
@@ -247,7 +247,7 @@ def _remote(
         "server.model": served.base,
         "server.adapter": " ".join(asked),
         "server.program": f"{served.owner} {served.version}".strip(),
-        "server.answers": "; ".join(sorted({each.abilities.answers for each in engines})),
+        "server.answers": "; ".join(sorted({each.capabilities.answers for each in engines})),
         "server.top_logprobs": server.top_logprobs,
     }
     return EnginePool(params, tuple(nullcontext(EngineHandle(each, tokenizer)) for each in engines))

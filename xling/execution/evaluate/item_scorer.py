@@ -24,7 +24,7 @@ from xling.execution.evaluate.answers import (
 from xling.prompts import PromptFormat, prompt_sha256, render_cloze_prompts, render_prompts
 from xling.records import LOGPROB_COLUMNS
 from xling.routing import RoutingCounter, has_known_routers, is_mixture, recording_routing
-from xling.scoring import Engine, InProcessEngine, Scores
+from xling.scoring import Engine, InProcessEngine, Sampling, Scores
 from xling.scoring.answer_cache import ReasoningFile
 from xling.scoring.answer_spans import DELIMITER
 from xling.scoring.context import check_context
@@ -193,10 +193,7 @@ class ItemScorer:
         for batch in self._engine.generate(
             [prompt for prompt, _ in missing],
             [key for _, key in missing],
-            max_tokens=thought.max_tokens,
-            temperature=thought.temperature,
-            top_p=thought.top_p,
-            seed=thought.seed,
+            Sampling(thought.max_tokens, thought.temperature, thought.top_p, thought.seed),
             stop=stop_text(self._layout),
             description=f"{description} reasoning",
         ):
@@ -229,7 +226,7 @@ class ItemScorer:
         scores = self._engine.score_variants(variants, description=description)
         averaged = average_over_orders(scores.logprobs, orders)
         mass = averaged.answer_mass
-        if scores.bounded is not None:  # bounds of labels may exceed 1 together
+        if scores.censored is not None:  # bounds of labels may exceed 1 together
             mass = np.minimum(mass, 1.0)
         n, k = scores.logprobs.shape[:2]
         frame = pd.DataFrame(
@@ -248,7 +245,7 @@ class ItemScorer:
             n_tokens=scores.n_tokens[:, 0],
             more={
                 ORDERS_TABLE: frame,
-                **server_tables(items, scores.n_tokens[:, 0], scores.bounded, scores.tries),
+                **server_tables(items, scores.n_tokens[:, 0], scores.censored, scores.tries),
             },
         )
 
@@ -294,5 +291,5 @@ def _answers(
         scores.predictions,
         scores.answer_mass,
         scores.n_tokens,
-        {**more, **server_tables(items, scores.n_tokens, scores.bounded, scores.tries)},
+        {**more, **server_tables(items, scores.n_tokens, scores.censored, scores.tries)},
     )

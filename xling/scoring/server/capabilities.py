@@ -9,15 +9,15 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from xling.prompts import LABELS, label_token_ids
-from xling.scoring.server.prompt_form import Prompt, Wire, prompts_of
+from xling.scoring.server.prompt_form import Prompt, PromptForm, prompts_of
 from xling.scoring.server.responses import (
     SAME,
     Listed,
     first_choice,
+    identifies_labels,
     label_logprobs,
     prompt_tokens,
     read_positions,
-    told_apart,
 )
 from xling.scoring.server.transport import ServerError, Transport
 
@@ -31,18 +31,18 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Abilities:
+class Capabilities:
     """How a server's labels are asked for.
 
     Attributes:
-        wire: how prompts are sent.
+        prompt_form: how prompts are sent.
         extensions: whether it takes fields that OpenAI's interface has not.
         by_id: whether it gives the log-probabilities of the tokens that are asked for.
         listed: whether labels in its list of likeliest tokens are the labels' own tokens.
         echo: whether it gives the log-probabilities of a prompt's tokens.
     """
 
-    wire: Wire
+    prompt_form: PromptForm
     extensions: bool
     by_id: bool
     listed: bool
@@ -61,7 +61,7 @@ class Abilities:
 def next_token_body(
     name: str, form: str | list[int], top_logprobs: int, tokens: Sequence[int] | None
 ) -> dict[str, Any]:
-    """A request for the log-probabilities of the next token.
+    """Return a request for the log-probabilities of the next token.
 
     Args:
         name: of the model.
@@ -83,7 +83,7 @@ def next_token_body(
 
 
 def echo_body(name: str, form: str | list[int], *, extensions: bool) -> dict[str, Any]:
-    """A request for the log-probabilities of a prompt's tokens.
+    """Return a request for the log-probabilities of a prompt's tokens.
 
     One token is written: no tokens at all mean "without a limit" to llama-cpp-python.
     """
@@ -98,22 +98,22 @@ def echo_body(name: str, form: str | list[int], *, extensions: bool) -> dict[str
     return body | ({"return_tokens_as_token_ids": True} if extensions else {})
 
 
-def probe(
+def find_capabilities(
     transport: Transport,
     tokenizer: PreTrainedTokenizerBase,
     name: str,
     *,
     top_logprobs: int,
     ending: str,
-) -> Abilities:
-    """Tries out how a server is to be asked.
+) -> Capabilities:
+    """Try out how a server is to be asked.
 
     Args:
         transport: to the server.
         tokenizer: the study's, for this model.
         name: of the model or adapter.
         top_logprobs: likeliest tokens to ask for.
-        ending: of the study's prompts, after which a label stands.
+        ending: of the study's prompts, after which a label comes.
 
     Raises:
         ValueError: it refuses completions, gives no log-probabilities, has another tokenizer, or
@@ -124,7 +124,7 @@ def probe(
     # Tokens that nothing makes likely: a server that gives them gives whatever it is asked for.
     strangers = [len(tokenizer) * part // 7 for part in (2, 3, 4, 5)]
     try:
-        wire, extensions, body = _first_answer(
+        prompt_form, extensions, body = _first_answer(
             transport, tokenizer, name, prompt, top_logprobs, [*labels, *strangers]
         )
         positions = read_positions(body)
@@ -140,15 +140,18 @@ def probe(
     given = {each.token for each in top}
     by_id = extensions and given >= {*labels, *strangers}
     try:
-        echo, listed = _try_echo(transport, wire, name, prompt, labels, top, extensions=extensions)
+        echo, listed = _try_echo(
+            transport, prompt_form, name, prompt, labels, top, extensions=extensions
+        )
     except ServerError as error:
         raise ValueError(_named(transport, error)) from None
     if not (by_id or listed or echo):
         raise ValueError(
             f"server {transport.url} names tokens by texts that several tokens have, and repeats "
-            "no prompts: labels cannot be told from other tokens; use vLLM, SGLang or llama.cpp"
+            "no prompts: labels cannot be distinguished from other tokens; use vLLM, SGLang or "
+            "llama.cpp"
         )
-    return Abilities(wire, extensions, by_id, listed, echo)
+    return Capabilities(prompt_form, extensions, by_id, listed, echo)
 
 
 def _first_answer(
@@ -158,27 +161,27 @@ def _first_answer(
     prompt: Prompt,
     top_logprobs: int,
     tokens: Sequence[int],
-) -> tuple[Wire, bool, Mapping[str, Any]]:
-    """The richest form of a request that the server takes, and its answer.
+) -> tuple[PromptForm, bool, Mapping[str, Any]]:
+    """Return the richest form of a request that the server takes, and its answer.
 
     Raises:
         ServerError: it takes none, with its words on the plainest; or it fails.
         ValueError: its tokenizer is another.
     """
 
-    def ask(as_tokens: bool, extensions: bool) -> tuple[Wire, bool, Mapping[str, Any]]:
-        wire = Wire(tokenizer, as_tokens)
+    def ask(as_tokens: bool, extensions: bool) -> tuple[PromptForm, bool, Mapping[str, Any]]:
+        prompt_form = PromptForm(tokenizer, as_tokens)
         form = list(prompt.tokens) if as_tokens else _bare(tokenizer, prompt)
         request = next_token_body(name, form, top_logprobs, tokens if extensions else None)
         body = transport.post("/completions", request, patient=False).body
         first_choice(body)
         if not as_tokens:
-            wire = _text_wire(wire, prompt, body)
-            if wire.form(prompt) != form:
-                request["prompt"] = wire.form(prompt)
+            prompt_form = _text_form(prompt_form, prompt, body)
+            if prompt_form.encode(prompt) != form:
+                request["prompt"] = prompt_form.encode(prompt)
                 body = transport.post("/completions", request).body
-        wire.check(prompt, body)
-        return wire, extensions, body
+        prompt_form.check(prompt, body)
+        return prompt_form, extensions, body
 
     refused: list[ServerError] = []
     broken: list[tuple[bool, bool]] = []
@@ -207,21 +210,21 @@ def _bare(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     return prompt.text.removeprefix(tokenizer.bos_token or "")
 
 
-def _text_wire(wire: Wire, prompt: Prompt, body: Mapping[str, Any]) -> Wire:
-    """Finds out by the server's count whether it puts a token before a text."""
-    tokenizer = wire.tokenizer
+def _text_form(prompt_form: PromptForm, prompt: Prompt, body: Mapping[str, Any]) -> PromptForm:
+    """Find out by the server's count whether it puts a token before a text."""
+    tokenizer = prompt_form.tokenizer
     counted = prompt_tokens(body)
     begins = tokenizer.bos_token_id is not None and prompt.tokens[0] == tokenizer.bos_token_id
     own = len(prompt.tokens) - begins
     if counted is None:
         logger.warning("the server does not say how many tokens a prompt has: they go unchecked")
     adds = begins if counted is None else counted == own + 1
-    return Wire(tokenizer, False, adds)
+    return PromptForm(tokenizer, False, adds)
 
 
 def _try_echo(
     transport: Transport,
-    wire: Wire,
+    prompt_form: PromptForm,
     name: str,
     prompt: Prompt,
     labels: Sequence[int],
@@ -229,7 +232,7 @@ def _try_echo(
     *,
     extensions: bool,
 ) -> tuple[bool, bool]:
-    """Whether prompts are repeated with right log-probabilities, and whether listed labels are.
+    """Find out whether prompts are repeated with right log-probabilities, and labels listed.
 
     The likeliest label is put after the prompt: what the server then says of that position must be
     what it said of the next token. llama-cpp-python, of a model without a beginning-of-text token,
@@ -238,22 +241,22 @@ def _try_echo(
     Raises:
         ServerError: the server fails for another reason than the request's form.
     """
-    listed = told_apart(wire.tokenizer, labels, LABELS, top)
+    listed = identifies_labels(prompt_form.tokenizer, labels, LABELS, top)
     logprobs, missing = label_logprobs(top, labels, LABELS)
     index = max(range(len(labels)), key=logprobs.__getitem__)
     whole = Prompt(prompt.text + LABELS[index], (*prompt.tokens, labels[index]))
-    request = echo_body(name, wire.form(whole), extensions=extensions)
-    plain = next_token_body(name, wire.form(whole), 1, None)
+    request = echo_body(name, prompt_form.encode(whole), extensions=extensions)
+    plain = next_token_body(name, prompt_form.encode(whole), 1, None)
     try:
         body = rich_answer(transport, request, plain)
-        (position,) = wire.repeated(whole, body, len(whole.tokens) - 1)
+        (position,) = prompt_form.repeated(whole, body, len(whole.tokens) - 1)
     except ServerError as error:
         if error.status not in FORM_REFUSED:
             raise
         logger.warning("prompts are not repeated: %s", error)
         return False, listed
     except ValueError as error:
-        logger.warning("prompts are not repeated rightly: %s", error)
+        logger.warning("prompts are not repeated correctly: %s", error)
         return False, listed
     if position.chosen is None or not position.chosen.is_token(labels[index], LABELS[index]):
         return False, listed
@@ -269,7 +272,7 @@ def _try_echo(
 def rich_answer(
     transport: Transport, rich: Mapping[str, Any], plain: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Answer to a request whose form the server may not know.
+    """Return the answer to a request whose form the server may not know.
 
     An internal error may be a refusal of the form, or pass: where the plain request is answered,
     the rich one is tried once more.

@@ -11,8 +11,9 @@ from tqdm.auto import tqdm
 
 from xling.prompts import LABELS, label_token_ids
 from xling.scoring.answer_cache import AnswerCache, answer_key
+from xling.scoring.answer_spans import AnswerSpan, choice_spans
 from xling.scoring.context import check_context
-from xling.scoring.generation import check_settings
+from xling.scoring.generation import check_keys
 from xling.scoring.protocol import (
     ChoiceScores,
     Generation,
@@ -20,9 +21,13 @@ from xling.scoring.protocol import (
     VariantScores,
     number_of_variants,
 )
-from xling.scoring.server.capabilities import Abilities, probe
-from xling.scoring.server.continuations import Writer
-from xling.scoring.server.logprobs import ServedSpan, ask_labels, ask_span, choice_spans
+from xling.scoring.sampling import Sampling
+from xling.scoring.server.capabilities import Capabilities, find_capabilities
+from xling.scoring.server.continuations import ContinuationWriter
+from xling.scoring.server.logprobs import (
+    request_answer_logprob,
+    request_label_logprobs,
+)
 from xling.scoring.server.prompt_form import prompts_of
 from xling.scoring.server.served_models import ServedModel
 from xling.scoring.server.transport import ServerError, Transport
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
 class ServerEngine:
     """Scores prompts over an OpenAI-compatible completions interface.
 
-    It is tried out first: see `xling.scoring.server.capabilities.probe`, also for what that raises.
+    It is tried out first: see `find_capabilities`, also for what that raises.
 
     Args:
         transport: to the server.
@@ -44,7 +49,7 @@ class ServerEngine:
         model: what to ask there.
         tokenizer: of the study's model; must be the server's.
         add_special_tokens: True for plain prompts, False for prompts from a chat template.
-        ending: of the study's prompts, after which a label stands.
+        ending: of the study's prompts, after which a label comes.
     """
 
     def __init__(
@@ -63,9 +68,9 @@ class ServerEngine:
         self._tokenizer = tokenizer
         self._add_special_tokens = add_special_tokens
         self._name = model.served.request_name(model.adapter)
-        self._asked = f"of {model.served.base} {model.kept_as or model.adapter}"
-        self._kept = AnswerCache(model.kept)
-        self._abilities = probe(
+        self._identity = f"of {model.served.base} {model.cache_name or model.adapter}"
+        self._cache = AnswerCache(model.cache_file)
+        self._capabilities = find_capabilities(
             transport,
             tokenizer,
             self._name,
@@ -80,15 +85,15 @@ class ServerEngine:
         Less the token that the server writes after a prompt, and the label that it may repeat.
         """
         limits = [each for each in (self._model.context, self._model.served.context) if each]
-        return min(limits) - (2 if self._abilities.echo else 1) if limits else None
+        return min(limits) - (2 if self._capabilities.echo else 1) if limits else None
 
     @property
-    def abilities(self) -> Abilities:
+    def capabilities(self) -> Capabilities:
         """How the server is asked."""
-        return self._abilities
+        return self._capabilities
 
     def check_scoring(self, scoring: str, prompt: str = "") -> None:
-        """Checks that the server can score so, without asking it.
+        """Check that the server can score so, without asking it.
 
         Args:
             scoring: of the cell.
@@ -97,7 +102,7 @@ class ServerEngine:
         Raises:
             ValueError: it cannot, or cannot be sent such prompts; says the remedy.
         """
-        if scoring == "cloze" and not self._abilities.echo:
+        if scoring == "cloze" and not self._capabilities.echo:
             raise ValueError(
                 f"server {self._transport.url} gives no log-probabilities of a prompt's tokens "
                 "(`echo` with `logprobs`), which scoring cloze needs: use vLLM, or scoring "
@@ -106,10 +111,10 @@ class ServerEngine:
         for row in prompts_of(
             self._tokenizer, [prompt] * bool(prompt), add_special_tokens=self._add_special_tokens
         ):
-            self._abilities.wire.form(row)
+            self._capabilities.prompt_form.encode(row)
 
     def score(self, prompts: Sequence[str], *, description: str = "") -> Scores:
-        """Scores each prompt's four labels.
+        """Score each prompt's four labels.
 
         Raises:
             ValueError: the labels are not single tokens after the prompts, or a prompt is longer
@@ -127,10 +132,10 @@ class ServerEngine:
         check_context(lengths, [f"number {n}" for n in range(len(rows))], context=self.context)
         answers = self._ask(
             rows,
-            [answer_key(f"labels {labels} {self._asked}", row.tokens) for row in rows],
-            lambda row: ask_labels(
+            [answer_key(f"labels {labels} {self._identity}", row.tokens) for row in rows],
+            lambda row: request_label_logprobs(
                 self._transport,
-                self._abilities,
+                self._capabilities,
                 self._name,
                 row,
                 tokens=labels,
@@ -150,7 +155,7 @@ class ServerEngine:
     def score_variants(
         self, prompts: Sequence[Sequence[str]], *, description: str = ""
     ) -> VariantScores:
-        """Scores the four labels after each of k variants of each item's prompt.
+        """Score the four labels after each of k variants of each item's prompt.
 
         Raises:
             ValueError: items have different numbers of variants; or as `score`.
@@ -163,7 +168,7 @@ class ServerEngine:
         return VariantScores(
             scores.logprobs.reshape(*shape, 4),
             scores.n_tokens.reshape(shape),
-            None if scores.bounded is None else scores.bounded.reshape(*shape, 4),
+            None if scores.censored is None else scores.censored.reshape(*shape, 4),
             None if scores.tries is None else scores.tries.reshape(shape),
         )
 
@@ -175,7 +180,7 @@ class ServerEngine:
         unconditional_context: str = "Answer:",
         description: str = "",
     ) -> ChoiceScores:
-        """Scores the texts of each prompt's four answers, which the server repeats to us.
+        """Score the texts of each prompt's four answers, which the server repeats to us.
 
         Raises:
             ValueError: the server repeats no prompts; or prompts and answers do not fit together,
@@ -197,41 +202,34 @@ class ServerEngine:
         prior, _ = self._totals(
             found.bare, description and f"{description}, no context", partial=True
         )
-        return found.scores(choices, total, unconditional, prior, tries)
+        return found.scores(total, unconditional, prior, tries)
 
     def generate(
         self,
         prompts: Sequence[str],
         keys: Sequence[str],
+        sampling: Sampling,
         *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
         stop: str = "",
         description: str = "",
     ) -> Iterator[dict[str, Generation]]:
-        """Continues each prompt; draws are the server's own, from a seed of the item's.
+        """Continue each prompt; draws are the server's own, from a seed of the item's.
 
         Raises:
-            ValueError: a setting is out of range, keys repeat, or a prompt leaves too little room
-                in the context; raised before the first request.
+            ValueError: keys repeat, or a prompt leaves too little room in the context; raised
+                before the first request.
             ServerError: the server fails for good.
         """
-        check_settings(prompts, keys, max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+        check_keys(prompts, keys)
         rows = prompts_of(self._tokenizer, prompts, add_special_tokens=self._add_special_tokens)
-        check_context(
-            [len(row.tokens) for row in rows], keys, context=self.context, max_tokens=max_tokens
-        )
-        writer = Writer(
+        lengths = [len(row.tokens) for row in rows]
+        check_context(lengths, keys, context=self.context, max_tokens=sampling.max_tokens)
+        writer = ContinuationWriter(
             self._transport,
-            self._abilities.wire,
+            self._capabilities.prompt_form,
             self._name,
+            sampling,
             owner=self._model.served.owner,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
             stop=stop,
         )
 
@@ -248,17 +246,14 @@ class ServerEngine:
         return run()
 
     def _totals(
-        self, spans: Sequence[ServedSpan], description: str, *, partial: bool = False
+        self, spans: Sequence[AnswerSpan], description: str, *, partial: bool = False
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
-        """Sums of the log-probabilities of answers' tokens, and requests; each of shape (n,)."""
+        """Return sums of the log-probabilities of answers' tokens, and requests; shapes (n,)."""
         answers = self._ask(
             spans,
-            [
-                answer_key(f"span {each.span.start} {self._asked}", each.span.tokens)
-                for each in spans
-            ],
-            lambda each: ask_span(
-                self._transport, self._abilities, self._name, each, partial=partial
+            [answer_key(f"span {each.start} {self._identity}", each.tokens) for each in spans],
+            lambda each: request_answer_logprob(
+                self._transport, self._capabilities, self._name, each, partial=partial
             ),
             description,
         )
@@ -274,7 +269,7 @@ class ServerEngine:
         work: Callable[[Any], dict[str, Any]],
         description: str,
     ) -> list[dict[str, Any]]:
-        """Answers in the jobs' order; what is kept already is not asked again."""
+        """Return answers in the jobs' order; what is cached already is not asked again."""
 
         def careful(job: Any) -> dict[str, Any]:
             try:
@@ -282,14 +277,14 @@ class ServerEngine:
             except ValueError as error:
                 raise ServerError(f"server {self._transport.url}: {error}") from error
 
-        missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in self._kept}
+        missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in self._cache}
         with _bar(len(keys), description) as bar:
-            bar.update(sum(key in self._kept for key in keys))
+            bar.update(sum(key in self._cache for key in keys))
             names = list(missing)
             for index, answer in self._transport.map(careful, list(missing.values())):
-                self._kept.put(names[index], answer)
+                self._cache.put(names[index], answer)
                 bar.update()
-        return [self._kept[key] for key in keys]
+        return [self._cache[key] for key in keys]
 
 
 def _bar(total: int, description: str) -> tqdm[Any]:

@@ -26,7 +26,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Wire:
+class PromptForm:
     """How one server takes prompts.
 
     Attributes:
@@ -39,8 +39,8 @@ class Wire:
     as_tokens: bool
     adds_first: bool = False
 
-    def form(self, prompt: Prompt) -> str | list[int]:
-        """What is sent.
+    def encode(self, prompt: Prompt) -> str | list[int]:
+        """Return what is sent.
 
         Raises:
             ValueError: the server puts a beginning-of-text token before every text, and this
@@ -60,7 +60,7 @@ class Wire:
         return bare
 
     def check(self, prompt: Prompt, body: Mapping[str, Any]) -> None:
-        """Compares the server's count of the prompt's tokens with ours.
+        """Compare the server's count of the prompt's tokens with ours.
 
         Raises:
             ValueError: they differ.
@@ -74,7 +74,7 @@ class Wire:
             )
 
     def repeated(self, prompt: Prompt, body: Mapping[str, Any], start: int) -> list[Position]:
-        """Positions of a repeated prompt's tokens from `start` on, which must be those tokens.
+        """Return positions of a repeated prompt's tokens from `start` on, which must be its own.
 
         Raises:
             ValueError: the answer has other tokens, or lacks their log-probabilities.
@@ -82,25 +82,25 @@ class Wire:
         self.check(prompt, body)
         positions = echoed(body, len(prompt.tokens))[start:]
         for token, position in zip(prompt.tokens[start:], positions, strict=True):
-            said = position.chosen
-            if said is None:
+            found = position.chosen
+            if found is None:
                 continue
             sent = self.tokenizer.decode([token]).strip()
-            if said.token is not None:
-                same = said.token == token
+            if found.token is not None:
+                same = found.token == token
             else:
-                text = said.text if said.raw is None else said.raw.decode(errors="replace")
+                text = found.text if found.raw is None else found.raw.decode(errors="replace")
                 # Other texts have several spellings: spaces, parts of letters, special tokens.
                 same = text is None or not (sent.isascii() and sent.isalnum()) or sent in text
             if not same:
                 raise ValueError(
-                    f"the answer repeats {said.text or said.raw or said.token!r} where the prompt "
-                    f"has {sent!r}"
+                    f"the answer repeats {found.text or found.raw or found.token!r} where the "
+                    f"prompt has {sent!r}"
                 )
         return positions
 
     def _first_special(self, prompt: Prompt) -> tuple[str, str]:
-        """The special token that a prompt begins with, as text, and the text after it."""
+        """Return the special token that a prompt begins with, as text, and the text after it."""
         tokenizer = self.tokenizer
         for token, text in (
             (tokenizer.bos_token_id, tokenizer.bos_token),
@@ -114,7 +114,7 @@ class Wire:
 def prompts_of(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_special_tokens: bool
 ) -> list[Prompt]:
-    """Texts with their tokens."""
+    """Return texts with their tokens."""
     if not texts:
         return []
     rows = tokenizer(list(texts), add_special_tokens=add_special_tokens)["input_ids"]

@@ -33,7 +33,7 @@ class Listed:
 
     Attributes:
         logprob: natural logarithm of its probability.
-        text: its text; what is no letter on its own may be lost.
+        text: its text; what is not a whole character may be lost.
         token: its number.
         raw: its bytes.
     """
@@ -44,7 +44,7 @@ class Listed:
     raw: bytes | None = None
 
     def is_token(self, token: int, text: str) -> bool:
-        """Whether it is a token, by the surest sign that there is."""
+        """Return whether it is a token, by the surest mark that there is."""
         if self.token is not None:
             return self.token == token
         if self.raw is not None:
@@ -52,7 +52,7 @@ class Listed:
         return self.text == text
 
     def is_like(self, other: Listed) -> bool:
-        """Whether two answers list the same token with the same log-probability."""
+        """Return whether two answers list the same token with the same log-probability."""
         named = (self.token, self.text, self.raw) == (other.token, other.text, other.raw)
         return named and abs(self.logprob - other.logprob) <= SAME
 
@@ -62,7 +62,7 @@ class Position:
     """The token at one position, and the likeliest ones there.
 
     Attributes:
-        chosen: the token that stands there; None: its log-probability is not given.
+        chosen: the token that is there; None: its log-probability is not given.
         top: the likeliest ones; empty where none are given.
     """
 
@@ -71,7 +71,7 @@ class Position:
 
 
 def first_choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The only completion of an answer.
+    """Return the only completion of an answer.
 
     Raises:
         ValueError: there is none, or there are several.
@@ -84,7 +84,7 @@ def first_choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_positions(body: Mapping[str, Any]) -> list[Position]:
-    """The tokens of an answer, in order; empty where it gives no log-probabilities.
+    """Read the tokens of an answer, in order; empty where it gives no log-probabilities.
 
     Raises:
         ValueError: it has another shape than the two that are known.
@@ -125,17 +125,17 @@ def _positions(logprobs: Mapping[str, Any]) -> list[Position]:
 
 
 def prompt_tokens(body: Mapping[str, Any]) -> int | None:
-    """Tokens that the server counted in the prompt; None where it does not say."""
+    """Return how many tokens the server counted in the prompt; None where it does not say."""
     return _count(body, "prompt_tokens")
 
 
 def completion_tokens(body: Mapping[str, Any]) -> int | None:
-    """Tokens that the server wrote; None where it does not say."""
+    """Return how many tokens the server wrote; None where it does not say."""
     return _count(body, "completion_tokens")
 
 
 def ended(body: Mapping[str, Any]) -> bool:
-    """Whether the server wrote an end of text, of which it need not say anything."""
+    """Return whether the server wrote an end of text, of which it need not say anything."""
     return completion_tokens(body) == 0 or first_choice(body).get("finish_reason") == "stop"
 
 
@@ -146,7 +146,7 @@ def _count(body: Mapping[str, Any], name: str) -> int | None:
 
 
 def echoed(body: Mapping[str, Any], prompt_length: int) -> list[Position]:
-    """Positions of the prompt in an answer that repeats it.
+    """Return the prompt's positions in an answer that repeats it.
 
     Args:
         body: the answer.
@@ -178,11 +178,11 @@ def echoed(body: Mapping[str, Any], prompt_length: int) -> list[Position]:
 def label_logprobs(
     top: Sequence[Listed], tokens: Sequence[int], texts: Sequence[str]
 ) -> tuple[list[float], list[bool]]:
-    """Log-probability of each label at one position, and whether it is only bounded.
+    """Return each label's log-probability at one position, and whether it is censored.
 
     A label that is not listed is less likely than each listed token, and than all that the listed
     ones leave: the smaller of the two is its bound, and it never ties with a listed label. An empty
-    list means that the server hides what stands there (an end of text): something was likelier, so
+    list means that the server hides what is there (an end of text): something was likelier, so
     at most half is left.
 
     Args:
@@ -204,20 +204,20 @@ def label_logprobs(
 
 
 def unlisted_mass(top: Sequence[Listed]) -> float:
-    """Most probability that the tokens can have together which a server does not list, 0–1."""
+    """Bound the probability that the tokens have together which a server does not list, 0–1."""
     if not top:
         return 1.0
     left = 1.0 - float(np.exp([each.logprob for each in top]).sum())
     return min(max(left, 0.0) + ROUNDED, 1.0)
 
 
-def told_apart(
+def identifies_labels(
     tokenizer: PreTrainedTokenizerBase,
     labels: Sequence[int],
     texts: Sequence[str],
     top: Sequence[Listed],
 ) -> bool:
-    """Whether a list of likeliest tokens says surely which of them are the labels.
+    """Return whether a list of likeliest tokens says surely which of them are the labels.
 
     Numbers do. A text does if it is no other token's, too; single bytes (`<0x31>`), which no model
     writes for a digit, count where bytes are given and so the same bytes can be.
@@ -245,7 +245,7 @@ def told_apart(
 
 
 def _entry(entry: Mapping[str, Any]) -> Listed:
-    """An entry in the chat form."""
+    """Read an entry in the chat form."""
     named = _named(entry.get("token"), entry["logprob"])
     raw = entry.get("bytes")
     token = entry.get("id")

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModels:
     """What a server says it has.
 
     Attributes:
@@ -45,7 +45,7 @@ class Served:
         return self.base, self.owner, self.version
 
     def request_name(self, adapter: str) -> str:
-        """What requests name; SGLang takes an adapter's bare name for the base."""
+        """Return what requests name; SGLang takes an adapter's bare name for the base."""
         if not adapter:
             return self.base
         return f"{self.base}:{adapter}" if self.owner == "sglang" else adapter
@@ -59,20 +59,20 @@ class ServedModel:
         served: what the server has.
         adapter: its name there; empty: the base.
         context: of the model's own configuration, in tokens; None: it names none.
-        kept: file of finished answers; None: they are not kept.
-        kept_as: what kept answers know the adapter by, where its name is another each time; empty:
-            its name.
+        cache_file: file of finished answers; None: they are not kept.
+        cache_name: what kept answers know the adapter by, where its name is another each time;
+            empty: its name.
     """
 
-    served: Served
+    served: ServedModels
     adapter: str = ""
     context: int | None = None
-    kept: Path | None = None
-    kept_as: str = ""
+    cache_file: Path | None = None
+    cache_name: str = ""
 
 
-def find_served(transport: Transport, *, model: str, study_model: str) -> Served:
-    """Asks a server what it serves.
+def find_served_models(transport: Transport, *, model: str, study_model: str) -> ServedModels:
+    """Ask a server what it serves.
 
     Args:
         transport: to the server.
@@ -104,7 +104,7 @@ def find_served(transport: Transport, *, model: str, study_model: str) -> Served
         )
     context = chosen.get("max_model_len")
     same = [card for card in bases if card.get("root") and card["root"] == chosen.get("root")]
-    return Served(
+    return ServedModels(
         names,
         str(chosen["id"]),
         str(chosen.get("owned_by") or ""),
@@ -116,7 +116,7 @@ def find_served(transport: Transport, *, model: str, study_model: str) -> Served
 
 
 def _version(transport: Transport) -> str:
-    """Version of the server's program, from vLLM's and SGLang's pages; empty: it has none."""
+    """Return the server program's version, from vLLM's and SGLang's pages; empty: it has none."""
     for page in ("/version", "/server_info"):
         try:
             version = transport.get(transport.root + page, retries=0, timeout=PATIENCE).body.get(
@@ -131,13 +131,18 @@ def _version(transport: Transport) -> str:
 
 @contextmanager
 def served_adapter(
-    transport: Transport, served: Served, name: str, folder: Path | None, *, asked_for: str = ""
+    transport: Transport,
+    served: ServedModels,
+    name: str,
+    folder: Path | None,
+    *,
+    asked_for: str = "",
 ) -> Iterator[str]:
-    """Makes sure that a server has an adapter, and gives the name that it has there.
+    """Make sure that a server has an adapter, and give the name that it has there.
 
     An adapter of the base that is served under `name` is taken for the right one, unless one was
     asked for. Else it is handed over, where the server can read `folder` and allows it, under a
-    name of its own, and taken back after the block.
+    its own name, and taken back after the block.
 
     Args:
         transport: to the server.
@@ -180,10 +185,10 @@ def served_adapter(
     raise ValueError(_not_served(transport, served, name, folder, refusals, asked_for))
 
 
-def _check_parent(transport: Transport, served: Served, name: str) -> None:
+def _check_parent(transport: Transport, served: ServedModels, name: str) -> None:
     parent = served.parents.get(name)
     if parent not in (served.base, *served.aliases):
-        what = f"is an adapter of {parent!r}" if parent else "is a model of its own"
+        what = f"is an adapter of {parent!r}" if parent else "is a model itself"
         raise ValueError(
             f"server {transport.url}: {name!r} {what}, not an adapter of {served.base!r}; correct "
             "`server.adapter` or `server.model`, or serve it as an adapter of that model"
@@ -191,7 +196,7 @@ def _check_parent(transport: Transport, served: Served, name: str) -> None:
 
 
 def _take_back(transport: Transport, path: str, name: str) -> None:
-    """Unloads an adapter; that it stays loaded spoils no result."""
+    """Unload an adapter; that it stays loaded spoils no result."""
     try:
         transport.post(path, {"lora_name": name}, retries=1, plain=True, timeout=PATIENCE)
     except ServerError as error:
@@ -199,13 +204,13 @@ def _take_back(transport: Transport, path: str, name: str) -> None:
 
 
 def _post_quietly(transport: Transport, path: str, body: dict[str, Any]) -> None:
-    """A request whose answer is a sentence, not JSON."""
+    """Send a request whose answer is a sentence, not JSON."""
     transport.post(path, body, retries=1, plain=True)
 
 
 def _not_served(
     transport: Transport,
-    served: Served,
+    served: ServedModels,
     name: str,
     folder: Path | None,
     refusals: list[str],
@@ -231,7 +236,7 @@ def _not_served(
 
 
 def _folder_digest(folder: Path) -> str:
-    """First eight digits of the sha256 of a folder's files."""
+    """Return the first eight digits of the sha256 of a folder's files."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(path.relative_to(folder).as_posix().encode())

@@ -9,8 +9,8 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from multiprocessing.pool import ThreadPool
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from xling.messages.secrets import MASK, hide, without_secrets
@@ -43,7 +43,7 @@ class ServerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Reply:
+class Response:
     """A server's answer.
 
     Attributes:
@@ -58,7 +58,7 @@ class Reply:
 class Transport:
     """Talks to one server; several threads may use it at once.
 
-    The key is read from the environment here and stands in no message: what a server says of it is
+    The key is read from the environment here and appears in no message: what a server says of it is
     masked.
 
     Args:
@@ -90,8 +90,10 @@ class Transport:
         """Host and port."""
         return urlsplit(self.url).netloc
 
-    def get(self, path: str, *, retries: int | None = None, timeout: float | None = None) -> Reply:
-        """An answer to GET; see `post`."""
+    def get(
+        self, path: str, *, retries: int | None = None, timeout: float | None = None
+    ) -> Response:
+        """Send a GET; see `post`."""
         return self._try("GET", path, None, retries, timeout=timeout)
 
     def post(
@@ -103,8 +105,8 @@ class Transport:
         plain: bool = False,
         patient: bool = True,
         timeout: float | None = None,
-    ) -> Reply:
-        """An answer to POST.
+    ) -> Response:
+        """Send a POST.
 
         Args:
             path: after the address, or a whole address.
@@ -123,40 +125,32 @@ class Transport:
     def map(
         self, work: Callable[[Job], Result], jobs: Sequence[Job]
     ) -> Iterator[tuple[int, Result]]:
-        """Results with their jobs' positions, as they come; `concurrency` jobs at once.
+        """Yield results with their jobs' positions, as they come; `concurrency` jobs at once.
 
         After a failure, or if the caller stops, jobs that wait are dropped; requests that are under
         way may take minutes, and nothing waits for them.
         """
+        if not jobs:
+            return
         stopped = threading.Event()
-        waiting: SimpleQueue[tuple[int, Job]] = SimpleQueue()
-        ended: SimpleQueue[tuple[int, Result | BaseException, bool]] = SimpleQueue()
-        for numbered in enumerate(jobs):
-            waiting.put(numbered)
+        failures: list[Exception] = []
 
-        def run() -> None:
+        def run(numbered: tuple[int, Job]) -> tuple[int, Result]:
             self._thread.stopped = stopped
-            while not stopped.is_set():
-                try:
-                    index, job = waiting.get_nowait()
-                except Empty:
-                    return
-                try:
-                    ended.put((index, work(job), True))
-                except BaseException as error:  # raised by the caller's thread
-                    ended.put((index, error, False))
-                    return
+            if failures or stopped.is_set():  # whichever result comes first, it names the cause
+                raise failures[0] if failures else InterruptedError("the caller has stopped")
+            try:
+                return numbered[0], work(numbered[1])
+            except Exception as error:
+                failures.append(error)
+                raise
 
-        for _ in range(min(self._settings.concurrency, len(jobs))):
-            threading.Thread(target=run, name="server", daemon=True).start()
-        try:
-            for _ in jobs:
-                index, result, well = ended.get()
-                if not well:
-                    raise cast("BaseException", result)
-                yield index, cast("Result", result)
-        finally:
-            stopped.set()
+        # Threads of `concurrent.futures` would be waited for when the interpreter ends; these not.
+        with ThreadPool(min(self._settings.concurrency, len(jobs))) as pool:
+            try:
+                yield from pool.imap_unordered(run, enumerate(jobs))
+            finally:
+                stopped.set()
 
     def _try(
         self,
@@ -168,8 +162,8 @@ class Transport:
         plain: bool = False,
         patient: bool = True,
         timeout: float | None = None,
-    ) -> Reply:
-        """Tries until there is an answer, or none is to be expected."""
+    ) -> Response:
+        """Try until there is an answer, or none is to be expected."""
         retries = (
             self._settings.retries if retries is None else min(retries, self._settings.retries)
         )
@@ -180,21 +174,22 @@ class Transport:
             tried += 1
             try:
                 text = self._once(method, path, body, timeout)
-                return Reply({} if plain else self._parsed(method, path, text), tried)
+                return Response({} if plain else self._parsed(method, path, text), tried)
             except _PassingError as error:
                 allowed = min(retries, 1) if error.status == 500 and not patient else retries
-                if tried > allowed or stopped.is_set():
-                    raise ServerError(
-                        f"{error} ({tried} tries); see the server's log, or raise "
-                        "`server.timeout`, `server.retries`, or lower `server.concurrency`",
-                        error.status,
-                    ) from None
-                wait = error.wait if error.wait is not None else _backoff(tried, body)
-                logger.info("%s; trying again in %.1f s", error, wait)
-                stopped.wait(wait)
+                if tried <= allowed and not stopped.is_set():
+                    wait = error.wait if error.wait is not None else _backoff(tried, body)
+                    logger.info("%s; trying again in %.1f s", error, wait)
+                    if not stopped.wait(wait):
+                        continue
+                raise ServerError(
+                    f"{error} ({tried} tries); see the server's log, or raise "
+                    "`server.timeout`, `server.retries`, or lower `server.concurrency`",
+                    error.status,
+                ) from None
 
     def _once(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> str:
-        """One request; the text of its answer.
+        """Send one request, and return the text of its answer.
 
         Raises:
             _PassingError: a further try may succeed.
@@ -218,22 +213,22 @@ class Transport:
             raise self._refusal(where, error) from None
 
     def _parsed(self, method: str, path: str, text: str) -> dict[str, Any]:
-        """An answer's JSON; a list becomes ``{"data": …}``."""
+        """Parse an answer's JSON; a list becomes ``{"data": …}``."""
         try:
             found = json.loads(text)
         except ValueError:
-            where, shown = self._where(method, path), self._masked(text)[-60:]
-            raise _PassingError(f"{where}: the answer is not whole JSON: …{shown!r}") from None
+            where, end = self._where(method, path), self._masked(text)[-60:]
+            raise _PassingError(f"{where}: the answer is not whole JSON: …{end!r}") from None
         return found if isinstance(found, dict) else {"data": found}
 
     def _where(self, method: str, path: str) -> str:
         return f"server {self.url}: {method} {path.removeprefix(self.url)}"
 
     def _refusal(self, where: str, error: openai.APIStatusError) -> Exception:
-        """What to raise for an HTTP status that is an error."""
+        """Return what to raise for an HTTP status that is an error."""
         status = error.status_code
-        said = self._masked(error.response.text.strip())[:500] or "nothing"
-        message = f"{where}: status {status}; it said: {said}"
+        text = self._masked(error.response.text.strip())[:500] or "nothing"
+        message = f"{where}: status {status}; it said: {text}"
         if status in PASSING_STATUSES or status >= 500:
             return _PassingError(message, status, _asked_wait(error.response.headers))
         if status in (401, 403):
@@ -259,7 +254,7 @@ class _PassingError(Exception):
 
 
 def _asked_wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds of a Retry-After header; None where it names none, or a date."""
+    """Return the seconds of a Retry-After header; None where it names none, or a date."""
     try:
         asked = float(headers.get("retry-after", ""))
     except ValueError:
@@ -268,7 +263,7 @@ def _asked_wait(headers: Mapping[str, str]) -> float | None:
 
 
 def _backoff(tried: int, body: Mapping[str, Any] | None) -> float:
-    """Seconds before the next try: doubled each time, and spread by what is asked."""
+    """Return seconds before the next try: doubled each time, and spread by what is asked."""
     wait = min(FIRST_WAIT * 2.0 ** (tried - 1), LONGEST_WAIT)
     spread = zlib.crc32(f"{body} {tried}".encode()) / 2**32
     return wait * (0.75 + 0.25 * spread)
