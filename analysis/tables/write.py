@@ -12,7 +12,7 @@ import pandas as pd
 # What a language table shows of each model, and its heading.
 _LANGUAGE_COLUMNS = {"accuracy_base": "base", "accuracy": "tuned", "gain": "gain"}
 _FORMULA = re.compile(r"\s*[=+\-@|\t\r]")
-# Of signs, as tables show them: +8.2, or +3.1 to +13.3.
+# Numbers with their signs, as tables show them: +8.2, or +3.1 to +13.3.
 _NUMBERS = re.compile(r"[-+\d.,%\s()–e]*(?:to [-+\d.,%\s()–e]*)?")
 _HIDDEN_IN_LATEX = ("reasoning", "scoring", "n_passages", "n_gained", "n_lost")
 
