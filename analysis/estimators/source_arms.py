@@ -123,11 +123,11 @@ def _difference_rows(
     `left_out` and `kin` are both left out; `kin_words` is the note on kin.
     """
     gone = {*left_out, *kin}
-    kept, kept_other = (
+    used, used_other = (
         np.array([code not in gone for code in table.languages], np.bool_)
         for table in (tuned, other)
     )
-    related = tuned.related[kept]
+    related = tuned.related[used]
     status = _joint_status(tuned, other, gone)
     if status == OK:
         status = few_languages(related) or OK
@@ -153,13 +153,13 @@ def _difference_rows(
     )  # fmt: skip
     if status != OK:
         return [d, i]
-    difference = tuned.gain[scale][:, kept] - other.gain[scale][:, kept_other]
+    difference = tuned.gain[scale][:, used] - other.gain[scale][:, used_other]
     by_language = difference.mean(axis=0)
     d = two_sample(d, by_language[related], by_language[~related])
     if i_status != OK:
         return holm(d, i)
     weak, strong = (
-        first[kept] - second[kept_other]
+        first[used] - second[used_other]
         for first, second in zip(
             group_gains(tuned, groups, scale), group_gains(other, groups, scale), strict=True
         )

@@ -62,9 +62,9 @@ def _is_headline(row: Estimate) -> bool:
 
 def _metric_key(key: str) -> str:
     """Make a key that MLflow takes: letters, digits, and _ - . space : / only."""
-    kept = "".join(c if (c.isascii() and c.isalnum()) or c in "_-. :/" else "_" for c in key)
+    allowed = "".join(c if (c.isascii() and c.isalnum()) or c in "_-. :/" else "_" for c in key)
     # A key is also a path: no empty part, and none of dots alone.
-    return "/".join(part if part.strip(".") else "_" for part in kept.split("/"))[:250]
+    return "/".join(part if part.strip(".") else "_" for part in allowed.split("/"))[:250]
 
 
 def _primary_means(cells: pd.DataFrame) -> pd.DataFrame:

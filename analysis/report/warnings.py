@@ -194,10 +194,10 @@ def _bases(run: Run, runs: Sequence[Run]) -> list[tuple[int, Run]]:
 
 
 def _of_run(records: pd.DataFrame, run: Run) -> pd.DataFrame:
-    kept = np.ones(len(records), np.bool_)
+    chosen = np.ones(len(records), np.bool_)
     for name, value in zip(RUN_COLUMNS, run, strict=True):
-        kept &= (records[name] == value).to_numpy(np.bool_)
-    return records[kept]
+        chosen &= (records[name] == value).to_numpy(np.bool_)
+    return records[chosen]
 
 
 def _equal_accuracies(accuracies: pd.DataFrame) -> Iterator[ResultWarning]:
