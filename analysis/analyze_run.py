@@ -122,9 +122,7 @@ def branches_away(study: Study, code: str) -> int:
 def is_kin(code: str, sources: Collection[str]) -> bool:
     """Return whether a language shares a branch with a source, or is one in another script.
 
-    Args:
-        code: Of a language; a source itself is no kin.
-        sources: Codes of source languages, possibly none.
+    A source itself is not kin.
     """
     language = get_language(code).iso639_3
     return code not in sources and any(

@@ -233,8 +233,8 @@ def _summary(
         ]
     lines += ["", "effect found / bound proved, in points:"]
     lines.append(f"{'languages':>10} {'items':>6}   {'D':^13}   {'I':^13}")
-    shown = table[(table["models"] == design.models) & (table["seeds"] == design.seeds)]
-    for sizes in shown.to_dict("records"):
+    rows = table[(table["models"] == design.models) & (table["seeds"] == design.seeds)]
+    for sizes in rows.to_dict("records"):
         cells = (
             f"{100 * sizes[mde]:5.1f} / {100 * sizes[bound]:5.1f}"
             if np.isfinite(sizes[mde])

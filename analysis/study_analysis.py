@@ -65,13 +65,15 @@ def analyze_records(pulled: PulledRuns, context: StudyContext, folder: Path) -> 
     """
     found = compute_findings(pulled, context)
     cells, estimates = found.compared.cells, found.estimates
-    said = verdict(estimates, context.bound)
+    conclusion = verdict(estimates, context.bound)
     write_estimates(estimates, folder / "estimates.json")
     files = [folder / "estimates.json", *_write_tables(found, context, folder)]
     files += draw_figures(found, context, folder / "figures")
     files.append(write_report(folder / "report.html", found, context))
     pulled = replace(pulled, notes=tuple(found.notes))
-    lines = summary_lines(pulled, cells, estimates, [said.headline, *said.sentences], context.note)
+    lines = summary_lines(
+        pulled, cells, estimates, [conclusion.headline, *conclusion.sentences], context.note
+    )
     metrics = headline_metrics(estimates, cells)
     return Analysis(tuple(estimates), cells, metrics, tuple(lines), tuple(files))
 

@@ -54,13 +54,9 @@ def format_rows(tables: Mapping[tuple[str, ...], GainTable], seed: int = 0) -> l
 
 
 def position_entropies(prediction: npt.NDArray[np.int8]) -> Floats:
-    """Return the entropy of the predicted option positions, in bits.
+    """Return the entropy of the predicted option positions, in bits, over the last axis.
 
-    Args:
-        prediction: Shape (..., items), 1 to 4.
-
-    Returns:
-        Shape (...), 0 (always one position) to 2 (all equally often).
+    From 0 (always one position) to 2 (all equally often).
     """
     counts = np.stack([(prediction == k).sum(axis=-1) for k in range(1, 5)], axis=-1)
     return np.asarray(stats.entropy(counts, base=2, axis=-1), np.float64)

@@ -54,7 +54,7 @@ class GainParts:
     status: str
 
     @property
-    def unused_said(self) -> str:
+    def unused_note(self) -> str:
         """Which arms are left out, and why; empty if none is."""
         return "; ".join(f"{arm} is left out: {why}" for arm, why in self.unused.items())
 
@@ -84,7 +84,7 @@ def gain_part_rows(
         notes.append(f"without {', '.join(parts.left_out)}, on which control-source was tuned")
     if any(table.condition == CONTROL_SOURCE for table in parts.tables):
         notes.append(kin_note(tuned, [code for code in parts.languages if code in kin]))
-    notes += [parts.unused_said, seeds_note(parts.tables)]
+    notes += [parts.unused_note, seeds_note(parts.tables)]
     shared = tuned.shared | {
         "n_related": int(parts.related.sum()), "n_control": int((~parts.related).sum()),
         "n_seeds": min(table.shared["n_seeds"] for table in parts.tables),

@@ -27,13 +27,7 @@ _DECIMALS = 7
 def n_labelings(n_related: int, n_control: int) -> int:
     """Count in how many ways the family labels can be dealt out to the languages.
 
-    Args:
-        n_related: Number of related languages, at least 0.
-        n_control: Number of control languages, at least 0.
-
-    Returns:
-        The binomial coefficient: 20 for 3 + 3, 8,008 for 6 + 10. The smallest two-sided p that
-        can come out is 2 divided by it.
+    20 for 3 + 3, 8,008 for 6 + 10. The smallest two-sided p that can come out is 2 divided by it.
 
     Raises:
         ValueError: If a number is negative.

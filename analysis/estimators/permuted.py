@@ -61,12 +61,7 @@ def permuted_rows(
 def recall_variance(measures: pd.DataFrame, table: GainTable) -> tuple[Floats, Floats]:
     """Return squared RStd less chance, before and after tuning, by model and language.
 
-    Args:
-        measures: As analysis.measures.formats.format_measures gives them.
-        table: Which arm and cells.
-
-    Returns:
-        Two arrays (models, languages), in squared points; NaN where there is none.
+    In squared points; NaN where there is none.
     """
     before, after = before_and_after(measures, table, ["recall_variance"])
     return SQUARED_POINTS * before[..., 0], SQUARED_POINTS * after[..., 0]

@@ -85,12 +85,7 @@ def position_prior_rows(
 def total_variation(p: Floats, q: Floats) -> Floats:
     """Return half the sum of absolute differences of distributions over positions.
 
-    Args:
-        p: Shape (..., 4), each sums to 1.
-        q: Shape (4,) or that of p.
-
-    Returns:
-        Shape (...), from 0 (alike) to 1 (nothing in common).
+    From 0 (alike) to 1 (nothing in common), over the last axis.
     """
     return np.asarray(np.abs(p - q).sum(axis=-1) / 2, np.float64)
 

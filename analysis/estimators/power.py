@@ -43,17 +43,9 @@ def minimal_detectable_effect(
 ) -> float:
     """Return the true difference that the two-sided t test finds with the given power.
 
-    `pingouin.power_ttest2n`, solved for the effect size (Card et al. 2020; Miller 2024).
-
-    Args:
-        variance: Of one language's value, within a family, in squared proportions, from 0 up.
-        n_related: Number of related languages, at least 2.
-        n_control: Number of control languages, at least 2.
-        power: Chance that the test finds it, above alpha and below 1.
-        alpha: Level of the test.
-
-    Returns:
-        The difference of the family means, in proportion.
+    `pingouin.power_ttest2n`, solved for the effect size (Card et al. 2020; Miller 2024). `variance`
+    is that of one language's value within a family, in squared proportions; the difference of the
+    family means is in proportion.
 
     Raises:
         ValueError: If an argument is out of range, or the effect is beyond ten standard
@@ -71,17 +63,8 @@ def smallest_provable_bound(
     Exact: given the pooled standard deviation s, equivalence within b is declared where the
     difference lies within b - t s c, c = sqrt(1/n_related + 1/n_control) and t the quantile of
     Student's distribution at 1 - alpha; this is integrated over the chi-square distribution of s
-    (Shieh 2016; Lakens 2017).
-
-    Args:
-        variance: Of one language's value, within a family, in squared proportions, from 0 up.
-        n_related: Number of related languages, at least 2.
-        n_control: Number of control languages, at least 2.
-        power: Chance that the tests prove it, above alpha and below 1.
-        alpha: Level of each one-sided test.
-
-    Returns:
-        The bound, in proportion.
+    (Shieh 2016; Lakens 2017). `variance` is that of one language's value within a family, in
+    squared proportions; `alpha` is the level of each one-sided test; the bound is in proportion.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -95,21 +78,10 @@ def reach_of_difference(
     components: VarianceComponents, *, models: int, related: int, control: int, items: int,
     seeds: int,
 ) -> Reach:  # fmt: skip
-    """Return what D's tests can see at 80 % power.
-
-    Args:
-        components: Variances in squared proportions.
-        models: Number of models, at least 1.
-        related: Number of related languages, at least 2.
-        control: Number of control languages, at least 2.
-        items: Items per language, at least 1.
-        seeds: Training seeds per model, at least 1.
-
-    Returns:
-        Proportions.
+    """Return what D's tests can see at 80 % power, in proportion.
 
     Raises:
-        ValueError: If a size is too small.
+        ValueError: If a size is too small: models, items and seeds start at 1, languages at 2.
     """
     return _reach(language_variance(components, models, items, seeds), related, control)
 
@@ -118,22 +90,10 @@ def reach_of_interaction(
     components: VarianceComponents, *, weak: int, strong: int, related: int, control: int,
     items: int, seeds: int,
 ) -> Reach:  # fmt: skip
-    """Return what I's tests can see at 80 % power.
-
-    Args:
-        components: Variances in squared proportions.
-        weak: Number of weak models, at least 1.
-        strong: Number of strong models, at least 1.
-        related: Number of related languages, at least 2.
-        control: Number of control languages, at least 2.
-        items: Items per language, at least 1.
-        seeds: Training seeds per model, at least 1.
-
-    Returns:
-        Proportions.
+    """Return what I's tests can see at 80 % power, in proportion.
 
     Raises:
-        ValueError: If a size is too small.
+        ValueError: If a size is too small: models, items and seeds start at 1, languages at 2.
     """
     variance = interaction_variance(components, weak, strong, items, seeds)
     return _reach(variance, related, control)

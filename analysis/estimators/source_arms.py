@@ -83,12 +83,7 @@ def source_arm_rows(
 
 
 def kin_note(table: GainTable, kin: Collection[str]) -> str:
-    """Say which languages of a row are kin of the control source.
-
-    Args:
-        table: Whose languages.
-        kin: Codes among them; empty: nothing is said.
-    """
+    """Say which languages of a table are kin of the control source; nothing without any."""
     if not kin:
         return ""
     kind = dict(zip(table.languages, table.related.tolist(), strict=True))
@@ -106,11 +101,7 @@ def _listed(codes: Collection[str]) -> str:
 
 
 def seeds_note(tables: Collection[GainTable]) -> str:
-    """Say how many seeds each arm has, where arms differ in that; else nothing.
-
-    Args:
-        tables: One of each arm.
-    """
+    """Say how many seeds each arm has, where arms differ in that; else nothing."""
     seeds = [(table.condition[0], table.shared["n_seeds"]) for table in tables]
     if len({number for _, number in seeds}) < 2:
         return ""
@@ -123,20 +114,20 @@ def _difference_rows(
     groups: BaselineGroups,
     left_out: Collection[str],
     scale: str,
-    kin_said: str,
+    kin_words: str,
     kin: Collection[str] = (),
     label: str = _ARMS,
 ) -> list[Estimate]:
     """Estimate D and I of the difference between two arms, by languages, on one scale.
 
-    `left_out` and `kin` are both left out; `kin_said` is the note on kin.
+    `left_out` and `kin` are both left out; `kin_words` is the note on kin.
     """
     gone = {*left_out, *kin}
-    kept, kept_other = (
+    used, used_other = (
         np.array([code not in gone for code in table.languages], np.bool_)
         for table in (tuned, other)
     )
-    related = tuned.related[kept]
+    related = tuned.related[used]
     status = _joint_status(tuned, other, gone)
     if status == OK:
         status = few_languages(related) or OK
@@ -144,7 +135,7 @@ def _difference_rows(
     dropped = [code for code in tuned.languages if code in left_out]
     if dropped:
         notes.append(f"without {', '.join(dropped)}, on which control-source was tuned")
-    notes += [kin_said, seeds_note((tuned, other))]
+    notes += [kin_words, seeds_note((tuned, other))]
     if tuned.folds is not None:
         notes.append(ADAPTERS_NOTE)
     note = "; ".join(filter(None, notes))
@@ -162,13 +153,13 @@ def _difference_rows(
     )  # fmt: skip
     if status != OK:
         return [d, i]
-    difference = tuned.gain[scale][:, kept] - other.gain[scale][:, kept_other]
+    difference = tuned.gain[scale][:, used] - other.gain[scale][:, used_other]
     by_language = difference.mean(axis=0)
     d = two_sample(d, by_language[related], by_language[~related])
     if i_status != OK:
         return holm(d, i)
     weak, strong = (
-        first[kept] - second[kept_other]
+        first[used] - second[used_other]
         for first, second in zip(
             group_gains(tuned, groups, scale), group_gains(other, groups, scale), strict=True
         )

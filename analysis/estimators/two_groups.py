@@ -40,15 +40,7 @@ class Equivalence:
 
 
 def has_no_variance(related: Floats, control: Floats) -> bool:
-    """Return whether neither group varies, so that no test of their difference means anything.
-
-    Args:
-        related: Shape (languages,).
-        control: Shape (languages,).
-
-    Returns:
-        True if all values within each group are equal but for rounding.
-    """
+    """Return whether neither group varies but for rounding, so that no test means anything."""
     return bool(max(np.ptp(related), np.ptp(control)) < _ROUNDING)
 
 

@@ -43,7 +43,7 @@ class VarianceComponents:
     residual_seed: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no variance.
+        """Refuse what is not a variance.
 
         Raises:
             ValueError: If a variance is negative or not finite, or `residual_seed` exceeds
@@ -72,14 +72,7 @@ DEFAULT_COMPONENTS = VarianceComponents(
 def language_variance(components: VarianceComponents, models: int, items: int, seeds: int) -> float:
     """Return the variance of one language's gain, averaged over models, items and seeds.
 
-    Args:
-        components: Variances in squared proportions.
-        models: Number of models, at least 1.
-        items: Items per language, at least 1.
-        seeds: Training seeds per model, at least 1.
-
-    Returns:
-        The variance within a family, in squared proportions; it is what D's test divides by.
+    It is that within a family, in squared proportions: what D's test divides by.
 
     Raises:
         ValueError: If a number is below 1.
@@ -94,17 +87,8 @@ def interaction_variance(
 ) -> float:
     """Return the variance of one language's mean gain in weak models minus that in strong models.
 
-    What the models share in a language cancels.
-
-    Args:
-        components: Variances in squared proportions.
-        n_weak: Number of weak models, at least 1.
-        n_strong: Number of strong models, at least 1.
-        items: Items per language, at least 1.
-        seeds: Training seeds per model, at least 1.
-
-    Returns:
-        The variance within a family, in squared proportions; it is what I's test divides by.
+    What the models share in a language cancels. It is that within a family, in squared proportions:
+    what I's test divides by.
 
     Raises:
         ValueError: If a number is below 1.

@@ -1,1 +1,4 @@
-"""What a study shows of the arms and instruments that it has: a figure, a table, and words."""
+"""Sections of the report for the arms and instruments that a study has: figure, table, words.
+
+They show what was estimated or logged, and estimate no contrast themselves.
+"""

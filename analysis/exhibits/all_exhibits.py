@@ -13,9 +13,6 @@ from analysis.exhibits.options import orders_exhibit, positions_exhibit
 def study_exhibits(evidence: Evidence) -> list[Exhibit]:
     """Make the exhibits, in the order to be shown.
 
-    Args:
-        evidence: What the analysis has.
-
     Returns:
         Those that the runs allow, possibly none.
     """

@@ -34,9 +34,6 @@ _PART_WORDS = {
 def arms_exhibit(evidence: Evidence) -> Exhibit | None:
     """Show the mean gain by arm, reasoning and scoring, in related and in control languages.
 
-    Args:
-        evidence: What the analysis has.
-
     Returns:
         The exhibit; None where there is the primary arm alone.
     """
@@ -64,9 +61,6 @@ def arms_exhibit(evidence: Evidence) -> Exhibit | None:
 
 def parts_exhibit(evidence: Evidence) -> Exhibit | None:
     """Show the parts of the gain, in related and in control languages, and their difference.
-
-    Args:
-        evidence: What the analysis has.
 
     Returns:
         The exhibit; None where no arm takes the gain apart.
@@ -157,7 +151,7 @@ def _parts_left_out(evidence: Evidence) -> tuple[str, ...]:
     parts = gain_parts(evidence.compared.tables, evidence.compared.left_out)
     if parts is None:
         return ()
-    arms = (f"{parts.unused_said}.",) if parts.unused else ()
+    arms = (f"{parts.unused_note}.",) if parts.unused else ()
     return *_left_out_text(evidence, parts.left_out, "no part counts"), *arms
 
 

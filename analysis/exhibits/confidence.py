@@ -14,9 +14,6 @@ from xling.records import ARMS
 def calibration_exhibit(evidence: Evidence) -> Exhibit | None:
     """Show the expected calibration error by language, before and after, and by model and arm.
 
-    Args:
-        evidence: What the analysis has.
-
     Returns:
         The exhibit; None without option probabilities both before and after.
     """

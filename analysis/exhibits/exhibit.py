@@ -67,16 +67,7 @@ class Evidence:
 def target_means(
     measures: pd.DataFrame, columns: Sequence[str], family: Mapping[str, str]
 ) -> pd.DataFrame:
-    """Average measures of each run over its target languages.
-
-    Args:
-        measures: As analysis.measures.formats.format_measures gives them.
-        columns: Which of them.
-        family: Language code to `related`, `control` or `source`.
-
-    Returns:
-        Columns model, arm, seed, reasoning, scoring and those asked for.
-    """
+    """Average measures of each run (model, arm, seed, reasoning, scoring) over its targets."""
     targets = measures[measures["language"].map(dict(family)).isin(["related", "control"])]
     keys = ["model", "arm", "seed", "reasoning", "scoring"]
     return targets.groupby(keys, as_index=False)[list(columns)].mean()

@@ -18,9 +18,6 @@ from analysis.tables.numbers import signed
 def routing_exhibits(evidence: Evidence) -> list[Exhibit]:
     """Show routing before and after fine-tuning, one exhibit for each mixture-of-experts model.
 
-    Args:
-        evidence: What the analysis has.
-
     Returns:
         The exhibits; none without routing of both the base and the fine-tuned model.
     """

@@ -52,9 +52,6 @@ def metric_means(evidence: Evidence, names: Sequence[str], **where: str) -> pd.D
 def cloze_exhibit(evidence: Evidence) -> Exhibit | None:
     """Show the accuracy of cloze scoring under each normalisation, by arm and family.
 
-    Args:
-        evidence: What the analysis has.
-
     Returns:
         The exhibit; None where no run logged these metrics.
     """
@@ -90,9 +87,6 @@ def cloze_exhibit(evidence: Evidence) -> Exhibit | None:
 
 def reasoning_exhibit(evidence: Evidence) -> Exhibit | None:
     """Show the lengths of chain-of-thought reasonings, and how many were cut.
-
-    Args:
-        evidence: What the analysis has.
 
     Returns:
         The exhibit; None where no run logged these metrics.

@@ -25,9 +25,6 @@ _SHUFFLED = "shuffled-labels"
 def positions_exhibit(evidence: Evidence) -> Exhibit | None:
     """Show the shares of option positions by arm: right answers, predictions, probability.
 
-    Args:
-        evidence: What the analysis has.
-
     Returns:
         The exhibit; None without an arm of shuffled labels or scoring over option orders.
     """
@@ -80,9 +77,6 @@ def _panels(
 
 def orders_exhibit(evidence: Evidence) -> Exhibit | None:
     """Show accuracy and position bias, plain and averaged over option orders.
-
-    Args:
-        evidence: What the analysis has.
 
     Returns:
         The exhibit; None where no model was scored both ways.

@@ -50,19 +50,11 @@ def baseline_plot(
 ) -> Figure:
     """Draw gain against baseline: colour tells the family, marker the model, label the language.
 
-    Args:
-        gains: As figure_gains gives them, at least one row with a gain.
-        title: What the figure shows.
-        baseline: Training-split accuracy, models by languages (proportions); a language without
-            one is left out. Without any, the held-out accuracy is drawn, and the axis says that
-            gain and baseline share items.
-        slopes: Rows of estimates; those of SLOPES on points (points of gain for each point of
-            baseline) are drawn through the mean of the target languages' points.
-        note: Small print below.
-        narrow: Whether it is for a phone.
-
-    Returns:
-        The figure, in points and per cent.
+    `gains` are as figure_gains gives them, with a gain at least. `baseline` is training-split
+    accuracy, models by languages (proportions); a language without one is left out. Without any,
+    the held-out accuracy is drawn, and the axis says that gain and baseline share items. `slopes`
+    are rows of estimates; those of SLOPES on points (points of gain for each point of baseline) are
+    drawn through the mean of the target languages' points.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -100,11 +92,11 @@ def _draw_points(
     axes.vlines(x, low, high, colors=list(colours), lw=0.9, alpha=0.35, zorder=2)
     for row, colour in zip(drawn.to_dict("records"), colours, strict=True):
         base, gain = 100 * row["baseline"], 100 * row["gain"]
-        said = f"{row['model']}, {row['language']}: base {base:.1f} %, gain {gain:+.1f}"
+        tip = f"{row['model']}, {row['language']}: base {base:.1f} %, gain {gain:+.1f}"
         axes.scatter(
             base, gain, s=size, marker=marker[row["model"]], zorder=3, color=colour,
             edgecolors="white", linewidths=0.6,
-            gid=tip_id(said) if len(drawn) <= MAX_TIPS else None,
+            gid=tip_id(tip) if len(drawn) <= MAX_TIPS else None,
         )  # fmt: skip
 
 
@@ -156,14 +148,7 @@ def _with_baseline(gains: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.Dat
 
 
 def short_codes(codes: Sequence[str]) -> list[str]:
-    """Return the part of each code before the script, where that still tells the languages apart.
-
-    Args:
-        codes: Belebele's codes, such as `heb_Hebr`; repeats are one language.
-
-    Returns:
-        One label per code, such as `heb`.
-    """
+    """Return the part of each code before the script, where that still tells languages apart."""
     start: dict[str, set[str]] = {}
     for code in codes:
         start.setdefault(code.split("_")[0], set()).add(code)

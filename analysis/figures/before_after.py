@@ -66,17 +66,9 @@ def before_after_plot(
 ) -> Figure:
     """Draw before (hollow) and after (full), a line for each language.
 
-    Args:
-        table: As before_after_table gives it, at least one row.
-        title: What the figure shows; may be empty.
-        axis: What is measured; it is drawn in per cent.
-        limits: Of the axis, in per cent; None: from 0 to a little past the largest.
-        names: Language code to English name.
-        note: Small print below.
-        narrow: Whether it is for a phone.
-
-    Returns:
-        The figure.
+    `table` is as before_after_table gives it. `axis` says what is measured; it is drawn in per
+    cent. `limits` are those of the axis, in per cent; None: from 0 to a little past the largest.
+    `names` maps a language code to its English name.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -109,28 +101,19 @@ def _draw_language(
     """Draw one language: hollow before, full after."""
     colour = FAMILY_COLOURS[row["family"]]
     before, after = 100 * row["before"], 100 * row["after"]
-    said = f"{names.get(row['language'], row['language'])}: {before:.1f} % to {after:.1f} %"
+    tip = f"{names.get(row['language'], row['language'])}: {before:.1f} % to {after:.1f} %"
     axes.plot([before, after], [place, place], color=colour, lw=1.4, alpha=0.6, zorder=2)
     for value, face in ((before, "white"), (after, colour)):
         draw_mark(
             axes, value, place, "o", ms=7, color=colour, mfc=face, mew=1.4, zorder=3,
-            gid=tip_id(said),
+            gid=tip_id(tip),
         )  # fmt: skip
 
 
 def answer_mass_table(
     summary: pd.DataFrame, family: Mapping[str, str], condition: tuple[str, ...]
 ) -> pd.DataFrame:
-    """Average the answer mass by language over models and seeds.
-
-    Args:
-        summary: Columns model, language, arm, reasoning, scoring, seed, answer_mass.
-        family: Language code to `related`, `control` or `source`.
-        condition: Arm, reasoning and scoring; the base model is taken under the same two.
-
-    Returns:
-        As before_after_table.
-    """
+    """Average the answer mass by language over models and seeds, as before_after_table does."""
     return before_after_table(summary, "answer_mass", family, condition)
 
 
@@ -144,15 +127,7 @@ def answer_mass_plot(
 ) -> Figure:
     """Draw answer mass before (hollow) and after (full), a line for each language.
 
-    Args:
-        table: As answer_mass_table gives it, at least one row.
-        title: What the figure shows; may be empty.
-        names: Language code to English name.
-        note: Small print below.
-        narrow: Whether it is for a phone.
-
-    Returns:
-        The figure, in per cent of the probability that falls on the four answers.
+    It is in per cent of the probability that falls on the four answers.
 
     Raises:
         ValueError: If there is nothing to draw.

@@ -70,16 +70,7 @@ def chain_of_thought_table(
 def chain_of_thought_plot(
     table: pd.DataFrame, *, title: str, note: str = "", narrow: bool = False
 ) -> Figure:
-    """Draw the accuracy of each model: base, with chain-of-thought, and fine-tuned.
-
-    Args:
-        table: As chain_of_thought_table gives it, at least one row.
-        title: What the figure shows; may be empty.
-        note: Small print below.
-        narrow: Whether it is for a phone.
-
-    Returns:
-        The figure, in per cent.
+    """Draw the accuracy of each model in per cent: base, with chain-of-thought, and fine-tuned.
 
     Raises:
         ValueError: If there is nothing to draw.

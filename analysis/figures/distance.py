@@ -42,16 +42,9 @@ def distance_plot(
 ) -> Figure:
     """Draw the gain by language: a dot per model, and their mean with its 95 % t interval.
 
-    Args:
-        gains: As analysis.figures.style.figure_gains gives them, at least one row with a gain.
-        title: What the figure shows; may be empty.
-        distance: Language code to branches away from the source, or None.
-        names: Language code to English name.
-        note: Small print below.
-        narrow: Whether it is for a phone.
-
-    Returns:
-        The figure: languages from the source (top) to the most distant (bottom), gains in points.
+    Languages go from the source (top) to the most distant (bottom), gains are in points. `gains`
+    are as analysis.figures.style.figure_gains gives them; `distance` maps a language code to
+    branches away from the source, `names` to its English name.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -93,30 +86,23 @@ def _language_row(axes: Axes, place: int, rows: pd.DataFrame, colour: str, langu
     """Draw the models' dots and their mean for one language."""
     values = 100 * rows["gain"].to_numpy(np.float64)
     for value, model in zip(values, rows["model"], strict=True):
-        said = tip_id(f"{model}, {language}: {value:+.1f} points")
+        tip = tip_id(f"{model}, {language}: {value:+.1f} points")
         draw_mark(
             axes, value, place, "o", ms=4.5, ls="", color=colour, alpha=0.45, mew=0, zorder=2,
-            gid=said if len(values) <= MAX_TIPS // 10 else None,
+            gid=tip if len(values) <= MAX_TIPS // 10 else None,
         )  # fmt: skip
     low, high = mean_interval(values)
     if np.isfinite(low):
         axes.plot([low, high], [place, place], color=colour, lw=1.6, zorder=3)
-    said = tip_id(f"{language}: mean {values.mean():+.1f} points over {len(values)} models")
+    tip = tip_id(f"{language}: mean {values.mean():+.1f} points over {len(values)} models")
     draw_mark(
         axes, values.mean(), place, "D", ms=6.5, color=colour, mec="white", mew=0.9, zorder=4,
-        gid=said,
+        gid=tip,
     )  # fmt: skip
 
 
 def mean_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % t interval of a mean.
-
-    Args:
-        values: Shape (n,), finite.
-
-    Returns:
-        The limits, NaN for fewer than two values.
-    """
+    """Return the 95 % t interval of a mean; NaN for fewer than two values."""
     if len(values) < 2:
         return float("nan"), float("nan")
     half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))

@@ -34,18 +34,11 @@ _OFFSET = 0.16
 def family_dots_plot(
     table: pd.DataFrame, *, title: str, axis: str, note: str = "", narrow: bool = False
 ) -> Figure:
-    """Draw a dot and an interval for each label and family.
+    """Draw a dot and an interval for each label and family; on a phone labels stand above.
 
-    Args:
-        table: Columns label, family (`related` or `control`), estimate, low, high: differences of
-            proportions, limits NaN where there are none. Labels keep their order.
-        title: What the figure shows; may be empty.
-        axis: What the numbers are; they are drawn in points.
-        note: Small print below.
-        narrow: Whether it is for a phone; labels then stand above their dots.
-
-    Returns:
-        The figure.
+    `table` has the columns label, family (`related` or `control`), estimate, low and high:
+    differences of proportions, drawn in points, limits NaN where there are none. Labels keep their
+    order. `axis` says what the numbers are.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -95,11 +88,11 @@ def _draw(axes: Axes, row: Mapping[Any, Any], place: float) -> None:
     said_value, said_low, said_high = (
         f"{number:+.1f}".replace("-", "\N{MINUS SIGN}") for number in (value, low, high)
     )
-    said = f"{row['label']}, {family}: {said_value} points"
+    tip = f"{row['label']}, {family}: {said_value} points"
     if np.isfinite(low) and np.isfinite(high):
         axes.plot([low, high], [at, at], color=FAMILY_COLOURS[family], lw=1.6, zorder=2)
-        said += f", 95 % interval {said_low} to {said_high}"
+        tip += f", 95 % interval {said_low} to {said_high}"
     draw_mark(
         axes, value, at, _MARKERS[family], ms=6, color=FAMILY_COLOURS[family], mec="white",
-        mew=0.8, zorder=3, gid=tip_id(said),
+        mew=0.8, zorder=3, gid=tip_id(tip),
     )  # fmt: skip

@@ -94,17 +94,11 @@ def forest_lines(estimates: Sequence[Estimate]) -> list[ForestLine]:
 def forest_plot(
     estimates: Sequence[Estimate], *, title: str, bound: float, note: str = "", narrow: bool = False
 ) -> Figure:
-    """Draw D and I with their intervals, in points and in logits.
+    """Draw D and I with their intervals, in points and in logits; on a phone one below the other.
 
-    Args:
-        estimates: All rows of an analysis; forest_lines chooses.
-        title: What the figure shows; may be empty.
-        bound: Equivalence bound in proportion, shaded on the panel in points.
-        note: Small print below.
-        narrow: Whether it is for a phone; the panels then stand below each other.
-
-    Returns:
-        The figure. A row without an interval shows its p or its status instead.
+    `estimates` are all rows of an analysis, of which forest_lines chooses. `bound` is the
+    equivalence bound in proportion, shaded on the panel in points. A row without an interval shows
+    its p or its status instead.
 
     Raises:
         ValueError: If no row estimates D or I.
@@ -186,15 +180,15 @@ def _is_primary(line: ForestLine) -> bool:
 def _draw_line(axes: Axes, line: ForestLine, scale: str, place: float, narrow: bool) -> None:
     """Draw interval, estimate and numbers of one line on one scale."""
     row = line.rows.get(scale)
-    said = _numbers(row, scale, with_p=not narrow)
+    numbers = _numbers(row, scale, with_p=not narrow)
     text: dict[str, Any] = {"fontsize": _SIZE, "va": "center"}
     text["transform"] = axes.get_yaxis_transform()
     if narrow:
         halo = [withStroke(linewidth=1.5, foreground="white")]
         axes.text(0.0, place - 0.62, plain_text(line.label), path_effects=halo, **text)
-        axes.text(1.0, place - 0.62, said, ha="right", path_effects=halo, **text)
+        axes.text(1.0, place - 0.62, numbers, ha="right", path_effects=halo, **text)
     else:
-        axes.text(1.02, place, said, **text)
+        axes.text(1.02, place, numbers, **text)
     if row is None or row.estimate is None:
         return
     factor = 100 if scale == POINTS else 1
@@ -206,7 +200,7 @@ def _draw_line(axes: Axes, line: ForestLine, scale: str, place: float, narrow: b
         axes.plot(limits, [place] * 2, color=colour, lw=2.4 if primary else 1.4, zorder=2)
     draw_mark(
         axes, factor * row.estimate, place, "D" if primary else "o", ms=7 if primary else 5.5,
-        color=colour, mec="white", mew=0.8, zorder=3, gid=tip_id(f"{line.label}: {said}"),
+        color=colour, mec="white", mew=0.8, zorder=3, gid=tip_id(f"{line.label}: {numbers}"),
     )  # fmt: skip
 
 

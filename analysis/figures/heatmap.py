@@ -35,15 +35,9 @@ def gain_heatmap(
 ) -> Figure:
     """Draw a heatmap of gains in points, models by languages, languages grouped by family.
 
-    Args:
-        gains: As figure_gains gives them, at least one row.
-        title: What the figure shows.
-        distance: Language code to steps from the source, to order languages within a family.
-        names: Language code to English name; the code stands alone where there is none.
-        note: Small print below, such as that of the mini set.
-
-    Returns:
-        The figure; colours are centred at 0, cells without a number are hatched.
+    Colours are centred at 0, cells without a number are hatched. `gains` are as figure_gains gives
+    them; `distance` maps a language code to steps from the source, to order languages within a
+    family; `names` maps it to the English name.
 
     Raises:
         ValueError: If there is nothing to draw.

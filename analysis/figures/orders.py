@@ -32,14 +32,8 @@ _COLOURS = (GREY, ACCENT)
 def orders_plot(table: pd.DataFrame, *, title: str, note: str = "", narrow: bool = False) -> Figure:
     """Draw each model's base and tuned arm, plain (hollow) and averaged over orders (full).
 
-    Args:
-        table: Columns ORDERS_COLUMNS, proportions; arms are `base` and one other.
-        title: What the figure shows; may be empty.
-        note: Small print below.
-        narrow: Whether it is for a phone; the panels then stand below each other.
-
-    Returns:
-        The figure.
+    `table` has the columns ORDERS_COLUMNS, proportions; its arms are `base` and one other. On a
+    phone the panels stand below each other.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -80,9 +74,9 @@ def _draw_panel(
         place = models.index(row["model"]) + (-0.14 if row["arm"] == "base" else 0.14)
         plain, averaged = 100 * row[column], 100 * row[f"{column}_averaged"]
         axes.plot([plain, averaged], [place, place], color=colour, lw=1.2, alpha=0.6, zorder=2)
-        said = f"{row['model']}, {row['arm']}: {plain:.1f} plain, {averaged:.1f} averaged"
+        tip = f"{row['model']}, {row['arm']}: {plain:.1f} plain, {averaged:.1f} averaged"
         for value, face in ((plain, "white"), (averaged, colour)):
             draw_mark(
                 axes, value, place, "o", ms=6, color=colour, mfc=face, mew=1.3, zorder=3,
-                gid=tip_id(said),
+                gid=tip_id(tip),
             )  # fmt: skip

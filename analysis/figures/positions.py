@@ -54,17 +54,11 @@ def positions_plot(
     note: str = "",
     narrow: bool = False,
 ) -> Figure:
-    """Draw a panel for each arm: shares of the four positions.
+    """Draw a panel for each arm: shares of the four positions in per cent.
 
-    Args:
-        panels: Arm to `gold`, `predicted` and `prior`, each of shape (4,), proportions.
-        title: What the figure shows; may be empty.
-        trained: Shares of the right answers in training, (4,), drawn as bars behind; or None.
-        note: Small print below.
-        narrow: Whether it is for a phone; panels then stand two by two.
-
-    Returns:
-        The figure, in per cent.
+    `panels` maps an arm to `gold`, `predicted` and `prior`, each of shape (4,), proportions.
+    `trained` are shares of the right answers in training, (4,), drawn as bars behind; or None. On a
+    phone panels stand two by two.
 
     Raises:
         ValueError: If there is no panel.

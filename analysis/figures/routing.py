@@ -55,16 +55,9 @@ def routing_plot(
 ) -> Figure:
     """Draw how far each language's routing is from the source: before, after, the change.
 
-    Args:
-        table: As measures.routing.routing_changes gives it, of one model, at least one row.
-        title: What the figure shows; may be empty.
-        names: Language code to English name.
-        note: Small print below.
-        narrow: Whether it is for a phone.
-
-    Returns:
-        The figure: languages down, by family (source, related, control) and then by name; layers
-        across; Jensen–Shannon divergence in bits.
+    Languages go down, by family (source, related, control) and then by name, layers across; the
+    Jensen–Shannon divergence is in bits. `table` is as measures.routing.routing_changes gives it,
+    of one model; `names` maps a language code to its English name.
 
     Raises:
         ValueError: If there is nothing to draw, or more than one model.

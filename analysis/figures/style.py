@@ -1,7 +1,8 @@
 """What every figure shares: colours, the gains to be drawn, title and small print, files.
 
 Figures are drawn without pyplot, so drawing changes no global state and works in threads; what
-matplotlib keeps globally is changed under a lock.
+matplotlib keeps globally is changed under a lock. Every plot takes a `title` (empty where a page
+has its own), a `note` (small print below) and `narrow` (whether it is for a phone).
 """
 
 from __future__ import annotations
@@ -78,36 +79,17 @@ def language_order(gains: pd.DataFrame, distance: Mapping[str, int] | None) -> l
 
 
 def plain_text(text: str) -> str:
-    """Escape the dollar signs, which matplotlib would read as the start of a formula.
-
-    Args:
-        text: Any name, such as a model's.
-
-    Returns:
-        The same with its dollar signs escaped.
-    """
+    """Escape the dollar signs, which matplotlib would read as the start of a formula."""
     return text.replace("$", r"\$")
 
 
 def tip_id(text: str) -> str:
-    """Return an artist's gid that analysis.figures.inline turns into a text shown on hover.
-
-    Args:
-        text: One line of plain text.
-
-    Returns:
-        The gid for `Artist.set_gid`.
-    """
+    """Return an artist's gid that analysis.figures.inline turns into a text shown on hover."""
     return f"tip:{text}"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure with automatic layout, not registered anywhere.
-
-    Args:
-        width: In inches.
-        height: In inches.
-    """
+    """Make an empty figure (inches) with automatic layout, not registered anywhere."""
     return Figure(figsize=(width, height), layout="constrained", dpi=150)
 
 
@@ -132,14 +114,7 @@ def family_handles(present: Collection[str]) -> list[Artist]:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], columns: int, **spacing: float) -> None:
-    """Put the legend below the axes.
-
-    Args:
-        figure: Where it goes.
-        handles: Its entries.
-        columns: How many stand side by side.
-        spacing: What matplotlib's legend takes beside.
-    """
+    """Put the legend below the axes, so many entries side by side."""
     figure.legend(
         handles=list(handles), loc="outside lower left", ncols=columns, fontsize=8,
         frameon=False, **spacing,
@@ -153,13 +128,9 @@ def quiet_axes(axes: Axes) -> None:
 
 
 def finish_figure(figure: Figure, axes: Axes, title: str, note: str) -> None:
-    """Add the title and the small print.
+    """Add the title, wrapped to the figure's width, above the axes, and the small print below.
 
-    Args:
-        figure: Where they go.
-        axes: What the title stands above.
-        title: Wrapped to the figure's width; none if empty, as where a page has its own.
-        note: Small print below; may be empty.
+    Both may be empty: a page has titles of its own.
     """
     width = int(figure.get_figwidth() * 10)  # about ten letters an inch at this size
     if title:

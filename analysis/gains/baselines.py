@@ -163,11 +163,11 @@ def fold_groups(folds: FoldAccuracies, models: Collection[str]) -> BaselineGroup
     ]
     said += [_listed(steady)] if steady else []
     if groups.changing:
-        shown = ", ".join(
+        by_model = ", ".join(
             f"{model} (weak in {by_fold[model].count('weak')} of {len(folds.numbers)})"
             for model in groups.changing
         )
-        said.append(f"changing between folds: {shown}")
+        said.append(f"changing between folds: {by_model}")
     note = "; ".join(said)
     if len({name for names in by_fold.values() for name in names}) < 2:
         return BaselineGroups(accuracy, {}, "other folds", NEEDS_MODELS, note)

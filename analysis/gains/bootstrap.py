@@ -59,15 +59,7 @@ def passage_bootstrap(
 
 
 def passage_sums(values: npt.NDArray[np.floating], passage: Integers) -> Floats:
-    """Return sums over the items of each passage.
-
-    Args:
-        values: Shape (rows, N).
-        passage: Shape (N,), codes 0 to P - 1, each of which has an item.
-
-    Returns:
-        Shape (rows, P).
-    """
+    """Sum values (rows, N) over the items of each passage (N,), to (rows, P)."""
     order = np.argsort(passage, kind="stable")
     starts = np.searchsorted(passage[order], np.arange(int(passage.max()) + 1))
     sums = np.empty((len(values), len(starts)))
@@ -81,15 +73,7 @@ def passage_sums(values: npt.NDArray[np.floating], passage: Integers) -> Floats:
 
 
 def bootstrap_interval(draws: Floats, confidence: float = 0.95) -> Interval:
-    """Return percentile interval of bootstrap draws.
-
-    Args:
-        draws: Shape (draws, …).
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        Limits of shape (…).
-    """
+    """Return the percentile interval over the first axis of bootstrap draws."""
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     low, high = np.quantile(np.moveaxis(draws, 0, -1), tails, axis=-1)
     return Interval(np.asarray(low, np.float64), np.asarray(high, np.float64))

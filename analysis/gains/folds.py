@@ -44,28 +44,14 @@ class FoldAccuracies:
         return np.asarray((right.sum(axis=0) - right) / rest[:, None, None], np.float64)
 
     def pooled(self, chosen: Bits) -> tuple[Floats, Floats]:
-        """Return accuracies before and after over the items of some folds.
-
-        Args:
-            chosen: Shape (F,), at least one of them True.
-
-        Returns:
-            Two arrays of shape (M, L).
-        """
+        """Pool accuracies before and after, each (M, L), over the chosen folds (F,)."""
         weight = self.n_items * chosen / self.n_items[chosen].sum()
         before, after = (np.tensordot(weight, part, 1) for part in (self.before, self.after))
         return np.asarray(before, np.float64), np.asarray(after, np.float64)
 
 
 def fold_accuracies(items: ItemGains | None) -> FoldAccuracies | None:
-    """Return accuracies by fold.
-
-    Args:
-        items: Answers before and after, or None.
-
-    Returns:
-        The accuracies; None without items, or where all items are of one fold.
-    """
+    """Return accuracies by fold; None without items, or where all items are of one fold."""
     if items is None or items.fold is None:
         return None
     numbers, place = np.unique(items.fold, return_inverse=True)

@@ -75,13 +75,7 @@ def guess_corrected_logit(accuracy: Floats) -> Floats:
 
     logit((p - 1/4) / (3/4)), the inner value clipped to 0.02 ... 0.98: a gain that looks smaller
     near the floor or the ceiling in points may not be so here (Loftus 1978; Wagenmakers et al.
-    2012).
-
-    Args:
-        accuracy: Any shape, proportions.
-
-    Returns:
-        Logits of the same shape, NaN where the accuracy is NaN.
+    2012). NaN where the accuracy is NaN.
     """
     known = np.clip((np.asarray(accuracy, np.float64) - CHANCE) / (1 - CHANCE), CLIP, 1 - CLIP)
     return np.asarray(np.log(known / (1 - known)), np.float64)
@@ -118,13 +112,13 @@ def gain_table(
     models, languages, seeds = (
         sorted(usable[name].unique().tolist()) for name in ("model", "language", "seed")
     )
-    shape = (len(seeds), len(models), len(languages))
     by_seed, base = (
         _spread(usable, name, seeds, models, languages) for name in ("accuracy", "accuracy_base")
     )
     # A seed without a number leaves its cell without one: a mean over fewer seeds is another cell.
     post, pre = (
-        values.mean(axis=0) if shape[0] else values.reshape(shape[1:]) for values in (by_seed, base)
+        values.mean(axis=0) if seeds else values.reshape(values.shape[1:])
+        for values in (by_seed, base)
     )
     inner = (np.concatenate([post.ravel(), pre.ravel()]) - CHANCE) / (1 - CHANCE)
     related = np.array([family[code] == "related" for code in languages], np.bool_)

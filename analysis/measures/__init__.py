@@ -1,4 +1,4 @@
-"""Measures taken from records: formats, routing, accuracy.
+"""Measures other than gains: option positions, calibration, answer mass, expert routing.
 
-Gains and tests are in `analysis.gains` and `analysis.estimators`.
+They describe runs by language. Nothing here tests a hypothesis or draws.
 """

@@ -1,4 +1,4 @@
-"""What the answers of each run look like, right or wrong: option positions and calibration."""
+"""What the answers of each run look like: option positions, calibration, answer mass."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
 from analysis.gains.gain_table import GainTable
+from analysis.gains.responses import NO_ANSWER, Responses
 from xling.records import LOGPROB_COLUMNS, RUN_COLUMNS
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ MEASURE_COLUMNS = (
     *RUN_COLUMNS, "language", "n_items", *GOLD, *PREDICTED, *PRIOR, *BALANCED, *RECALL,
     "recall_std", "recall_noise", "recall_variance", "ece", "calibration_squared",
 )  # fmt: skip
+SUMMARY_COLUMNS = (*RUN_COLUMNS, "language", "accuracy", "answer_mass", "position_entropy")
 _KEYS = [*RUN_COLUMNS, "language"]
 _BINS = 10
 _MEAN_OF_CHI = float(np.sqrt(8 / (3 * np.pi)))
@@ -264,3 +267,31 @@ def before_and_after(
         before.append(np.where(has_own[:, None, None], own, values(lowest)))
     after = [values(tuned[tuned["seed"] == seed]) for seed in seeds]
     return np.mean(before, axis=0), np.mean(after, axis=0)
+
+
+def responses_summary(responses: Responses) -> pd.DataFrame:
+    """Average over the held-out items of each run and language.
+
+    Args:
+        responses: Held-out answers of all runs.
+
+    Returns:
+        Columns SUMMARY_COLUMNS, one row per run and language that has answers: accuracy in
+        proportion, mean answer mass (NaN for cloze), entropy of the chosen positions in bits.
+    """
+    answered = responses.correct != NO_ANSWER
+    n = answered.sum(axis=-1)
+    run, language = np.nonzero(n)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        accuracy = np.where(answered, responses.correct, 0).sum(axis=-1) / n
+        mass = np.where(answered, responses.answer_mass, 0).sum(axis=-1, dtype=np.float64) / n
+    positions = np.stack(
+        [(responses.prediction == k).sum(axis=-1)[run, language] for k in range(1, 5)], axis=-1
+    )
+    table = responses.runs.iloc[run].reset_index(drop=True)
+    return table.assign(
+        language=[responses.languages[code] for code in language],
+        accuracy=accuracy[run, language],
+        answer_mass=mass[run, language],
+        position_entropy=stats.entropy(positions, base=2, axis=-1),
+    )[list(SUMMARY_COLUMNS)]

@@ -34,7 +34,7 @@ def read_routing_file(path: Path) -> pd.DataFrame:
         As check_routing_frame.
 
     Raises:
-        ValueError: If the file is missing or no parquet, or as check_routing_frame; the message
+        ValueError: If the file is missing or not parquet, or as check_routing_frame; the message
             names the file.
     """
     try:
@@ -63,13 +63,13 @@ def check_routing_frame(frame: pd.DataFrame) -> pd.DataFrame:
     if frame.empty:
         raise ValueError("routing: the table has no rows")
     if frame.columns.has_duplicates:
-        raise ValueError("routing: a column is there twice")
+        raise ValueError("routing: a column appears twice")
     if not all(isinstance(code, str) and code for code in frame["language"]):
-        raise ValueError("routing: a language is no text")
+        raise ValueError("routing: a language is not a text")
     for name in _COLUMNS[1:]:
         kind = frame[name].dtype
         if not pd.api.types.is_numeric_dtype(kind) or frame[name].isna().any():
-            raise ValueError(f"routing: column {name!r} holds something that is no number")
+            raise ValueError(f"routing: column {name!r} holds something that is not a number")
     rows = frame[list(_COLUMNS)].sort_values(list(_COLUMNS[:3]), ignore_index=True)
     share = rows["share"].to_numpy(np.float64)
     if not (np.isfinite(share) & (share >= 0)).all():
@@ -160,12 +160,8 @@ def routing_changes(
 def routing_by_family(changes: pd.DataFrame) -> pd.DataFrame:
     """Average over each family, over layers and then over its languages.
 
-    Args:
-        changes: As routing_changes gives them.
-
-    Returns:
-        Columns model, family, languages (their number) and the six measures (bits), sorted by
-        model and family (source, related, control).
+    Columns model, family, languages (their number) and the six measures (bits), sorted by model and
+    family (source, related, control).
     """
     by_language = changes.groupby(["model", "family", "language"])[_change_columns()].mean()
     groups = by_language.groupby(["model", "family"])
@@ -210,13 +206,6 @@ def _measured(rows: pd.DataFrame, sources: Collection[str]) -> pd.DataFrame:
 
 
 def entropy_bits(shares: Floats) -> Floats:
-    """Return Shannon entropy over the last axis.
-
-    Args:
-        shares: Shape (..., n), each row a distribution.
-
-    Returns:
-        Shape (...), in bits.
-    """
+    """Return Shannon entropy in bits over the last axis, each row a distribution."""
     logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
     return np.asarray(np.maximum(-(shares * logs).sum(axis=-1), 0.0))

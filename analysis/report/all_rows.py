@@ -27,11 +27,7 @@ _CELL_COLUMNS = (
 
 
 def estimates_table(estimates: Sequence[Estimate]) -> Table:
-    """Table all estimates, proportions as points.
-
-    Args:
-        estimates: The rows, in the order to be shown.
-    """
+    """Table all estimates in their order, proportions as points."""
     return make_table(_ESTIMATE_COLUMNS, [_estimate_fields(row) for row in estimates])
 
 
@@ -63,12 +59,7 @@ def _estimate_fields(row: Estimate) -> tuple[Field, ...]:
 
 
 def cells_table(cells: pd.DataFrame, names: Mapping[str, str]) -> Table:
-    """Table every cell, accuracies in per cent and gains in points.
-
-    Args:
-        cells: As analysis.gains.cells.gain_cells gives them.
-        names: Language code to English name.
-    """
+    """Table every cell (as gain_cells gives them), accuracies in per cent and gains in points."""
     rows = []
     for cell in cells.to_dict("records"):
         arm = [str(cell[name]) for name in CONDITION]

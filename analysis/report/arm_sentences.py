@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from analysis.estimates import Estimate
 from analysis.estimators.source_arms import LOST, WITHOUT_KIN
 from analysis.report.classes import BY_SCALE, CANNOT_TELL, NO_NUMBER, classify, only_in_points
-from analysis.tables.numbers import interval, points, said_p
+from analysis.tables.numbers import interval, p_words, points
 
 _ARMS = "finetuned - control-source"
 _DIFFERENCE, _OF_OTHERS = f"D ({_ARMS})", f"D ({_ARMS}, {WITHOUT_KIN})"
@@ -45,7 +45,7 @@ def _relatedness(estimates: Sequence[Estimate]) -> str:
     kind = classify(row, logit, None, removable=False)
     if kind == NO_NUMBER or row is None or row.estimate is None:
         return f"{start}: no verdict, because: {'' if row is None else row.status}."
-    p = said_p(row.p_holm, "Holm's p") or said_p(row.p)
+    p = p_words(row.p_holm, "Holm's p") or p_words(row.p)
     measured = (
         "what the source language adds to the same tuning in an unrelated language differs "
         f"between related and control languages by {points(row.estimate)} points (95 % interval "

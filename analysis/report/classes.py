@@ -48,11 +48,7 @@ def classify(
 
 
 def sign(row: Estimate) -> int:
-    """Return the sign of an estimate that holds after Holm's correction, else 0.
-
-    Args:
-        row: Any row; without Holm's p its own p decides.
-    """
+    """Return the sign of an estimate that holds after Holm's correction, else 0."""
     p = row.p if row.p_holm is None else row.p_holm
     if p is None or p >= _ALPHA or not row.estimate:
         return 0
@@ -60,11 +56,7 @@ def sign(row: Estimate) -> int:
 
 
 def only_in_points(on_logit: Estimate | None) -> str:
-    """Say what to add where the guess-corrected scale does not show the difference.
-
-    Args:
-        on_logit: The row in logits, if there is one.
-    """
+    """Say what to add where the guess-corrected scale does not show the difference."""
     if on_logit is None or on_logit.p is None or sign(on_logit):
         return ""
     return "; on the guess-corrected scale it is not established"

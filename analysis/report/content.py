@@ -39,11 +39,7 @@ class Picture:
 
 
 def conditions_of(cells: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Return the comparisons that have cells, the primary one first.
-
-    Args:
-        cells: As analysis.gains.cells.gain_cells gives them.
-    """
+    """Return the comparisons that have cells, the primary one first."""
     found = {tuple(map(str, row)) for row in cells[list(CONDITION)].drop_duplicates().to_numpy()}
     return sorted(found, key=lambda condition: (condition != PRIMARY, condition))
 
@@ -130,9 +126,8 @@ def _picture(name: str, label: str, draw: Callable[..., Figure]) -> Picture:
 def whole_baseline(gains: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.DataFrame | None:
     """Return the training-split baseline if it is there in every target cell, else None.
 
-    Args:
-        gains: As analysis.figures.style.figure_gains gives them.
-        baseline: Training-split accuracy, models by languages, or None.
+    `gains` are as analysis.figures.style.figure_gains gives them; `baseline` has models by
+    languages.
     """
     if baseline is None or baseline.empty:
         return None

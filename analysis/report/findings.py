@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.estimates import Estimate
 from analysis.exhibits.exhibit import Exhibit
 from analysis.gains.comparisons import Comparisons
-from analysis.measures.accuracy import responses_summary
+from analysis.measures.formats import responses_summary
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize, to_hex
 from analysis.estimates import OK
 from analysis.figures.style import FAMILY_ORDER, figure_gains, language_order
 from analysis.gains.cells import CONDITION
-from analysis.tables.numbers import points, said_p
+from analysis.tables.numbers import p_words, points
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,13 @@ def _cell(
     items = [row["n_items"] for row in rows if pd.notna(row["n_items"]) and row["n_items"] > 0]
     tip += f", n = {int(items[0])} items" if items else ""
     if len(rows) == 1 and pd.notna(rows[0]["p"]):
-        tip += f", McNemar {said_p(float(rows[0]['p']))}"
+        tip += f", McNemar {p_words(float(rows[0]['p']))}"
     tip += f" ({status})" if status != OK else ""
     return HeatCell(points(gain), tip, background, readable_ink(background))
 
 
 def readable_ink(background: str) -> str:
-    """Return black or white, whichever has the greater contrast (WCAG 2.2, relative luminance).
-
-    Args:
-        background: A colour such as `#0072b2`.
-    """
+    """Return black or white, whichever has the greater contrast (WCAG 2.2, relative luminance)."""
     channels = np.array([int(background[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ np.array([0.2126, 0.7152, 0.0722]))

@@ -16,7 +16,6 @@ from analysis.report.all_rows import cells_table, estimates_table
 from analysis.report.content import Picture, conditions_of, pictures, sections
 from analysis.report.findings import Findings, StudyContext
 from analysis.report.heat import heat_table
-from analysis.report.references import REFERENCES, SAMPLING_UNITS
 from analysis.report.verdict import verdict
 from analysis.tables.numbers import unsigned_points
 from xling.files.atomic import atomic_write
@@ -27,6 +26,47 @@ _GROUPING = {
     "other folds": "told apart in each fold by the base models' answers to the questions of the "
     "other folds, from which no gain of that fold is computed",
 }
+SAMPLING_UNITS = (
+    (
+        "languages",
+        "to other languages of the same kinds, for these models and these questions; the primary "
+        "unit, since the question is about families of languages",
+    ),
+    ("models", "to other models like these, for these languages and these questions"),
+    (
+        "languages and models",
+        "to other models and other languages at once (crossed); the widest claim, and the widest "
+        "interval",
+    ),
+    (
+        "items",
+        "to other questions and passages of this kind, for exactly these models and languages; "
+        "the narrowest claim",
+    ),
+    (
+        "cells",
+        "to nothing in particular: the cells of one model or one language are not independent of "
+        "each other, so this interval is too narrow",
+    ),
+)
+"""Each sampling unit, and what its interval generalises to."""
+
+REFERENCES = (
+    ("Baayen, Davidson & Bates 2008", "crossed random effects of subjects and items"),
+    ("Card et al. 2020", "power of comparisons in NLP"),
+    ("Chiolero et al. 2013", "regression to the mean in change against baseline"),
+    ("Clark 1973", "language as a fixed effect is a fallacy: quasi-F over two samples"),
+    ("Fagerland, Lydersen & Laake 2013", "tests and intervals for paired binomial proportions"),
+    ("Imai, Keele & Yamamoto 2010", "mediation and its assumptions"),
+    ("Lakens 2017", "equivalence by two one-sided tests"),
+    ("Loftus 1978", "interactions that a change of scale removes"),
+    ("Miller 2024", "error bars on model evaluations, clustered by passage"),
+    ("Newcombe 1998", "interval of a difference of paired proportions"),
+    ("Tu & Gilthorpe 2007", "change and baseline share a measurement"),
+    ("Wagenmakers et al. 2012", "removable interactions, continued"),
+    ("Zheng et al. 2024", "language models prefer some option positions"),
+)
+"""Works, and what is taken from each."""
 _FOLDER = Path(__file__).resolve().parent
 
 
@@ -88,11 +128,7 @@ def _page_values(findings: Findings, context: StudyContext) -> dict[str, object]
 
 
 def grouping_source(estimates: Sequence[Estimate]) -> str:
-    """Say by which answers weak and strong models are told apart.
-
-    Args:
-        estimates: All rows of the analysis; those of I say it.
-    """
+    """Say by which answers weak and strong models are told apart, as the rows of I have it."""
     sources = (row.baseline_source for row in estimates if row.estimand == "I")
     return next(
         (_GROUPING[source] for source in sources if source in _GROUPING),
@@ -121,11 +157,7 @@ def _own_text(name: str) -> Markup:
 
 
 def content_policy(script: str) -> str:
-    """Say what the page may load and run: its own styles, and its own script by hash.
-
-    Args:
-        script: The script's exact text.
-    """
+    """Say what the page may load and run: its own styles, and its own script by hash."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         "default-src 'none'; style-src 'unsafe-inline'; "
@@ -134,12 +166,5 @@ def content_policy(script: str) -> str:
 
 
 def safe_link(url: str) -> str:
-    """Return an address if a link may lead to it.
-
-    Args:
-        url: Any text.
-
-    Returns:
-        The address if it is http or https, else nothing: a link could run a script otherwise.
-    """
+    """Return an address if it is http or https, else nothing: a link could run a script."""
     return url if re.match(r"https?://", url) else ""

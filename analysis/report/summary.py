@@ -62,9 +62,9 @@ def _is_headline(row: Estimate) -> bool:
 
 def _metric_key(key: str) -> str:
     """Make a key that MLflow takes: letters, digits, and _ - . space : / only."""
-    kept = "".join(c if (c.isascii() and c.isalnum()) or c in "_-. :/" else "_" for c in key)
+    allowed = "".join(c if (c.isascii() and c.isalnum()) or c in "_-. :/" else "_" for c in key)
     # A key is also a path: no empty part, and none of dots alone.
-    return "/".join(part if part.strip(".") else "_" for part in kept.split("/"))[:250]
+    return "/".join(part if part.strip(".") else "_" for part in allowed.split("/"))[:250]
 
 
 def _primary_means(cells: pd.DataFrame) -> pd.DataFrame:
@@ -83,15 +83,7 @@ def summary_lines(
     verdict: Sequence[str],
     note: str,
 ) -> list[str]:
-    """Write what a reader sees first, line by line.
-
-    Args:
-        pulled: The runs.
-        cells: Gains by cell.
-        estimates: All of them; the primary ones are said.
-        verdict: Sentences in plain words.
-        note: Such as that of the mini set; may be empty.
-    """
+    """Write what a reader sees first, line by line: runs, means, the verdict's sentences, notes."""
     lines = [f"Study {pulled.study}: {len(pulled.run_ids)} evaluate runs"]
     lines += [note] if note else []
     for means in _primary_means(cells).to_dict("records"):
@@ -102,7 +94,7 @@ def summary_lines(
         )
     lines += verdict
     lines += [
-        _said(row)
+        _estimate_words(row)
         for row in estimates
         if row.estimand.split(" (")[0] in ("D", "I")
         and row.estimator in ("ttest", "mixed_anova", "tost")
@@ -122,7 +114,7 @@ def summary_lines(
     return lines + [f"Note: {text}" for text in pulled.notes]
 
 
-def _said(row: Estimate) -> str:
+def _estimate_words(row: Estimate) -> str:
     """Put one estimate into words."""
     what = f"{row.estimand} on {row.scale} ({row.estimator}, unit: {row.unit})"
     if row.estimate is None:

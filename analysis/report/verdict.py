@@ -19,7 +19,7 @@ from analysis.report.classes import (
     classify,
     only_in_points,
 )
-from analysis.tables.numbers import interval, on_scale, points, said_p, signed, unsigned_points
+from analysis.tables.numbers import interval, on_scale, p_words, points, signed, unsigned_points
 
 _ALPHA = 0.05
 
@@ -181,7 +181,7 @@ def _numbers(contrast: _Contrast) -> list[str]:
             continue
         what = f" ({contrast.subject})" if scale == "points" else " on the guess-corrected scale"
         df = "" if row.df is None else f", {row.df:g} degrees of freedom"
-        holm = said_p(row.p_holm, "Holm's p") or said_p(row.p)
+        holm = p_words(row.p_holm, "Holm's p") or p_words(row.p)
         sampled = ""
         if scale == "points":
             sampled = (
@@ -209,7 +209,7 @@ def _reach(contrast: _Contrast) -> list[str]:
         sentences.append(
             f"The smallest equivalence bound for {contrast.name} that these data can prove is "
             f"±{unsigned_points(smallest)} points (90 % interval {interval(tost)}); the "
-            f"pre-registered bound of ±{bound} points {met} ({said_p(tost.p, 'TOST p')})."
+            f"pre-registered bound of ±{bound} points {met} ({p_words(tost.p, 'TOST p')})."
         )
     if contrast.mde is not None and contrast.mde.estimate is not None:
         sentences.append(
@@ -244,7 +244,7 @@ def _published(estimates: Sequence[Estimate], family: _Contrast) -> list[str]:
     if ours is not None and ours.estimate is not None:
         gap = signed(100 * (row.estimate - ours.estimate), 1)
         beside = f", {gap} points away from D ({points(ours.estimate)})"
-    p = said_p(row.p)
+    p = p_words(row.p)
     about = f" (95 % interval {interval(row)}{f', {p}' if p else ''})" if interval(row) else ""
     return [
         f"The published form of the analysis, one pooled regression of gain on family and "

@@ -59,14 +59,9 @@ class ResultWarning:
 
 
 def find_warnings(pulled: PulledRuns, responses: Responses) -> list[ResultWarning]:
-    """Find what looks wrong in a study's runs, whoever logged them.
+    """Find what looks wrong in a study's runs, whoever logged them, in the order of the runs.
 
-    Args:
-        pulled: The runs, with records or with accuracies alone.
-        responses: Held-out answers of those that have records.
-
-    Returns:
-        In the order of the runs; empty where nothing looks wrong.
+    `responses` are the held-out answers of the runs that have records.
     """
     found = [*_answered(responses), *_logged(pulled)]
     found += [*_equal_records(pulled.records, responses), *_equal_accuracies(pulled.accuracies)]
@@ -74,12 +69,7 @@ def find_warnings(pulled: PulledRuns, responses: Responses) -> list[ResultWarnin
 
 
 def warning_notes(pulled: PulledRuns, found: Sequence[ResultWarning]) -> tuple[str, ...]:
-    """Write a sentence for each warning: run, languages, and what to think of it.
-
-    Args:
-        pulled: The runs.
-        found: As find_warnings gives it.
-    """
+    """Write a sentence for each warning: run, languages, and what to think of it."""
     named = {_cell(run.params): f"run {run.name} ({run.run_id}), " for run in pulled.runs}
     return tuple(
         f"{named.get(each.run, '')}model {'/'.join(map(str, each.run))}: "
@@ -89,11 +79,7 @@ def warning_notes(pulled: PulledRuns, found: Sequence[ResultWarning]) -> tuple[s
 
 
 def warnings_exhibit(notes: Sequence[str]) -> Exhibit:
-    """Make the section of the report that stands before all others.
-
-    Args:
-        notes: As warning_notes gives them, at least one.
-    """
+    """Make the section of the report that stands before all others, of one note at least."""
     return Exhibit(
         "warnings",
         "Results to look at before the others",
@@ -208,10 +194,10 @@ def _bases(run: Run, runs: Sequence[Run]) -> list[tuple[int, Run]]:
 
 
 def _of_run(records: pd.DataFrame, run: Run) -> pd.DataFrame:
-    kept = np.ones(len(records), np.bool_)
+    chosen = np.ones(len(records), np.bool_)
     for name, value in zip(RUN_COLUMNS, run, strict=True):
-        kept &= (records[name] == value).to_numpy(np.bool_)
-    return records[kept]
+        chosen &= (records[name] == value).to_numpy(np.bool_)
+    return records[chosen]
 
 
 def _equal_accuracies(accuracies: pd.DataFrame) -> Iterator[ResultWarning]:

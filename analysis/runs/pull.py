@@ -115,19 +115,7 @@ def pull_records(
         ValueError: If there are no runs, or if a run lacks a parameter, has a parameter or an
             accuracy out of range, or has records that are corrupt or of another run.
     """
-    found = store.find_runs(kind="evaluate", study=study, experiment=experiment)
-    if run_ids:
-        unknown = sorted(set(run_ids) - {run.run_id for run in found})
-        if unknown:
-            raise ValueError(f"run {unknown[0]} is not a finished evaluate run of study {study!r}")
-        found = [run for run in found if run.run_id in run_ids]
-    if not found:
-        raise ValueError(
-            f"study {study!r} has no finished evaluate run in "
-            f"{f'experiment {experiment!r}' if experiment else 'this experiment'}; "
-            "run the study first, or name the experiment that holds its runs"
-        )
-    runs, notes = newest_runs(found)
+    runs, notes = newest_runs(_find_runs(store, study, experiment, run_ids))
     notes += differing_conditions(runs)
     known = _KnownPlaces(store, runs)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
@@ -155,6 +143,25 @@ def pull_records(
         files_by_run(runs, [part.routing for part in parts]),
         files_by_run(runs, [part.format for part in parts]),
     )
+
+
+def _find_runs(
+    store: RunStore, study: str, experiment: str, run_ids: Collection[str]
+) -> list[LoggedRun]:
+    """Find a study's finished evaluate runs, at least one; ValueError for an unknown id."""
+    found = store.find_runs(kind="evaluate", study=study, experiment=experiment)
+    if run_ids:
+        unknown = sorted(set(run_ids) - {run.run_id for run in found})
+        if unknown:
+            raise ValueError(f"run {unknown[0]} is not a finished evaluate run of study {study!r}")
+        found = [run for run in found if run.run_id in run_ids]
+    if not found:
+        raise ValueError(
+            f"study {study!r} has no finished evaluate run in "
+            f"{f'experiment {experiment!r}' if experiment else 'this experiment'}; "
+            "run the study first, or name the experiment that holds its runs"
+        )
+    return found
 
 
 def newest_runs(runs: Sequence[LoggedRun]) -> tuple[list[LoggedRun], list[str]]:

@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.measures.formats import MEASURE_COLUMNS
 from analysis.measures.routing import ROUTING_FILE, read_routing_file
 from xling.files.atomic import atomic_write
-from xling.files.checksums import stamp_file
+from xling.files.checksums import hash_file
 from xling.messages.values import format_name
 from xling.records import RUN_COLUMNS, read_records
 
@@ -111,7 +111,7 @@ def fetch_file(
     cached = None
     if cache and (digest or name != RECORDS_FILE):
         cached = cache / _folder_name(run) / name
-    if cached and cached.is_file() and digest in ("", stamp_file(cached).sha256):
+    if cached and cached.is_file() and digest in ("", hash_file(cached)):
         return cached
     target = folder / _folder_name(run)
     target.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def fetch_file(
         path = store.download_artifact(run.run_id, name, target)
     except FileNotFoundError:
         return None  # the store says that the run has none
-    if digest and stamp_file(path).sha256 != digest:
+    if digest and hash_file(path) != digest:
         raise ValueError(
             f"run {run.name} ({run.run_id}), model {run.params.get('cfg.model', 'unknown')}: its "
             f"{name} is not the file that it logged (the tag {tag} says another sha256); repeat "

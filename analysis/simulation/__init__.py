@@ -1,1 +1,4 @@
-"""Item records of known truth, logged as ordinary evaluate runs."""
+"""Studies of known truth: drawn, answered and logged like real runs.
+
+They try and check the analysis. Nothing here knows how an estimate is made.
+"""

@@ -60,7 +60,7 @@ def log_simulation(
     """
     called = study_name(design, seed, name)
     study = simulated_study(design, seed, called)
-    described = _described(design, seed)
+    described = _design_hash(design, seed)
     digest = simulation_fingerprint(design, seed)
     found = None if force else tracking.find_finished(digest, kind="study", study=called)
     if found is not None:
@@ -86,7 +86,7 @@ def simulation_fingerprint(design: Design, seed: int) -> str:
     """Hash all that decides the simulated answers."""
     return _sha256(
         {
-            "design": _described(design, seed),
+            "design": _design_hash(design, seed),
             "versions": result_versions([ENTRY_POINT]),
             "numpy": np.__version__,
         }
@@ -99,8 +99,8 @@ def simulated_study(design: Design, seed: int, name: str) -> Study:
     return Study.model_validate(
         {
             "name": name,
-            "description": f"Simulated answers of known truth, not a finding: {_said(design)}. "
-            f"Seed {seed}.",
+            "description": "Simulated answers of known truth, not a finding: "
+            f"{_truth_words(design)}. Seed {seed}.",
             "models": tuple({"id": model} for model in design.model_names),
             "data": {
                 "source": "folder", "path": "simulated",
@@ -140,7 +140,7 @@ def truth_of(answers: SimulatedAnswers, design: Design, seed: int) -> dict[str, 
 
 def truth_line(design: Design) -> str:
     """Say the planted truth in one line."""
-    return f"Truth: {_said(design)}"
+    return f"Truth: {_truth_words(design)}"
 
 
 def _log_cells(
@@ -188,7 +188,7 @@ def _by_cell(values: np.ndarray[Any, Any], design: Design) -> dict[str, dict[str
     }
 
 
-def _said(design: Design) -> str:
+def _truth_words(design: Design) -> str:
     factor, unit = (100, "points") if design.scale == "points" else (1, "logits (latent scale)")
     d, interaction = design.true_contrasts()
     text = f"D = {factor * d:+.4g} {unit}"
@@ -202,7 +202,7 @@ def _in_a_name(key: str, value: object) -> str:
     return f"{key}-{re.sub(r'[^A-Za-z0-9_-]', '_', text)}"
 
 
-def _described(design: Design, seed: int) -> str:
+def _design_hash(design: Design, seed: int) -> str:
     return _sha256({"design": dataclasses.asdict(design), "seed": seed})
 
 

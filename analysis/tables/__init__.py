@@ -1,4 +1,4 @@
-"""Tables of the estimates: how numbers and names are written, as CSV and LaTeX.
+"""Tables: how numbers and names are written, as fields of the report, CSV and LaTeX.
 
 Nothing here estimates.
 """

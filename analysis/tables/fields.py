@@ -28,49 +28,27 @@ class Table:
 
 
 def make_table(columns: Sequence[tuple[str, bool]], rows: Sequence[tuple[Field, ...]]) -> Table:
-    """Make a table.
-
-    Args:
-        columns: Name of each column, and whether it holds numbers.
-        rows: As many fields each.
-    """
+    """Make a table of columns (a name, and whether it holds numbers) and rows of as many fields."""
     return Table(tuple(c[0] for c in columns), tuple(c[1] for c in columns), tuple(rows))
 
 
 def number_field(value: float, form: str) -> Field:
-    """Write a number, or nothing where there is none.
-
-    Args:
-        value: May be NaN.
-        form: A format such as `{:.1f}`.
-    """
+    """Write a number by a form such as `{:.1f}`, or nothing if it is NaN."""
     return Field(form.format(value), float(value)) if pd.notna(value) else Field("", "")
 
 
 def signed_field(value: float) -> Field:
-    """Write a difference of proportions in signed points, or nothing where there is none.
-
-    Args:
-        value: May be NaN.
-    """
+    """Write a difference of proportions in signed points, or nothing if it is NaN."""
     return Field(points(value), float(value)) if pd.notna(value) else Field("", "")
 
 
 def p_field(value: float) -> Field:
-    """Write a p, or nothing where there is none.
-
-    Args:
-        value: May be NaN.
-    """
+    """Write a p, or nothing if it is NaN."""
     return Field(p_value(float(value)), float(value)) if pd.notna(value) else Field("", "")
 
 
 def table_frame(table: Table) -> pd.DataFrame:
-    """Keep the texts of a table, for a file.
-
-    Args:
-        table: Any table.
-    """
+    """Keep the texts of a table, for a file."""
     return pd.DataFrame(
         [[field.text for field in row] for row in table.rows], columns=list(table.columns)
     )

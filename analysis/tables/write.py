@@ -12,7 +12,7 @@ import pandas as pd
 # What a language table shows of each model, and its heading.
 _LANGUAGE_COLUMNS = {"accuracy_base": "base", "accuracy": "tuned", "gain": "gain"}
 _FORMULA = re.compile(r"\s*[=+\-@|\t\r]")
-# Of signs, as tables show them: +8.2, or +3.1 to +13.3.
+# Numbers with their signs, as tables show them: +8.2, or +3.1 to +13.3.
 _NUMBERS = re.compile(r"[-+\d.,%\s()–e]*(?:to [-+\d.,%\s()–e]*)?")
 _HIDDEN_IN_LATEX = ("reasoning", "scoring", "n_passages", "n_gained", "n_lost")
 
@@ -66,9 +66,9 @@ def write_table(table: pd.DataFrame, stem: Path, *, caption: str) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "tex")]
     table.rename(columns=_no_formula).map(_no_formula).to_csv(paths[0], index=False)
-    shown = table.drop(columns=[name for name in _HIDDEN_IN_LATEX if name in table.columns])
-    shown = shown.rename(columns=_one_line).map(_one_line)
-    styled = shown.style.hide(axis="index").format(precision=3, na_rep="--", escape="latex")
+    visible = table.drop(columns=[name for name in _HIDDEN_IN_LATEX if name in table.columns])
+    visible = visible.rename(columns=_one_line).map(_one_line)
+    styled = visible.style.hide(axis="index").format(precision=3, na_rep="--", escape="latex")
     styled = styled.format_index(escape="latex", axis=1)
     text = styled.to_latex(
         hrules=True,

@@ -178,7 +178,7 @@ def test_an_arm_is_compared_with_the_base_run_of_its_seed_else_the_lowest() -> N
         ("ece,prior_1\n0.1,0.4\n", "column 'language' is missing"),
         ("language,ece\n", "there is no row"),
         ("language,ece\nheb_Hebr,0.1\n,0.1\n", "without a language"),
-        ("language,ece\nheb_Hebr,0.1\nheb_Hebr,0.2\n", "heb_Hebr is there twice"),
+        ("language,ece\nheb_Hebr,0.1\nheb_Hebr,0.2\n", "heb_Hebr appears twice"),
         ("language,ece\nheb_Hebr,0.1\nfra_Latn,much\n", "ece of language fra_Latn is 'much'"),
         ("language,prior_1\nheb_Hebr,40\n", "prior_1 of language heb_Hebr is .*from 0 to 1"),
         ("language,ece\nheb_Hebr,inf\n", "ece of language heb_Hebr is"),

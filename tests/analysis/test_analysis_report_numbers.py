@@ -7,7 +7,7 @@ import pytest
 from analysis.estimates import Estimate
 from analysis.report.all_rows import estimates_table
 from analysis.report.heat import readable_ink
-from analysis.tables.numbers import p_value, points, said_p, signed, unsigned_points
+from analysis.tables.numbers import p_value, p_words, points, signed, unsigned_points
 
 
 def test_a_slope_is_points_for_each_point_and_a_difference_is_points() -> None:
@@ -25,7 +25,7 @@ def test_a_slope_is_points_for_each_point_and_a_difference_is_points() -> None:
 def test_numbers() -> None:
     assert points(-0.0352) == "−3.5" and points(0.0001) == "0.0" and points(-0.0001) == "0.0"
     assert signed(0.345, 2) == "+0.34" and unsigned_points(0.05) == "5"
-    assert (p_value(0.0001), p_value(None), said_p(0.034, "Holm's p")) == (
+    assert (p_value(0.0001), p_value(None), p_words(0.034, "Holm's p")) == (
         "< 0.001",
         "",
         "Holm's p = 0.034",
