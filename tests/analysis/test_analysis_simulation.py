@@ -27,6 +27,7 @@ from analysis.simulation.log_run import simulated_study, simulation_fingerprint,
 from analysis.simulation.probabilities import contrasts_of, draw_probabilities
 from analysis.simulation.sheets import PRIOR_SHARES
 from entrypoints.simulate import main
+from tests.place import make_store
 from xling import tracking
 from xling.files.result_versions import REASONS
 from xling.records import LOGPROB_COLUMNS, check_records, read_records
@@ -352,7 +353,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    mlflow.set_tracking_uri(make_store(tmp_path / "mlflow.db"))
     yield tmp_path
     # None, not the address from before: one that is set by hand hides MLFLOW_TRACKING_URI.
     mlflow.set_tracking_uri(None)

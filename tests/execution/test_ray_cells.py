@@ -104,7 +104,7 @@ def artifacts(place: Place, run_id: str, folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_ray_gives_what_one_process_gives_and_records_a_broken_model(
-    cluster, models, tmp_path, monkeypatch
+    cluster, models, tmp_path, monkeypatch, zygote
 ):
     over_ray = make_place(tmp_path / "ray", models)
     environment = {
@@ -114,13 +114,8 @@ def test_ray_gives_what_one_process_gives_and_records_a_broken_model(
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "entrypoints.main", "--study", str(over_ray.study),
-            "--limit", str(LIMIT), "--execution", "ray",
-        ],
-        env=environment, cwd=over_ray.folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    words = ["--study", str(over_ray.study), "--limit", str(LIMIT), "--execution", "ray"]
+    done = zygote.complete(["main", *words], environment, folder=over_ray.folder, drawn=False)
     assert done.returncode == 1, done.stderr[-3000:]
     assert "broken/base/seed-0: " in done.stderr
     assert "broken/finetuned/seed-0: " in done.stderr

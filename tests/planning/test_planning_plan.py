@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
+from tests.place import make_store
 from xling.models.loading import compute_dtype
 from xling.planning.gpus import gpus
 from xling.planning.lengths import estimated_lengths
@@ -216,14 +215,12 @@ def test_an_unknown_gpu_lists_the_known_ones(
 
 
 @pytest.mark.slow
-def test_the_command_logs_table_json_and_metrics(tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path / 'store.db'}"
-    done = subprocess.run(
-        [sys.executable, "-m", "entrypoints.plan", "--study", "paper", "--gpu", "A100-80GB"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": store},
-        capture_output=True,
-        text=True,
+def test_the_command_logs_table_json_and_metrics(tmp_path: Path, zygote) -> None:
+    store = make_store(tmp_path / "store.db")
+    done = zygote.complete(
+        ["plan", "--study", "paper", "--gpu", "A100-80GB"],
+        {**os.environ, "MLFLOW_TRACKING_URI": store},
+        folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "study paper on A100-80GB, 8 a node" in done.stdout

@@ -14,6 +14,7 @@ import mlflow
 import numpy as np
 import pytest
 
+from tests.place import make_store
 from tests.tiny_models import save_tiny_model
 from tests.training_jobs import EXAMPLES, TRAINING, TrainingJobs
 from xling import tracking
@@ -41,7 +42,7 @@ def store(tmp_path_factory):
         # Another store's experiment may be the active one.
         patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
         os.chdir(folder)
-        mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+        mlflow.set_tracking_uri(make_store(folder / "mlflow.db"))
         tracking.open_store()
         yield folder
     mlflow.set_tracking_uri(before)

@@ -23,6 +23,7 @@ from analysis.simulation.answers import run_records, simulate_correct
 from analysis.simulation.design import Design
 from analysis.simulation.log_run import simulated_study
 from analysis.tables.write import write_table
+from tests.place import make_store
 from xling import tracking
 from xling.tracking.evaluations import log_evaluation
 
@@ -59,7 +60,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH
 def analysed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The artifacts of an analysis of hostile runs, from a real store."""
     folder = tmp_path_factory.mktemp("hostile")
-    uri = f"sqlite:///{folder / 'store.db'}"
+    uri = make_store(folder / "store.db")
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient()
     client.create_experiment("hostile", artifact_location=str(folder / "artifacts"))

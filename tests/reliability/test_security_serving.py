@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import requests
 
+from tests.place import make_store
 from xling import tracking
 from xling.models import locate_model
 from xling.models.adapters import attach_lora, chosen_modules
@@ -34,7 +35,7 @@ PROMPT = "p\nq\n(1) a\n(2) b\n(3) c\n(4) d\nAnswer: ("
 def logged(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Iterator[tuple[str, Path]]:
     """Address of a logged adapter, and the folder of its store."""
     folder = tmp_path_factory.mktemp("serving")
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'store.db'}")
+    mlflow.set_tracking_uri(make_store(folder / "store.db"))
     mlflow.MlflowClient().create_experiment("serving", artifact_location=str(folder / "artifacts"))
     mlflow.set_experiment("serving")
     located = locate_model(str(tiny_model("llama")), quantise="none")
