@@ -16,6 +16,29 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+# Files that take longest, from long to short: two workers that share a run end together.
+LONGEST = (
+    "test_end_to_end_arms.py",
+    "test_end_to_end.py",
+    "test_determinism.py",
+    "test_outages.py",
+    "test_kills.py",
+    "test_ray_cells.py",
+    "test_distributed_failures.py",
+    "test_distributed_training.py",
+    "test_planted_arms.py",
+    "test_security_secrets.py",
+    "test_accounts.py",
+    "test_concurrency.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def pytest_collection_finish() -> None:
     """Leave libraries and tests out of every later search for garbage: models are freed often."""
     gc.collect()

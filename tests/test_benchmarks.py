@@ -199,6 +199,7 @@ def test_a_worker_that_stays_says_why_it_failed(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_late_worker_is_ended(tmp_path: Path) -> None:
     body = """
 import time

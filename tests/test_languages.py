@@ -165,6 +165,7 @@ def generated() -> str:
     return format_snapshot()
 
 
+@pytest.mark.slow
 def test_the_snapshot_is_what_the_pinned_qwanqwa_gives(generated: str) -> None:
     assert json.loads(generated)["qwanqwa"] == pinned_packages()["qwanqwa"]
     assert SNAPSHOT.read_text(encoding="utf-8") == generated, (

@@ -22,6 +22,8 @@ from xling.scoring.in_process import answer_logits
 from xling.training.loop import Example, train_adapter
 from xling.training.team import ProcessGroup
 
+pytestmark = pytest.mark.slow
+
 RECIPE = {
     "epochs": 2,
     "batch_size": 8,

@@ -32,6 +32,8 @@ from tests.place import make_store
 from xling import tracking
 from xling.records import check_records, write_records
 
+pytestmark = pytest.mark.slow
+
 FEW = (3, 3)
 
 

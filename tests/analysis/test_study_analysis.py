@@ -57,6 +57,7 @@ def analyse(frame: pd.DataFrame, folder: Path, accuracies: pd.DataFrame | None =
     return analyze_records(pulled, reading, folder)
 
 
+@pytest.mark.slow
 def test_everything_is_written_and_can_be_read(tmp_path: Path) -> None:
     found = analyse(records(seeds=(0, 1), arms=("finetuned", "shuffled-labels")), tmp_path)
     assert set(found.files) == {p for p in tmp_path.rglob("*") if p.is_file()}

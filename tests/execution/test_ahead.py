@@ -24,6 +24,8 @@ from xling.execution.prefetch import Prefetcher
 from xling.files.paths import cache_folder
 from xling.study.settings import ModelSettings
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

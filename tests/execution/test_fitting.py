@@ -17,6 +17,8 @@ from xling.planning import memory_limits
 from xling.planning import scoring_batch as batches
 from xling.study import Study
 
+pytestmark = pytest.mark.slow
+
 FEW = 100_000  # bytes
 
 

@@ -16,6 +16,8 @@ from xling.models.loading import four_bit_share
 from xling.prompts import label_token_ids
 from xling.training.loop import Example, train_adapter
 
+pytestmark = pytest.mark.slow
+
 ATTENTION = [f"self_attn.{name}_proj" for name in "qkvo"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
 DENSE = [*ATTENTION, *(f"mlp.{name}" for name in MLP)]

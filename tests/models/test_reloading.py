@@ -29,6 +29,8 @@ from xling.tracking.adapters import fetch_adapter, score_logged_adapter
 from xling.training.team import ProcessGroup
 from xling.training.train import train_and_save
 
+pytestmark = pytest.mark.slow
+
 PROMPT = PromptFormat(
     template="{question}", answer_prefix="", chat=False, cloze_template="", cloze_prefix=""
 )

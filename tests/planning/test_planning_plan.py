@@ -45,6 +45,7 @@ def paper() -> Plan:
     return planned(load_study("paper"))
 
 
+@pytest.mark.slow
 def test_the_paper_is_planned_without_data_or_weights(paper: Plan) -> None:
     rows = {row.model: row for row in paper.models}
     assert not any(row.problem for row in paper.models)
@@ -83,6 +84,7 @@ def test_small_gpus_are_shared_by_processes_or_by_one_that_spreads_the_layers() 
     assert rows["deepseek-v3.1"].training.fits == "no"
 
 
+@pytest.mark.slow
 def test_the_demo_is_counted_with_its_own_questions() -> None:
     plan = planned(load_study("demo"))
     gemma = plan.models[0]

@@ -27,6 +27,8 @@ from tests.place import make_store
 from xling import tracking
 from xling.tracking.evaluations import log_evaluation
 
+pytestmark = pytest.mark.slow
+
 PWNED = "document.title='PWNED'"
 # As model names: in tables, figures, tips, notes and sentences.
 MODELS = (
@@ -212,7 +214,6 @@ def in_browser(path: Path, folder: Path) -> str:
 
 
 @needs_browser
-@pytest.mark.slow
 def test_nothing_runs_in_a_browser_but_the_report_s_own_script(
     analysed: Path, tmp_path: Path
 ) -> None:
@@ -234,7 +235,6 @@ def test_nothing_runs_in_a_browser_but_the_report_s_own_script(
 
 
 @needs_browser
-@pytest.mark.slow
 def test_no_figure_runs_anything_in_a_browser(analysed: Path, tmp_path: Path) -> None:
     """All of them in one page, as elements and as documents."""
     figures = sorted((analysed / "figures").glob("*.svg"))

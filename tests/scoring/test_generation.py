@@ -14,6 +14,8 @@ from xling.scoring.context import ANSWER_ROOM
 from xling.scoring.generation import Generation, cut_at, generate
 from xling.scoring.sampling import draw_tokens, uniform_draws
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [f"{'Some words. ' * (1 + index % 5)}Number {index}?" for index in range(12)]
 KEYS = [f"item {index}" for index in range(12)]
 

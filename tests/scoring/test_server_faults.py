@@ -26,6 +26,8 @@ from xling.scoring.server import (
 )
 from xling.study.settings import ServerSettings
 
+pytestmark = pytest.mark.slow
+
 SECRET = "sk-very-secret-key-123"
 
 FAULTS = ["429", "500", "slow", "torn", "cut", "drop"]
