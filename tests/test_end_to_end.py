@@ -173,7 +173,7 @@ def test_registered_adapter_answers_over_http(place, study):
             start_new_session=True,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while True:
             try:
                 requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).raise_for_status()
@@ -183,13 +183,13 @@ def test_registered_adapter_answers_over_http(place, study):
                 time.sleep(0.5)
         row = {"flores_passage": "p", "question": "q"} | {f"mc_answer{n}": "a" for n in range(1, 5)}
         url = f"http://127.0.0.1:{port}/invocations"
-        answer = requests.post(url, json={"dataframe_records": [row]}, timeout=60)
+        answer = requests.post(url, json={"dataframe_records": [row]}, timeout=300)
         assert answer.status_code == 200, answer.text
         (scores,) = answer.json()["predictions"]
         assert scores["prediction"] in (1, 2, 3, 4)
         assert 0 < scores["answer_mass"] < 1
         del row["question"]
-        refused = requests.post(url, json={"dataframe_records": [row]}, timeout=60)
+        refused = requests.post(url, json={"dataframe_records": [row]}, timeout=300)
         assert refused.status_code >= 400
         assert "missing or empty: question" in refused.text
     finally:

@@ -16,7 +16,7 @@ import requests
 
 from tests.place import make_store
 
-START_SECONDS = 240
+START_SECONDS = 600
 ADMIN = ("keeper", "admins-own-secret-1")
 AUTH_CONFIG = """[mlflow]
 default_permission = NO_PERMISSIONS

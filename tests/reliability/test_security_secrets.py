@@ -300,10 +300,10 @@ def test_values_of_the_environment_are_masked_in_every_form(monkeypatch) -> None
 
 def test_masking_takes_no_time_whatever_the_text() -> None:
     texts = [part * 50_000 + " @" for part in ("a:/b:c", "//a:", "a_", "key=", "x@", "Bearer a")]
-    start = time.monotonic()
+    start = time.process_time()
     for text in texts:
         without_secrets(text)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_commands_need_nothing_heavy_to_mask() -> None:
