@@ -5,21 +5,33 @@ EXPERIMENT ?= xling
 # `mlflow run` with the local environment runs whatever `python` is found first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test soak lint lock bench ui clean
+.PHONY: demo check fast test soak lint lock bench ui clean
 
 demo: .venv/ready
 	$(BIN)/mlflow run . -e main -P study=demo --experiment-name $(EXPERIMENT) --env-manager local
 	@echo "Look at the runs, adapters and figures:  make ui   (then http://127.0.0.1:5000)"
 
-# Two tests at a time, a thread each; a file's tests stay together and share what they make. A crash
-# ends the run: xdist can wait for ever for what a crashed worker left.
-test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+# Two tests at a time, a thread each; a file's tests stay together and share what they make, and
+# tests/conftest.py puts the longest files first. A crash ends the run: xdist can wait for ever for
+# what a crashed worker left.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+TWO := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-# The tests of faults, with ten times as many kills, faults and damaged inputs: hours.
+# Before every commit, two minutes on two cores: no whole study, server, kill or training.
+check: lint fast
+
+WHOLE := distributed execution golden reliability
+fast: .venv/ready
+	$(PYTEST) $(TWO) -m "not slow and not weights" $(WHOLE:%=--ignore=tests/%)
+
+# All, before every push: nine minutes on two cores.
+test: .venv/ready
+	$(PYTEST) $(TWO)
+
+# Sweeps of faults and simulations at full size, the faults ten times over: hours.
 SOAK ?= 10
 soak: .venv/ready
-	XLING_SOAK=$(SOAK) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability -s --timeout 0
+	XLING_SOAK=$(SOAK) $(PYTEST) tests/reliability tests/analysis/test_analysis_truths.py -s --timeout 0
 
 lint: .venv/ready
 	$(BIN)/ruff check .

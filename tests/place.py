@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from analysis.estimates import Estimate
+
+if TYPE_CHECKING:
+    from tests.reliability.study_processes import Zygote
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ("arb_Arab", "arz_Arab")
@@ -25,12 +31,35 @@ def estimates_of(folder: Path) -> list[Estimate]:
     return [Estimate(**row) for row in json.loads(text)]
 
 
+@functools.cache
+def _empty_store() -> bytes:
+    from mlflow.store.db import utils
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mlflow.db"
+        engine = utils.create_sqlalchemy_engine(f"sqlite:///{path}")
+        utils._initialize_tables(engine)
+        engine.dispose()
+        return path.read_bytes()
+
+
+def make_store(path: Path) -> str:
+    """Write a new SQLite store to `path`, and return its URI.
+
+    Its tables are a copy of those that MLflow made once in this process: that takes it seconds,
+    and a store without them is opened in tests/reliability/test_concurrency.py.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_empty_store())
+    return f"sqlite:///{path}"
+
+
 class Place:
     """A folder with a store, a study file, and the environment that points at them."""
 
     def __init__(self, folder: Path, models: dict[str, Path], **changes: Any) -> None:
         self.folder = folder
-        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.uri = make_store(folder / "mlflow.db")
         self.study = folder / "tiny.yaml"
         self.settings = {
             "name": "tiny",
@@ -89,6 +118,19 @@ class Place:
             text=True,
             check=False,
         )
+
+    def run(
+        self, zygote: Zygote, entry_point: str, **parameters: object
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command that `mlflow run` would, in a process that has the libraries loaded."""
+        from mlflow.projects._project_spec import load_project
+
+        given = {key: str(value) for key, value in parameters.items()}
+        text = load_project(str(ROOT)).get_entry_point(entry_point).compute_command(given, None)
+        python, option, module, *words = shlex.split(text)
+        assert (python, option, module) == ("python", "-m", f"entrypoints.{entry_point}")
+        environment = {**self.environment, "MLFLOW_EXPERIMENT_NAME": "tiny"}
+        return zygote.complete([entry_point, *words], environment, folder=self.folder)
 
     def client(self):
         from mlflow import MlflowClient

@@ -1,4 +1,7 @@
-"""Every entry point, by `mlflow run`, on tiny models and a real store, in real processes."""
+"""Every entry point on tiny models and a real store, in real processes.
+
+The study itself goes through `mlflow run`; the others run the commands that it would (`Place.run`).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import requests
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tests.place import HELD_OUT, ROOT, SOURCE, TARGET, Place, estimates_of
+from tests.place import HELD_OUT, SOURCE, TARGET, Place, estimates_of
 from xling.records import read_records
 
 pytestmark = pytest.mark.slow
@@ -170,7 +173,7 @@ def test_registered_adapter_answers_over_http(place, study):
             start_new_session=True,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while True:
             try:
                 requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).raise_for_status()
@@ -180,13 +183,13 @@ def test_registered_adapter_answers_over_http(place, study):
                 time.sleep(0.5)
         row = {"flores_passage": "p", "question": "q"} | {f"mc_answer{n}": "a" for n in range(1, 5)}
         url = f"http://127.0.0.1:{port}/invocations"
-        answer = requests.post(url, json={"dataframe_records": [row]}, timeout=60)
+        answer = requests.post(url, json={"dataframe_records": [row]}, timeout=300)
         assert answer.status_code == 200, answer.text
         (scores,) = answer.json()["predictions"]
         assert scores["prediction"] in (1, 2, 3, 4)
         assert 0 < scores["answer_mass"] < 1
         del row["question"]
-        refused = requests.post(url, json={"dataframe_records": [row]}, timeout=60)
+        refused = requests.post(url, json={"dataframe_records": [row]}, timeout=300)
         assert refused.status_code >= 400
         assert "missing or empty: question" in refused.text
     finally:
@@ -194,24 +197,26 @@ def test_registered_adapter_answers_over_http(place, study):
         server.wait()
 
 
-def test_the_same_study_again_repeats_nothing(place, study):
+def test_the_same_study_again_repeats_nothing(zygote, place, study):
     before = {kind: len(place.runs(kind)) for kind in ("prepare", "finetune", "evaluate")}
-    again = place.mlflow_run("main", study=place.study)
+    again = place.run(zygote, "main", study=place.study)
     assert again.returncode == 0, again.stderr[-3000:]
     assert {kind: len(place.runs(kind)) for kind in before} == before
     version = place.client().get_model_version_by_alias("tiny-tiny-llama", "champion").version
     assert int(version) == 1
 
 
-def test_single_entry_points_reuse_and_force(place, study):
+def test_single_entry_points_reuse_and_force(zygote, place, study):
+    # MLflow has made a run for the command before it starts; one that repeats nothing marks it so.
     prepared = place.mlflow_run("prepare", study=place.study)
     assert prepared.returncode == 0, prepared.stderr[-3000:]
-    reused = place.mlflow_run("finetune", study=place.study, model="tiny-qwen")
+    reused = place.run(zygote, "finetune", study=place.study, model="tiny-qwen")
     assert reused.returncode == 0, reused.stderr[-3000:]
     assert len(place.runs("finetune")) == 2
-    assert len(place.runs("reused")) == 2
+    assert len(place.runs("reused")) == 1
     uri = "models:/tiny-tiny-llama@champion"
-    scored = place.mlflow_run(
+    scored = place.run(
+        zygote,
         "evaluate",
         study=place.study,
         model="tiny-llama",
@@ -231,15 +236,16 @@ def test_single_entry_points_reuse_and_force(place, study):
         and run.info.run_id != forced[0].info.run_id
     )
     assert forced[0].data.metrics["accuracy/heb_Hebr"] == twin.data.metrics["accuracy/heb_Hebr"]
-    registered = place.mlflow_run("register", study=place.study, alias="best")
+    registered = place.run(zygote, "register", study=place.study, alias="best")
     assert registered.returncode == 0, registered.stderr[-3000:]
-    analyzed = place.mlflow_run("analyze", study=place.study, bound="0.1")
+    analyzed = place.run(zygote, "analyze", study=place.study, bound="0.1")
     assert analyzed.returncode == 0, analyzed.stderr[-3000:]
     assert "Note:" in analyzed.stdout  # the cell that was scored twice
 
 
-def test_adapter_of_another_base_is_refused(place, study):
-    wrong = place.mlflow_run(
+def test_adapter_of_another_base_is_refused(zygote, place, study):
+    wrong = place.run(
+        zygote,
         "evaluate",
         study=place.study,
         model="tiny-qwen",
@@ -248,10 +254,10 @@ def test_adapter_of_another_base_is_refused(place, study):
     )
     assert wrong.returncode != 0
     assert "was trained on" in wrong.stderr
-    assert "Traceback" not in wrong.stderr.split("Error: adapter")[-1].split("mlflow.exc")[0]
+    assert "Traceback" not in wrong.stderr
 
 
-def test_failed_cell_is_recorded_and_the_others_go_on(place, tiny_model, study):
+def test_failed_cell_is_recorded_and_the_others_go_on(zygote, place, tiny_model, study):
     damaged = shutil.copytree(tiny_model("qwen3"), place.folder / "damaged")
     tensors = load_file(damaged / "model.safetensors")
     del tensors["model.norm.weight"]
@@ -261,7 +267,7 @@ def test_failed_cell_is_recorded_and_the_others_go_on(place, tiny_model, study):
     settings["models"][0] = {"id": str(damaged), "name": "damaged"}
     path = place.folder / "partly.yaml"
     path.write_text(yaml.safe_dump(settings))
-    done = place.mlflow_run("main", study=path)
+    done = place.run(zygote, "main", study=path)
     assert done.returncode != 0
     assert "damaged/base/seed-0: ValueError: " in done.stderr
     failed = [run for run in place.runs("evaluate") if run.info.status == "FAILED"]
@@ -276,46 +282,34 @@ def test_failed_cell_is_recorded_and_the_others_go_on(place, tiny_model, study):
     assert parent.info.status == "FAILED"
 
 
-def test_terminated_training_is_killed_and_goes_on(place, study):
+def test_terminated_training_is_killed_and_goes_on(zygote, place, study):
     settings = yaml.safe_load(place.study.read_text())
     settings["name"] = "broken"
-    settings["training"] |= {"epochs": 100, "checkpoints": 50}
+    settings["training"] |= {"epochs": 20, "checkpoints": 10}
     path = place.folder / "broken.yaml"
     path.write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "entrypoints.finetune", "--study", str(path)]
+    command = ["finetune", "--study", str(path)]
     environment = {**place.environment, "MLFLOW_EXPERIMENT_NAME": "tiny"}
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
-    state = place.folder / "state" / "xling"
-    deadline = time.monotonic() + 120
-    while not list(state.glob("*/checkpoints/checkpoint-*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 128 + signal.SIGTERM
+    kill = {"stage": "checkpoints", "count": 20, "signal": int(signal.SIGTERM)}
+    code, output = zygote.run(command, environment, folder=place.folder, kill=kill)
+    assert code == 128 + signal.SIGTERM, output[-3000:]
+    assert list((place.folder / "state" / "xling").glob("*/checkpoints/checkpoint-*"))
     (killed,) = [run for run in place.runs("finetune") if run.info.status == "KILLED"]
     assert killed.data.tags["xling.study"] == "broken"
-    done = subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, output = zygote.run(command, environment, folder=place.folder)
+    assert code == 0, output[-3000:]
     (finished,) = [
         run
         for run in place.runs("finetune")
         if run.data.tags["xling.study"] == "broken" and run.info.status == "FINISHED"
     ]
     curve = place.client().get_metric_history(finished.info.run_id, "train/loss")
-    assert len(curve) == 200
+    assert len(curve) == 40
 
 
-def test_server_that_does_not_answer_is_named_before_any_work(place):
+def test_server_that_does_not_answer_is_named_before_any_work(zygote, place):
     environment = {**place.environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    done = subprocess.run(
-        [sys.executable, "-m", "entrypoints.main", "--study", str(place.study)],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = zygote.complete(["main", "--study", str(place.study)], environment, folder=place.folder)
     assert done.returncode == 1
     assert "tracking server http://127.0.0.1:9 does not answer" in done.stderr
     assert "Traceback" not in done.stderr

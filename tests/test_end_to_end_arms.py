@@ -1,12 +1,11 @@
-"""Every arm, reasoning and scoring, cross-fitting and routing, by `mlflow run` on tiny models."""
+"""Every arm, reasoning and scoring, cross-fitting and routing, on tiny models."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.place import ROOT, SOURCE, Place, estimates_of
+from tests.place import SOURCE, Place, estimates_of
 from xling.records import LOGPROB_COLUMNS, read_records
 
 pytestmark = pytest.mark.slow
@@ -31,7 +30,7 @@ ARMS = ["base", "finetuned", "control-source", "shuffled-labels"]
 
 
 @pytest.fixture(scope="module")
-def arms(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Place:
+def arms(tmp_path_factory: pytest.TempPathFactory, tiny_model, zygote) -> Place:
     """A place where a study of every arm, reasoning and scoring was run."""
     place = Place(
         tmp_path_factory.mktemp("arms"),
@@ -42,7 +41,7 @@ def arms(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Place:
         scoring_modes=["answer-token", "permuted", "cloze"],
         chain_of_thought={"max_tokens": 12},
     )
-    done = place.mlflow_run("main", study=place.study)
+    done = place.run(zygote, "main", study=place.study)
     assert done.returncode == 0, done.stderr[-3000:]
     return place
 
@@ -171,11 +170,12 @@ def test_the_analysis_uses_the_arms_and_leaves_the_control_source_out(arms, tmp_
         assert word in report
 
 
-def test_an_adapter_of_another_arm_can_be_asked_alone(arms):
+def test_an_adapter_of_another_arm_can_be_asked_alone(zygote, arms):
     (trained,) = [
         run for run in arms.runs("finetune") if run.data.params["cfg.arm"] == "shuffled-labels"
     ]
-    scored = arms.mlflow_run(
+    scored = arms.run(
+        zygote,
         "evaluate",
         study=arms.study,
         arm="shuffled-labels",
@@ -183,12 +183,12 @@ def test_an_adapter_of_another_arm_can_be_asked_alone(arms):
         adapter=trained.info.run_id,
     )
     assert scored.returncode == 0, scored.stderr[-2000:]
-    wrong = arms.mlflow_run(
-        "evaluate", study=arms.study, arm="finetuned", adapter=trained.info.run_id
+    wrong = arms.run(
+        zygote, "evaluate", study=arms.study, arm="finetuned", adapter=trained.info.run_id
     )
     assert wrong.returncode != 0
     assert "is of arm shuffled-labels and seed 0, not of finetuned and 0" in wrong.stderr
-    wrong = arms.mlflow_run("evaluate", study=arms.study, reasoning="cot", scoring="cloze")
+    wrong = arms.run(zygote, "evaluate", study=arms.study, reasoning="cot", scoring="cloze")
     assert wrong.returncode != 0
     assert "use scoring answer-token with it, not cloze" in wrong.stderr
 
@@ -206,7 +206,9 @@ def test_an_adapter_of_another_arm_can_be_asked_alone(arms):
         ),
     ],
 )
-def test_what_cannot_be_asked_is_refused_before_any_training(tmp_path, tiny_model, changes, told):
+def test_what_cannot_be_asked_is_refused_before_any_training(
+    zygote, tmp_path, tiny_model, changes, told
+):
     model = shutil.copytree(tiny_model("llama"), tmp_path / "model")
     template = changes.pop("chat", None)
     place = Place(tmp_path, {"tiny": model}, **changes)
@@ -214,21 +216,21 @@ def test_what_cannot_be_asked_is_refused_before_any_training(tmp_path, tiny_mode
         (model / "chat_template.jinja").write_text(template, encoding="utf-8")
         place.settings["models"][0]["chat"] = True
         place.write()
-    wrong = place.mlflow_run("main", study=place.study)
+    wrong = place.run(zygote, "main", study=place.study)
     assert wrong.returncode != 0
     assert told in wrong.stderr and "Traceback" not in wrong.stderr.split("Error:")[-1]
     assert not place.runs("finetune") and not place.runs("evaluate")
 
 
 @pytest.fixture(scope="module")
-def folds(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Place:
+def folds(tmp_path_factory: pytest.TempPathFactory, tiny_model, zygote) -> Place:
     """A place where a cross-fitted study was run."""
     place = Place(
         tmp_path_factory.mktemp("folds"),
         {"tiny-llama": tiny_model("llama"), "tiny-qwen": tiny_model("qwen3")},
         data={"source": "mini", "difficulties": [1], "split": "cross-fit", "folds": 2},
     )
-    done = place.mlflow_run("main", study=place.study, limit=16)
+    done = place.run(zygote, "main", study=place.study, limit=16)
     assert done.returncode == 0, done.stderr[-3000:]
     return place
 
@@ -263,24 +265,29 @@ def test_the_analysis_takes_other_folds_for_the_baseline(folds, tmp_path):
     assert interaction.baseline_source == "other folds"
 
 
-def test_one_adapter_for_all_folds_is_refused(folds):
+def test_one_adapter_for_all_folds_is_refused(zygote, folds):
     trained = folds.runs("finetune")[0]
-    wrong = folds.mlflow_run(
-        "evaluate", study=folds.study, arm="finetuned", adapter=trained.info.run_id, limit=16
+    wrong = folds.run(
+        zygote,
+        "evaluate",
+        study=folds.study,
+        arm="finetuned",
+        adapter=trained.info.run_id,
+        limit=16,
     )
     assert wrong.returncode != 0
     assert "each fold has its own adapter" in wrong.stderr
-    wrong = folds.mlflow_run("finetune", study=folds.study, fold=2, limit=16)
+    wrong = folds.run(zygote, "finetune", study=folds.study, fold=2, limit=16)
     assert wrong.returncode != 0
     assert "has no fold 2; valid: 0 to 1" in wrong.stderr
 
 
-def test_a_mixture_of_experts_leaves_its_routing(tmp_path_factory, tiny_model, tmp_path):
+def test_a_mixture_of_experts_leaves_its_routing(zygote, tmp_path_factory, tiny_model, tmp_path):
     place = Place(tmp_path_factory.mktemp("routing"), {"tiny-moe": tiny_model("qwen3_moe")})
     (model,) = place.settings["models"]
     model |= {"quantise": "none", "lora_modules": r"self_attn\.(q|k|v|o)_proj$"}
     place.write()
-    done = place.mlflow_run("main", study=place.study)
+    done = place.run(zygote, "main", study=place.study)
     assert done.returncode == 0, done.stderr[-3000:]
     for run in place.runs("evaluate"):
         table = pd.read_parquet(fetched(place, run, "routing.parquet", tmp_path / run.info.run_id))
@@ -294,7 +301,7 @@ def test_a_mixture_of_experts_leaves_its_routing(tmp_path_factory, tiny_model, t
 
 
 def test_an_interrupted_chain_of_thought_goes_on_where_it_stopped(
-    tmp_path_factory, tiny_model, tmp_path
+    zygote, tmp_path_factory, tiny_model, tmp_path
 ):
     place = Place(
         tmp_path_factory.mktemp("thought"),
@@ -304,31 +311,28 @@ def test_an_interrupted_chain_of_thought_goes_on_where_it_stopped(
         chain_of_thought={"max_tokens": 100},
         scoring={"batch_tokens": 600},
     )
-    command = [sys.executable, "-m", "entrypoints.evaluate", "--study", str(place.study)]
-    command += ["--reasoning", "cot"]
-    # Run in the place, where the store puts its artifacts.
-    environment = {
-        **place.environment,
-        "MLFLOW_EXPERIMENT_NAME": "tiny",
-        "PYTHONPATH": str(ROOT),
-    }
-    where = {"env": environment, "cwd": place.folder}
-    process = subprocess.Popen(command, **where, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 180
+    command = ["evaluate", "--study", str(place.study), "--reasoning", "cot"]
+    environment = {**place.environment, "MLFLOW_EXPERIMENT_NAME": "tiny"}
+    log = zygote.start(command, environment, folder=place.folder)
+    process = zygote.pid(log)
+    deadline = time.monotonic() + 600
     unfinished: list[Path] = []
     while not any(path.stat().st_size for path in unfinished):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
         unfinished = list((place.folder / "state").rglob("unfinished.jsonl"))
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+        time.sleep(0.005)
+    os.kill(process, signal.SIGTERM)
+    assert zygote.wait() == 128 + signal.SIGTERM, log.read_text()[-3000:]
     kept = {path: path.read_bytes() for path in unfinished}
     assert sum(content.count(b"\n") for content in kept.values()) < 8 * 3
-    subprocess.run(command, **where, check=True, capture_output=True)
+    code, output = zygote.run(command, environment, folder=place.folder)
+    assert code == 0, output[-3000:]
     for path, content in kept.items():
         whole = content[: content.rfind(b"\n") + 1]
         assert path.read_bytes().startswith(whole)
-    subprocess.run([*command, "--force", "true"], **where, check=True, capture_output=True)
+    forced = [*command, "--force", "true"]
+    code, output = zygote.run(forced, environment, folder=place.folder)
+    assert code == 0, output[-3000:]
     finished = [run for run in place.runs("evaluate") if run.info.status == "FINISHED"]
     first, second = (
         read_records(fetched(place, run, "records.parquet", tmp_path / run.info.run_id))
@@ -337,12 +341,12 @@ def test_an_interrupted_chain_of_thought_goes_on_where_it_stopped(
     pd.testing.assert_frame_equal(first, second, atol=1e-4)
 
 
-def test_a_training_prompt_beyond_the_context_is_refused(tmp_path, tiny_model):
+def test_a_training_prompt_beyond_the_context_is_refused(zygote, tmp_path, tiny_model):
     model = shutil.copytree(tiny_model("llama"), tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 200}))
     place = Place(tmp_path, {"tiny": model})
-    wrong = place.mlflow_run("finetune", study=place.study)
+    wrong = place.run(zygote, "finetune", study=place.study)
     assert wrong.returncode != 0
     assert "the prompt of item" in wrong.stderr and "context of 200" in wrong.stderr
     assert not list(tmp_path.rglob("checkpoint-*"))

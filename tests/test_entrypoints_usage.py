@@ -181,6 +181,7 @@ def test_a_server_that_does_not_answer_is_named_without_its_password(
     assert "secret" not in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "code"),
     [
@@ -210,6 +211,7 @@ def test_wrong_input_loads_no_model_library(
     assert not (tmp_path / "store.db").exists()
 
 
+@pytest.mark.slow
 def test_a_study_that_only_the_store_knows_is_found_by_its_name(store: Path) -> None:
     made = invoke("simulate", "--models", "2", "--items", "8", "--name", "mine")
     assert made.exit_code == 0, made.output

@@ -220,6 +220,7 @@ def test_every_imported_package_is_pinned() -> None:
     assert not unpinned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ["analysis", "entrypoints"])
 def test_importing_a_whole_room_loads_no_model_library(room: str) -> None:
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources(room)]

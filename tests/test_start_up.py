@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"torch", "transformers", "peft", "datasets", "bitsandbytes", "ray"}
 ANALYSIS = {"matplotlib", "statsmodels", "pingouin", "seaborn", "sklearn"}

@@ -24,6 +24,8 @@ from xling.training.batching import MemoryUse
 from xling.training.loop import Example, TrainingSet, train_adapter
 from xling.training.process_group import ProcessGroup
 
+pytestmark = pytest.mark.slow
+
 RECIPE = {
     "epochs": 2,
     "batch_size": 8,

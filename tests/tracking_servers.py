@@ -16,6 +16,8 @@ from pathlib import Path
 
 import requests
 
+from tests.place import make_store
+
 HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "host", "content-encoding"}
 # What befalls a request: "" nothing, "refuse", "error", "lose" (after it was carried out), "slow".
 Fault = Callable[[int, str, str], str]
@@ -34,7 +36,7 @@ class Server:
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.folder = folder
-        self.store = f"sqlite:///{folder / 'mlflow.db'}"
+        self.store = make_store(folder / "mlflow.db")
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -53,7 +55,7 @@ class Server:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             try:
                 if requests.get(f"{self.uri}/health", timeout=1).ok:

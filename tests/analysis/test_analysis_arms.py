@@ -110,6 +110,7 @@ def test_fieller_limits_are_the_ratios_that_a_paired_t_test_just_rejects() -> No
     assert fieller(top, bottom - bottom.mean() + 0.01) is None
 
 
+@pytest.mark.slow
 def test_fieller_coverage() -> None:
     rng = np.random.default_rng(6)
     hits = []

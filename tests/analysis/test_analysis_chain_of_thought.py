@@ -38,6 +38,7 @@ def thought(
     )
 
 
+@pytest.mark.slow
 def test_independent_gains_do_not_correlate_over_halves_but_do_over_a_shared_baseline() -> None:
     rng = np.random.default_rng(8)
     r, p, shared = [], [], []

@@ -46,6 +46,7 @@ def gains(related: float, control: float, strong: float | None = None) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_a_planted_family_effect_is_found() -> None:
     rows = rows_of(records(gain=gains(0.2, 0.1), n_items=3000, language_sd=0.0))
     d, i = rows["D/points/ttest"], rows["I/points/mixed_anova"]
@@ -91,6 +92,7 @@ def test_the_source_language_and_the_order_of_rows_do_not_matter() -> None:
     assert rows_of(shuffled) == rows_of(frame)
 
 
+@pytest.mark.slow
 def test_holm_is_over_d_and_i_of_one_scale() -> None:
     rows = rows_of(records())
     for scale in (POINTS, LOGIT):
@@ -100,6 +102,7 @@ def test_holm_is_over_d_and_i_of_one_scale() -> None:
     assert rows["D/points/tost"].p_holm is None
 
 
+@pytest.mark.slow
 def test_an_interaction_on_one_scale_only_is_marked() -> None:
     # The same shift in log-odds of knowing is more points in the middle than at the ceiling.
     base = {"a": 0.40, "b": 0.40, "c": 0.85, "d": 0.85}

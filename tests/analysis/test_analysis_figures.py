@@ -22,6 +22,8 @@ from analysis.figures.heatmap import gain_heatmap
 from analysis.figures.inline import inline_svg
 from analysis.figures.style import new_figure, save_figure, tip_id
 
+pytestmark = pytest.mark.slow
+
 FAMILY = {"arb_Arab": "source", "heb_Hebr": "related", "mlt_Latn": "related",
           "fra_Latn": "control", "kor_Hang": "control"}  # fmt: skip
 MODELS = ("a $1 <b>", "b")

@@ -99,6 +99,7 @@ def risen() -> pd.DataFrame:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_recalls_that_differ_by_chance_alone_do_not_change(risen: pd.DataFrame) -> None:
     rows = permuted_rows({c: table(c, 1) for c in (PRIMARY, PERMUTED)}, risen)
     before, after, base, both = (

@@ -141,6 +141,7 @@ def test_a_study_says_what_it_could_have_seen() -> None:
     assert "standard deviations in points: language" in rows[0].note
 
 
+@pytest.mark.slow
 def test_what_cannot_be_known_has_a_status() -> None:
     def statuses(frame: pd.DataFrame, with_records: bool = True) -> list[str]:
         rows = power_rows(*tabled(frame, with_records))
@@ -169,6 +170,7 @@ def test_gains_that_never_vary_have_no_power() -> None:
     assert {row.status for row in power_rows(table, groups)} == {"zero variance"}
 
 
+@pytest.mark.slow
 def test_the_figure_is_drawn_and_refuses_mixed_tables(tmp_path: Path) -> None:
     table = power_table(
         DEFAULT_COMPONENTS, items=[50, 100, 400], languages=[FEW, MANY], models=[1, 7], seeds=[1]

@@ -28,8 +28,11 @@ from analysis.gains.cells import gain_cells
 from analysis.gains.gain_table import PRIMARY, GainTable, gain_table
 from analysis.gains.responses import encode_responses
 from entrypoints.power import main
+from tests.place import make_store
 from xling import tracking
 from xling.records import check_records, write_records
+
+pytestmark = pytest.mark.slow
 
 FEW = (3, 3)
 
@@ -61,7 +64,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'store.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", make_store(folder / "store.db"))
         patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
         for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
             patch.setenv(name, "")  # so that it is put back

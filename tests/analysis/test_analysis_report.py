@@ -208,6 +208,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     return report(tmp_path_factory.mktemp("report"))
 
 
+@pytest.mark.slow
 def test_hostile_text_is_inert(text: str) -> None:
     page = Page(text)
     names = [tag for tag, _ in page.tags]

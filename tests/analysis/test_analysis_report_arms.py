@@ -52,6 +52,7 @@ def test_a_gain_that_is_there_is_said_with_its_number(records: pd.DataFrame) -> 
     assert re.search(r"in related languages \+(6|7)\.\d points", sentence)
 
 
+@pytest.mark.slow
 def test_a_related_source_that_is_worse_everywhere_is_not_said_to_help(
     records: pd.DataFrame,
 ) -> None:
@@ -150,6 +151,7 @@ def test_kin_of_the_control_source_do_not_decide(more_records: pd.DataFrame) -> 
     assert "kin" in part.note
 
 
+@pytest.mark.slow
 def test_rows_without_kin_are_there_only_where_kin_are(more_records: pd.DataFrame) -> None:
     for kin in ([], ["deu_Latn"], ["arb_Arab"]):
         found = planted(more_records, with_kin(0.0), family=SIX, kin=kin)

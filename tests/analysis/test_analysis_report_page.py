@@ -70,6 +70,7 @@ def page(folder: Path, *, folds: int = 1, n_training: int = 40) -> Rows:
     return Rows(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_methods_say_how_this_study_tells_weak_from_strong(tmp_path: Path) -> None:
     training, other = "answers to training questions", "questions of the other folds"
     split, folded, neither = (
@@ -81,6 +82,7 @@ def test_methods_say_how_this_study_tells_weak_from_strong(tmp_path: Path) -> No
     assert "this study has none" in neither and training not in neither
 
 
+@pytest.mark.slow
 def test_rows_of_data_tables_have_a_header(tmp_path: Path) -> None:
     found = page(tmp_path)
     assert not found.opened

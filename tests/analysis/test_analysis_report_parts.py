@@ -29,6 +29,7 @@ def lacks_a_model(row: Row) -> bool:
     return row["arm"] == "control-source" and row["model"] == "d"
 
 
+@pytest.mark.slow
 def test_a_gap_in_one_arm_leaves_the_parts_of_the_others(records: pd.DataFrame) -> None:
     def gap(row: Row) -> bool:
         return lacks_a_model(row) and row["language"] == "kor_Hang"

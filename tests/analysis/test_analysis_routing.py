@@ -167,6 +167,7 @@ def test_files_are_read_and_wrong_ones_are_named(tmp_path: Path) -> None:
         routing_table({key: good}, ["eng_Latn"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("narrow", [False, True])
 def test_plot_shows_before_after_and_change(narrow: bool, tmp_path: Path) -> None:
     figure = routing_plot(changes(), title="a $1 study", names=NAMES, note="small", narrow=narrow)
@@ -218,6 +219,7 @@ def test_plot_of_equal_routing_is_drawn() -> None:
     assert figure.axes[2].images[0].norm.vmax > 0
 
 
+@pytest.mark.slow
 def test_many_layers_and_languages_keep_few_ticks() -> None:
     rng = np.random.default_rng(0)
     codes = [f"l{index:03d}_Latn" for index in range(120)]

@@ -27,6 +27,7 @@ from analysis.simulation.log_run import simulated_study, simulation_fingerprint,
 from analysis.simulation.probabilities import contrasts_of, draw_probabilities
 from analysis.simulation.sheets import PRIOR_SHARES
 from entrypoints.simulate import main
+from tests.place import make_store
 from xling import tracking
 from xling.files.result_versions import REASONS
 from xling.records import LOGPROB_COLUMNS, check_records, read_records
@@ -352,7 +353,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    mlflow.set_tracking_uri(make_store(tmp_path / "mlflow.db"))
     yield tmp_path
     # None, not the address from before: one that is set by hand hides MLFLOW_TRACKING_URI.
     mlflow.set_tracking_uri(None)
@@ -365,6 +366,7 @@ def simulate(*options: str):
     return CliRunner().invoke(main, [*SMALL, *options])
 
 
+@pytest.mark.slow
 def test_a_simulated_study_is_logged_and_pulled_like_a_real_one(store: Path) -> None:
     done = simulate("--effect", "0.1", "--seed", "3")
     assert done.exit_code == 0, done.output
@@ -405,6 +407,7 @@ def test_a_simulation_is_made_again_where_its_version_was_raised(monkeypatch) ->
     assert simulation_fingerprint(WHOLE, 0) != first
 
 
+@pytest.mark.slow
 def test_a_name_is_kept_for_one_simulation(store: Path) -> None:
     assert simulate("--name", "mine").exit_code == 0
     other = simulate("--name", "mine", "--seed", "1")
@@ -425,6 +428,7 @@ def test_a_name_is_kept_for_one_simulation(store: Path) -> None:
     ],
 )
 def test_a_wrong_option_is_refused_and_nothing_logged(store, options, message) -> None:
+    (store / "mlflow.db").unlink()
     done = simulate(*options)
     assert done.exit_code in (1, 2) and message in done.output
     assert not (store / "mlflow.db").exists()
@@ -469,6 +473,7 @@ def test_accuracies_alone_are_logged_with_what_is_known(store: Path) -> None:
     assert run.params["cfg.model"] == "m"
 
 
+@pytest.mark.slow
 def test_records_are_logged_with_the_digest_of_their_file(store: Path) -> None:
     tracking.open_store()
     frame = frame_of(np.arange(10) < 6, model="m", language="heb_Hebr")
@@ -484,6 +489,7 @@ def test_records_are_logged_with_the_digest_of_their_file(store: Path) -> None:
 
 
 def test_a_bad_evaluation_is_refused_and_nothing_logged(store: Path) -> None:
+    (store / "mlflow.db").unlink()
     cases = [
         ({}, "give either item records or accuracies"),
         ({"accuracy": {}}, "no language has an accuracy"),

@@ -5,6 +5,7 @@ Simulated studies of 7 models; every seed is fixed. The limits are those of the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import astuple
 
@@ -22,6 +23,9 @@ from analysis.simulation.answers import simulate_correct
 from analysis.simulation.design import Design
 
 pytestmark = pytest.mark.slow
+
+# `make soak` simulates three times as many studies; the limits are the same.
+MORE = 1 if int(os.environ.get("XLING_SOAK", "1")) == 1 else 3
 
 
 def studies(design: Design, times: int, seed: int) -> Iterator[tuple[GainTable, BaselineGroups]]:
@@ -69,7 +73,7 @@ def test_the_quick_interaction_is_the_one_that_is_reported() -> None:
 
 
 def test_null_coverage_with_languages_as_unit() -> None:
-    found = [(family(t), family_by_baseline(t, g)) for t, g in studies(Design(), 1200, 1)]
+    found = [(family(t), family_by_baseline(t, g)) for t, g in studies(Design(), 400 * MORE, 1)]
     d, i = (np.mean([covered(pair[k], 0.0) for pair in found]) for k in (0, 1))
     assert 0.93 <= d <= 0.97
     assert 0.93 <= i <= 0.97
@@ -77,35 +81,35 @@ def test_null_coverage_with_languages_as_unit() -> None:
 
 def test_null_coverage_of_the_crossed_quasi_t() -> None:
     inside: dict[str, list[bool]] = {"D": [], "I": []}
-    for number, (table, groups) in enumerate(studies(Design(), 400, 2)):
+    for number, (table, groups) in enumerate(studies(Design(), 140 * MORE, 2)):
         rows = unit_rows(table, groups, np.random.default_rng(number), draws=10)
         for row in rows:
             if row.estimator == "crossed_quasi_t" and row.scale == POINTS:
                 assert row.ci_low is not None and row.ci_high is not None
                 inside[row.estimand].append(row.ci_low <= 0 <= row.ci_high)
-    assert len(inside["D"]) == len(inside["I"]) == 400
+    assert len(inside["D"]) == len(inside["I"]) == 140 * MORE
     assert np.mean(inside["D"]) >= 0.95
     assert np.mean(inside["I"]) >= 0.95
 
 
 def test_a_planted_effect_is_estimated_without_bias() -> None:
-    found = [family(t).estimate for t, _ in studies(Design(effect=0.10), 1000, 3)]
+    found = [family(t).estimate for t, _ in studies(Design(effect=0.10), 340 * MORE, 3)]
     assert np.mean(found) == pytest.approx(0.10, abs=0.005)
 
 
 def test_an_effect_in_weak_models_only_is_the_interaction() -> None:
     design = Design(weak_effect=0.10)
-    found = [family_by_baseline(t, g).estimate for t, g in studies(design, 1000, 4)]
+    found = [family_by_baseline(t, g).estimate for t, g in studies(design, 340 * MORE, 4)]
     assert np.mean(found) == pytest.approx(0.10, abs=0.006)
 
 
 def test_a_shift_of_log_odds_is_no_interaction_in_logits_and_is_marked_in_points() -> None:
     design = Design(scale="latent", effect=1.0, items=900, sd_language=0.005,
                     sd_model_language=0.01, sd_language_base=0.02)  # fmt: skip
-    found = [family_by_baseline(t, g, LOGIT) for t, g in studies(design, 500, 5)]
+    found = [family_by_baseline(t, g, LOGIT) for t, g in studies(design, 170 * MORE, 5)]
     assert np.mean([not covered(each, 0.0) for each in found]) <= 0.08
     marked = []
-    for table, groups in studies(design, 60, 6):
+    for table, groups in studies(design, 25 * MORE, 6):
         rows: dict[tuple[str, str, str], Estimate] = {
             (r.estimand, r.scale, r.estimator): r for r in contrast_rows(table, groups, 0.05)
         }
@@ -122,6 +126,6 @@ def test_equivalence_is_not_declared_at_its_bound() -> None:
     for design in (Design(effect=0.05), Design(effect=0.05, related=6, control=10, items=300)):
         declared = [
             equivalence(*t.split(t.gain[POINTS].mean(axis=0)), 0.05).p < 0.05
-            for t, _ in studies(design, 1500, 7)
+            for t, _ in studies(design, 500 * MORE, 7)
         ]
         assert np.mean(declared) <= 0.06

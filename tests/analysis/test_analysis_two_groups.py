@@ -92,6 +92,7 @@ def test_degenerate_groups_are_refused() -> None:
         interaction((good, good), (good - 0.1, good - 0.1))
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
     rng = np.random.default_rng(11)
     repeats, hits = 150, np.zeros(2)

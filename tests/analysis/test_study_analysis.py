@@ -57,6 +57,7 @@ def analyse(frame: pd.DataFrame, folder: Path, accuracies: pd.DataFrame | None =
     return analyze_records(pulled, reading, folder)
 
 
+@pytest.mark.slow
 def test_everything_is_written_and_can_be_read(tmp_path: Path) -> None:
     found = analyse(records(seeds=(0, 1), arms=("finetuned", "shuffled-labels")), tmp_path)
     assert set(found.files) == {p for p in tmp_path.rglob("*") if p.is_file()}
@@ -93,7 +94,7 @@ def test_everything_is_written_and_can_be_read(tmp_path: Path) -> None:
     assert (languages["gain"] - (languages["tuned"] - languages["base"])).abs().max() < 1e-12
 
 
-def test_headline_and_summary(tmp_path: Path) -> None:
+def test_headline_and_summary(tmp_path: Path, undrawn) -> None:
     found = analyse(records(), tmp_path)
     assert all(math.isfinite(value) for value in found.headline.values())
     d = found.estimates[0]
@@ -106,7 +107,7 @@ def test_headline_and_summary(tmp_path: Path) -> None:
     assert "D on points (ttest, unit: languages)" in text
 
 
-def test_degenerate_studies_still_say_what_they_can(tmp_path: Path) -> None:
+def test_degenerate_studies_still_say_what_they_can(tmp_path: Path, undrawn) -> None:
     frame = records(base={"a": 0.3}, n_training=0)
     base_only = analyse(frame[frame["arm"] == "base"], tmp_path / "base")
     assert base_only.cells.empty and base_only.headline == {}

@@ -30,14 +30,14 @@ LAUNCH = (
 
 
 def wait_for_checkpoint(folder: str) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(Path(folder).glob("checkpoint-*")):
         assert time.monotonic() < deadline, f"no checkpoint in {folder}"
         time.sleep(0.02)
 
 
 def assert_ended(text: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while processes_with(text):
         assert time.monotonic() < deadline, f"still alive: {processes_with(text)}"
         time.sleep(0.1)
@@ -61,7 +61,7 @@ def test_killed_worker_is_named_and_the_same_command_goes_on(training_jobs):
     wait_for_checkpoint(job.checkpoints)
     # The youngest is a worker: the launcher has the job on its command line too.
     os.kill(max(processes_with(str(logs / "job.json"))), signal.SIGKILL)
-    thread.join(120)
+    thread.join(600)
     assert not thread.is_alive()
     assert isinstance(failure[0], RuntimeError)
     assert "of 2 was killed or crashed without a message" in str(failure[0])
@@ -110,7 +110,7 @@ def test_no_process_outlives_the_one_that_launched_it(training_jobs, sign):
     wait_for_checkpoint(job.checkpoints)
     assert len(processes_with(str(logs))) == 4  # parent, launcher, two workers
     parent.send_signal(sign)
-    assert parent.wait(60) == (143 if sign == signal.SIGTERM else -9)
+    assert parent.wait(600) == (143 if sign == signal.SIGTERM else -9)
     assert_ended(str(logs))
 
 

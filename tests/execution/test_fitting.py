@@ -17,6 +17,8 @@ from xling.planning import memory_limits
 from xling.planning import scoring_batch as batches
 from xling.study import Study
 
+pytestmark = pytest.mark.slow
+
 FEW = 100_000  # bytes
 
 
@@ -25,7 +27,7 @@ def study(tiny_model) -> Study:
     settings = {
         "name": "fitting",
         "models": ({"id": str(tiny_model("llama")), "name": "tiny"},),
-        "data": {"source": "mini", "split": "given", "held_out": 4},
+        "data": {"source": "mini", "difficulties": (1,), "split": "given", "held_out": 4},
         "languages": {"source": ("arb_Arab",), "target": ("heb_Hebr",), "branch": "Semitic"},
     }
     return Study.model_validate(settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from tests.place import make_store
 from tests.tiny_models import save_tiny_model
 from xling import tracking
 from xling.execution import prepare_study, run_cells
@@ -50,7 +51,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(folder: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch) -> StudyOutcome:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.set_tracking_uri(make_store(folder / "mlflow.db"))
     study = Study.model_validate(
         {
             "name": "loads",

@@ -43,6 +43,11 @@ def place(tmp_path_factory, tiny_model) -> Place:
 
 
 @pytest.fixture(scope="module")
+def bases() -> BaseModelCache:
+    return BaseModelCache()
+
+
+@pytest.fixture(scope="module")
 def server(tiny_model):
     with TinyServer(tiny_model("llama")).running() as running:
         yield running
@@ -89,10 +94,10 @@ def compare(here: pd.DataFrame, there: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     "how", [{}, {"scoring": "permuted"}, {"scoring": "cloze"}, {"reasoning": "cot"}]
 )
-def test_base_records_are_those_of_this_process(place, server, store, tmp_path, how):
+def test_base_records_are_those_of_this_process(place, bases, server, store, tmp_path, how):
     server.reset(by_id=True)
     local, remote = prepared_of(place), prepared_of(place, server.url)
-    here = run_evaluate(local, cell_of(local, "base", **how), BaseModelCache(), force=False)
+    here = run_evaluate(local, cell_of(local, "base", **how), bases, force=False)
     there = run_evaluate(remote, cell_of(remote, "base", **how), BaseModelCache(), force=False)
     compare(*(table(run, "records.parquet", tmp_path) for run in (here, there)))
     run = mlflow.get_run(there)

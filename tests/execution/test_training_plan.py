@@ -34,7 +34,7 @@ def study(tiny_model) -> Study:
         {
             "name": "memory",
             "models": ({"id": str(tiny_model("llama")), "name": "tiny"},),
-            "data": {"source": "mini", "split": "given", "held_out": 4},
+            "data": {"source": "mini", "difficulties": (1,), "split": "given", "held_out": 4},
             "languages": {"source": ("arb_Arab",), "target": ("heb_Hebr",), "branch": "Semitic"},
         }
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tests.place import make_store
 from xling.records import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,21 +61,15 @@ def test_wrong_input_is_told_before_the_store_is_opened(
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[MlflowClient, list[str]]:
+def logged(tmp_path_factory: pytest.TempPathFactory, zygote) -> tuple[MlflowClient, list[str]]:
     """The store after both forms were imported, and what the commands said."""
     folder = tmp_path_factory.mktemp("imported")
     (folder / "published.csv").write_text(TABLE, encoding="utf-8")
-    uri = f"sqlite:///{folder / 'store.db'}"
+    uri = make_store(folder / "store.db")
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
     said = []
     for file in ("published.csv", str(FIXTURE)):
-        done = subprocess.run(
-            [sys.executable, "-m", "entrypoints.import", "--file", file],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        done = zygote.complete(["import", "--file", file], environment, folder=folder)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
     return MlflowClient(tracking_uri=uri), said

@@ -17,6 +17,8 @@ from xling.prompts import label_token_ids
 from xling.study.settings import TrainingSettings
 from xling.training.loop import Example, TrainingSet, train_adapter
 
+pytestmark = pytest.mark.slow
+
 ATTENTION = [f"self_attn.{name}_proj" for name in "qkvo"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
 DENSE = [*ATTENTION, *(f"mlp.{name}" for name in MLP)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import weakref
 from dataclasses import asdict, replace
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.place import make_store
 from tests.training_jobs import EXAMPLES, SHORT, TrainingJobs
 from xling.execution.finetune.log_adapter import TrainedAdapter, log_adapter
 from xling.models import BaseModelCache, loaded
@@ -27,21 +29,39 @@ from xling.tracking.adapters import fetch_adapter, score_logged_adapter
 from xling.training.process_group import ProcessGroup
 from xling.training.train import train_and_save
 
+pytestmark = pytest.mark.slow
+
 PROMPT = PromptFormat(
     template="{question}", answer_prefix="", chat=False, cloze_template="", cloze_prefix=""
 )
 
 
-@pytest.fixture
-def trained(tiny_model, tmp_path):
-    """A trained adapter, with the shelf that has its base still, and the job."""
-    jobs = TrainingJobs(tiny_model("llama"), tmp_path)
-    job = jobs.make("job", processes=1)
-    target = tmp_path / "job" / "trained"
+@pytest.fixture(scope="module")
+def training(tiny_model, tmp_path_factory):
+    """A training and its folder, and whether its base was freed after it."""
+    folder = tmp_path_factory.mktemp("training")
+    job = TrainingJobs(tiny_model("llama"), folder).make("job", processes=1)
+    target = folder / "job" / "trained"
     target.mkdir()
     job = replace(job, target=str(target), training=SHORT)
     shelf = BaseModelCache()
     train_and_save(job, EXAMPLES, shelf.open(job.locate()), ProcessGroup())
+    base = shelf.open(job.locate())
+    weights = [weakref.ref(each) for each in base.model.parameters()]
+    del base
+    shelf.release()
+    return job, folder / "job", weights
+
+
+@pytest.fixture
+def trained(training, tmp_path):
+    """A trained adapter, with a shelf that has its base, and the job."""
+    job, folder, _ = training
+    shutil.copytree(folder, tmp_path / "job")
+    target = tmp_path / "job" / "trained"
+    job = replace(job, target=str(target), checkpoints=str(tmp_path / "job" / "checkpoints"))
+    shelf = BaseModelCache()
+    shelf.open(job.locate())
     check = json.loads((target / "check.json").read_text())
     report = json.loads((target / "report.json").read_text())
     logprobs = np.array(check["logprobs"])
@@ -54,7 +74,7 @@ def store(tmp_path, monkeypatch):
     # Another store's experiment may be the active one.
     monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
     before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    mlflow.set_tracking_uri(make_store(tmp_path / "mlflow.db"))
     yield
     mlflow.set_tracking_uri(before)
 
@@ -86,12 +106,8 @@ def settings(job):
     }
 
 
-def test_released_base_is_freed_after_a_training(trained):
-    shelf, job, _ = trained
-    base = shelf.open(job.locate())
-    weights = [weakref.ref(each) for each in base.model.parameters()]
-    del base
-    shelf.release()
+def test_released_base_is_freed_after_a_training(training):
+    _, _, weights = training
     assert len(weights) > 14
     assert alive(weights) == 0
 

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
+from tests.place import make_store
 from xling.models.loading import compute_dtype
 from xling.planning.gpus import gpus
 from xling.planning.lengths import estimated_lengths
@@ -46,6 +45,7 @@ def paper() -> Plan:
     return planned(load_study("paper"))
 
 
+@pytest.mark.slow
 def test_the_paper_is_planned_without_data_or_weights(paper: Plan) -> None:
     rows = {row.model: row for row in paper.models}
     assert not any(row.problem for row in paper.models)
@@ -84,6 +84,7 @@ def test_small_gpus_are_shared_by_processes_or_by_one_that_spreads_the_layers() 
     assert rows["deepseek-v3.1"].training.fits == "no"
 
 
+@pytest.mark.slow
 def test_the_demo_is_counted_with_its_own_questions() -> None:
     plan = planned(load_study("demo"))
     gemma = plan.models[0]
@@ -216,14 +217,12 @@ def test_an_unknown_gpu_lists_the_known_ones(
 
 
 @pytest.mark.slow
-def test_the_command_logs_table_json_and_metrics(tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path / 'store.db'}"
-    done = subprocess.run(
-        [sys.executable, "-m", "entrypoints.plan", "--study", "paper", "--gpu", "A100-80GB"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": store},
-        capture_output=True,
-        text=True,
+def test_the_command_logs_table_json_and_metrics(tmp_path: Path, zygote) -> None:
+    store = make_store(tmp_path / "store.db")
+    done = zygote.complete(
+        ["plan", "--study", "paper", "--gpu", "A100-80GB"],
+        {**os.environ, "MLFLOW_TRACKING_URI": store},
+        folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "study paper on A100-80GB, 8 a node" in done.stdout

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import requests
 
-START_SECONDS = 240
+from tests.place import make_store
+
+START_SECONDS = 600
 ADMIN = ("keeper", "admins-own-secret-1")
 AUTH_CONFIG = """[mlflow]
 default_permission = NO_PERMISSIONS
@@ -48,7 +50,7 @@ class AccountServer:
         command = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1",
             "--port", str(self.port), "--app-name", "basic-auth",
-            "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}",
+            "--backend-store-uri", make_store(self.folder / "mlflow.db"),
             "--artifacts-destination", str(self.folder / "artifacts"),
         ]  # fmt: skip
         environment = {

@@ -1,7 +1,7 @@
 """Seeded damage to inputs, and what may come of it: accepted rightly, or refused in a line.
 
-`XLING_SOAK=10` multiplies the cases of every sweep. A failing case prints its name; a run with
-`XLING_CASE=name` tries that case alone.
+A sweep tries a quarter of its cases, and with `XLING_SOAK=10` ten times as many as it has. A
+failing case prints its name; a run with `XLING_CASE=name` tries that case alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 import click
 
 SOAK = max(1, int(os.environ.get("XLING_SOAK", "1")))
+# What a run for every change tries of a sweep.
+SHARE = 4
 ONE_CASE = os.environ.get("XLING_CASE", "")
 # Text that a message may hold; what is longer does not help a reader.
 MOST = 500
@@ -163,12 +165,17 @@ def refused(error: BaseException, *, told: Sequence[str] = (), lines: int = 1) -
     return "refused"
 
 
+def as_many(cases: int) -> int:
+    """Return how many of a sweep's cases this run tries."""
+    return cases * SOAK if SOAK > 1 else max(1, cases // SHARE)
+
+
 def sweep(name: str, cases: int, check: Callable[[random.Random], str]) -> Counter[str]:
     """Runs a check on many seeded cases and counts what came of them.
 
     Args:
         name: of the sweep; each case draws from a generator seeded by name and number.
-        cases: how many, times XLING_SOAK.
+        cases: how many it has; `as_many` of them are tried.
         check: tries one case and gives a word for what came of it, or raises.
 
     Raises:
@@ -176,7 +183,7 @@ def sweep(name: str, cases: int, check: Callable[[random.Random], str]) -> Count
     """
     found: Counter[str] = Counter()
     failures = []
-    for number in range(cases * SOAK):
+    for number in range(as_many(cases)):
         case = f"{name}-{number}"
         if ONE_CASE and case != ONE_CASE:
             continue
@@ -189,7 +196,7 @@ def sweep(name: str, cases: int, check: Callable[[random.Random], str]) -> Count
             failures.append(f"XLING_CASE={case}: {type(error).__name__}: {error!s:.600}")
     print(f"{name}: {dict(found)}")
     shown = "\n".join(failures[:SHOWN_FAILURES])
-    assert not failures, f"{len(failures)} of {cases * SOAK} cases failed, first\n{shown}"
+    assert not failures, f"{len(failures)} of {as_many(cases)} cases failed, first\n{shown}"
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from tests.place import ROOT, Place
+from tests.reliability.study_processes import Zygote
 from xling.records import read_records
 
 # What a clock or the machine's memory decides, and no result.
@@ -36,11 +37,26 @@ class Repetition:
         }
 
     def run(
-        self, entry_point: str, *, environment: Mapping[str, str] | None = None, **options: Any
+        self,
+        entry_point: str,
+        *,
+        zygote: Zygote | None = None,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> str:
-        """Runs a command of the study; returns what it wrote."""
+        """Run a command of the study, in a new interpreter if there is no zygote.
+
+        Returns:
+            What it wrote.
+        """
         named = {"study": self.place.study, **options}
         words = [word for key, value in named.items() for word in (f"--{key}", str(value))]
+        if zygote is not None:
+            done = zygote.complete(
+                [entry_point, *words], {**self.environment, **(environment or {})}, folder=self.cwd
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            return done.stdout
         done = subprocess.run(
             [sys.executable, "-m", f"entrypoints.{entry_point}", *words],
             env={**self.environment, **(environment or {})},

@@ -4,8 +4,8 @@ Loading the libraries takes longer than a tiny study. So one process loads them 
 for each command; the child is a process like any other, with its own id, files and end.
 
 Run as a program, it reads one JSON object a line: {"arguments": [...], "environment": {...},
-"folder": path, "log": path, "events": path or "", "together": bool, "kill": {"stage": name,
-"count": n, "signal": number} or null},
+"folder": path, "log": path, "errors": path or "" (they are in the log, then), "events": path or "",
+"together": bool, "kill": {"stage": name, "count": n, "signal": number} or null, "drawn": bool},
 and answers with {"status": of os.waitpid, "pid": of the child}.
 """
 
@@ -17,6 +17,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +60,40 @@ class Zygote:
         kill: dict[str, Any] | None = None,
         events: Path | None = None,
         together: bool = False,
+        apart: bool = False,
+        drawn: bool = True,
     ) -> Path:
-        """Starts a command; returns the file of its output. `wait` gives its end.
+        """Start a command; return the file of its output. `wait` gives its end.
 
-        One that is started together with the next is waited for after that.
+        Its first argument names an entry point, or is `-c` with Python code as the second. One that
+        is started together with the next is waited for after that. Without `drawn` its figures
+        are small pictures; `apart` sends its errors to a file beside that of its output.
         """
         self.number += 1
         log = self.folder / f"command-{self.number}.log"
         order = {
             "arguments": arguments, "environment": environment, "log": str(log), "kill": kill,
             "events": str(events or ""), "folder": str(folder or self.folder), "together": together,
+            "errors": str(log.with_suffix(".err")) if apart else "", "drawn": drawn,
         }  # fmt: skip
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return log
+
+    def pid(self, log: Path) -> int:
+        """Return the process of a command that was started, by the file of its output."""
+        path = log.with_suffix(".pid")
+        while not (path.is_file() and path.read_text()):
+            assert self.process.poll() is None, (self.folder / "zygote.log").read_text()[-3000:]
+            time.sleep(0.02)
+        return int(path.read_text())
+
+    def wait_until_stopped(self, log: Path) -> int:
+        """Return the process of a command that stops itself, with SIGSTOP, once it has."""
+        pid = self.pid(log)
+        while " T " not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:4]:
+            time.sleep(0.02)
+        return pid
 
     def wait(self) -> int:
         """The exit code of the oldest command not waited for; negative: killed by that signal."""
@@ -88,6 +109,20 @@ class Zygote:
         log = self.start(arguments, environment, **options)
         code = self.wait()
         return code, log.read_text(errors="replace")
+
+    def complete(
+        self, arguments: list[str], environment: dict[str, str], **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, with its output and its errors apart."""
+        return self.completed(self.start(arguments, environment, apart=True, **options), arguments)
+
+    def completed(self, log: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        """Wait for the oldest command, which was started with its errors apart."""
+        errors = log.with_suffix(".err")
+        code = self.wait()
+        return subprocess.CompletedProcess(
+            arguments, code, log.read_text(errors="replace"), errors.read_text(errors="replace")
+        )
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -136,16 +171,30 @@ def _child(order: dict[str, Any]) -> None:
 
     os.setsid()
     os.chdir(order["folder"])
-    output = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(output, stream)
+    for stream, path in ((1, order["log"]), (2, order["errors"] or order["log"])):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.clear()
     os.environ.update(order["environment"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    Path(order["log"]).with_suffix(".pid").write_text(str(os.getpid()))
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        import torch
+
+        torch.set_num_threads(int(threads))
+    if not order["drawn"]:
+        from matplotlib.figure import Figure
+
+        from tests.undrawn import save_picture
+
+        Figure.savefig = save_picture
     import importlib
 
     module, *arguments = order["arguments"]
+    if module == "-c":
+        code, *sys.argv[1:] = arguments
+        exec(code, {"__name__": "__main__"})
+        return
     command = importlib.import_module(f"entrypoints.{module}").main
     watch = Watch(order["kill"], order["events"])
     event.listen(Engine, "before_cursor_execute", watch.statement)
@@ -153,12 +202,32 @@ def _child(order: dict[str, Any]) -> None:
     command(arguments, prog_name=module)
 
 
+# What a study's commands load in their course: in the process that forks, once for all.
+LOADED = (
+    "analysis.analyze_run",
+    "bitsandbytes",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "mlflow.pyfunc",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "xling.execution",
+    "xling.execution.finetune.run_finetune",
+    "xling.execution.evaluate.run_evaluate",
+    "xling.execution.prefetch",
+    "xling.training.loop",
+)
+
+
 def serve() -> None:
-    from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
+    import gc
+    import importlib
 
-    import xling.execution
-    import xling.training.loop  # noqa: F401
-
+    for name in LOADED:
+        importlib.import_module(name)
+    # Collections in the children pass over what all of them share.
+    gc.collect()
+    gc.freeze()
     children: list[int] = []
     for line in sys.stdin:
         order = json.loads(line)
@@ -170,10 +239,8 @@ def serve() -> None:
                 status = 0
             except SystemExit as error:
                 status = error.code if isinstance(error.code, int) else 1
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
+            except BaseException as error:
+                sys.excepthook(type(error), error, error.__traceback__)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.place import ROOT, Place
+from tests.place import Place
 from tests.reliability.accounts import ADMIN, AccountServer, as_user
+from tests.reliability.study_processes import Zygote
 
 pytestmark = pytest.mark.slow
 
@@ -30,9 +30,10 @@ SECRETS = [secret for _, secret in (ADMIN, WRITER, READER, STRANGER, GUEST)]
 class Accounts:
     """A server whose keeper made two experiments, and a study of its users."""
 
-    def __init__(self, server: AccountServer, place: Place) -> None:
+    def __init__(self, server: AccountServer, place: Place, zygote: Zygote) -> None:
         self.server = server
         self.place = place
+        self.zygote = zygote
         place.uri = server.uri
 
     def grant(self) -> None:
@@ -59,7 +60,7 @@ class Accounts:
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command of the study as a user."""
         words = [w for key, value in options.items() for w in (f"--{key}", str(value))]
-        return self._python(user, experiment, "-m", f"entrypoints.{entry_point}", *words)
+        return self._complete(user, experiment, entry_point, *words)
 
     def fetch(self, user: tuple[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
         """Fetches the registered adapter as a user; prints where its files are."""
@@ -68,7 +69,7 @@ class Accounts:
             "print(fetch_adapter(sys.argv[1], pathlib.Path(sys.argv[2])).folder)"
         )
         words = ("models:/tiny-tiny-llama@champion", str(folder))
-        return self._python(user, EXPERIMENT, "-c", code, *words)
+        return self._complete(user, EXPERIMENT, "-c", code, *words)
 
     def permit(self, user: tuple[str, str], experiment_id: str, permission: str) -> None:
         """Changes what a user may do; for the keeper."""
@@ -78,29 +79,25 @@ class Accounts:
         keeper.revoke_user_permission(user[0], "experiment", experiment_id)
         keeper.grant_user_permission(user[0], "experiment", experiment_id, permission)
 
-    def _python(
+    def _complete(
         self, user: tuple[str, str], experiment: str, *words: str
     ) -> subprocess.CompletedProcess[str]:
-        process = self.start(user, experiment, *words)
-        output, errors = process.communicate()
-        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+        return self.zygote.completed(self.start(user, experiment, *words), list(words))
 
-    def start(self, user: tuple[str, str], experiment: str, *words: str) -> subprocess.Popen[str]:
-        """Starts Python with some arguments as a user."""
-        return subprocess.Popen(
-            [sys.executable, *words],
-            env={
-                **self.place.environment,
-                "MLFLOW_TRACKING_USERNAME": user[0],
-                "MLFLOW_TRACKING_PASSWORD": user[1],
-                "MLFLOW_EXPERIMENT_NAME": experiment,
-                "XDG_CACHE_HOME": str(self.place.folder / "cache"),
-                "OMP_NUM_THREADS": "1",
-            },
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    def start(
+        self, user: tuple[str, str], experiment: str, *words: str, kill: dict | None = None
+    ) -> Path:
+        """Start a command as a user; `zygote.completed` takes what is returned."""
+        environment = {
+            **self.place.environment,
+            "MLFLOW_TRACKING_USERNAME": user[0],
+            "MLFLOW_TRACKING_PASSWORD": user[1],
+            "MLFLOW_EXPERIMENT_NAME": experiment,
+            "XDG_CACHE_HOME": str(self.place.folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+        }
+        return self.zygote.start(
+            list(words), environment, folder=self.place.folder, drawn=False, apart=True, kill=kill
         )
 
     def names(self, user: tuple[str, str] = ADMIN) -> list[str]:
@@ -113,12 +110,12 @@ class Accounts:
 
 
 @pytest.fixture(scope="module")
-def accounts(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Iterator[Accounts]:
+def accounts(tmp_path_factory: pytest.TempPathFactory, tiny_model, zygote) -> Iterator[Accounts]:
     server = AccountServer(tmp_path_factory.mktemp("server"))
     place = Place(tmp_path_factory.mktemp("user"), {"tiny-llama": tiny_model("llama")})
     try:
         server.start()
-        made = Accounts(server, place)
+        made = Accounts(server, place, zygote)
         made.grant()
         yield made
     finally:
@@ -217,17 +214,18 @@ def test_a_user_who_may_make_no_experiment_is_told_so(accounts, study):
 
 def test_a_right_that_is_taken_away_amid_a_study_loses_nothing(accounts, study):
     before = accounts.names()
-    words = ("-m", "entrypoints.evaluate", "--study", str(accounts.place.study), "--force", "true")
-    process = accounts.start(WRITER, EXPERIMENT, *words)
+    words = ("evaluate", "--study", str(accounts.place.study), "--force", "true")
+    stop = {"stage": "scoring", "count": 0, "signal": int(signal.SIGSTOP)}
+    log = accounts.start(WRITER, EXPERIMENT, *words, kill=stop)
     with as_user(*ADMIN):
         client = accounts.place.client()
         shared = client.get_experiment_by_name(EXPERIMENT).experiment_id
-        deadline = time.monotonic() + 120
-        while not client.search_runs([shared], "attributes.status = 'RUNNING'"):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+        process = accounts.zygote.wait_until_stopped(log)
+        assert client.search_runs([shared], "attributes.status = 'RUNNING'")
         accounts.permit(WRITER, shared, "READ")
-    output, errors = process.communicate(timeout=120)
+        os.kill(process, signal.SIGCONT)
+    done = accounts.zygote.completed(log, list(words))
+    output, errors = done.stdout, done.stderr
     assert accounts.names() == before
     assert "403" in errors
     assert "1 run waits" in output + errors

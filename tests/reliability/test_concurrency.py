@@ -38,7 +38,11 @@ def environment(place: Place) -> dict[str, str]:
 def at_once(zygote: Zygote, place: Place, commands: list[list[str]]) -> list[tuple[int, str]]:
     logs = [
         zygote.start(
-            command, environment(place), folder=place.folder, together=command is not commands[-1]
+            command,
+            environment(place),
+            folder=place.folder,
+            drawn=False,
+            together=command is not commands[-1],
         )
         for command in commands
     ]
@@ -83,6 +87,7 @@ def test_two_studies_of_one_name_get_versions_in_order(zygote, native, tmp_path)
 
 def test_many_processes_open_a_fresh_store_together(zygote, native, tmp_path):
     place = new_place(tmp_path / "place", native)
+    (place.folder / "mlflow.db").unlink()  # the first of them makes the tables
     commands = [["simulate", "--seed", str(seed), "--items", "8"] for seed in range(5)]
     ends = at_once(zygote, place, commands)
     assert [code for code, _ in ends] == [0] * 5, [output[-1500:] for _, output in ends]

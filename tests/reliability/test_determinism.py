@@ -22,6 +22,7 @@ from tests.reliability.repeated import (
     logged_adapter,
     logged_runs,
 )
+from tests.reliability.study_processes import Zygote
 from tests.training_jobs import EXAMPLES, LORA, TrainingJobs
 from xling.models import locate_model
 from xling.records import LOGPROB_COLUMNS
@@ -35,6 +36,7 @@ SOAK = int(os.environ.get("XLING_SOAK", "1"))
 TOLERANCE = 1e-4  # in log-probability, in single precision
 DROPOUT = {"r": 4, "alpha": 8, "dropout": 0.1}
 EVERYTHING = {
+    "languages": {"source": ["arb_Arab"], "target": ["heb_Hebr", "fra_Latn"], "branch": "Semitic"},
     "reasoning": ["direct", "cot"],
     "scoring_modes": ["answer-token", "permuted", "cloze"],
     # Sampled reasonings and dropout: draws must be the same, too.
@@ -122,15 +124,17 @@ def test_settings_and_fingerprints_are_the_same(twice):
             assert run.tags.get("xling.fingerprint") == other.tags.get("xling.fingerprint"), name
 
 
-def test_another_thread_count_and_batch_come_close_and_are_reported(twice):
+def test_another_thread_count_and_batch_come_close_and_are_reported(zygote, twice):
     """Adds runs to the first place, whose earlier ones are read already."""
     first, _ = twice
     place, repetition = first.repetition.place, first.repetition
     place.settings = {**place.settings, "scoring": {"batch_tokens": 512}}
     place.write()
     two = {"OMP_NUM_THREADS": "2"}
-    repetition.run("evaluate", model="tiny-llama", environment=two, force="true")
-    repetition.run("evaluate", model="tiny-llama", arm="finetuned", environment=two, force="true")
+    for arm in ("base", "finetuned"):
+        repetition.run(
+            "evaluate", zygote=zygote, environment=two, model="tiny-llama", arm=arm, force="true"
+        )
     after = logged_runs(place, place.folder / "again")
     for arm in ("base", "finetuned"):
         name = f"evaluate tiny-llama/{arm}/seed-0"
@@ -139,7 +143,7 @@ def test_another_thread_count_and_batch_come_close_and_are_reported(twice):
         assert now.params["cfg.threads"] == "2"
         assert now.params["cfg.batch_tokens"] == "512" != before.params["cfg.batch_tokens"]
         _check_close(before.records, now.records)
-    report = _analysed(repetition, place)
+    report = _analysed(zygote, repetition, place)
     assert "were not all made with the same" not in _text(first.runs["analyze tiny"])
     note = (
         f"runs of tiny-llama that are compared were not all made with the same threads 1, 2; "
@@ -159,8 +163,8 @@ def _check_close(before, now) -> None:
     assert np.abs(before[columns].to_numpy() - now[columns].to_numpy()).max() <= TOLERANCE
 
 
-def _analysed(repetition: Repetition, place: Place) -> str:
-    repetition.run("analyze")
+def _analysed(zygote: Zygote, repetition: Repetition, place: Place) -> str:
+    repetition.run("analyze", zygote=zygote)
     return _text(logged_runs(place, place.folder / "analysed")["analyze tiny"])
 
 

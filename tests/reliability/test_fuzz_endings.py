@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,7 +182,7 @@ def test_every_command_has_debug_once(name: str) -> None:
     assert options[0] is command.params[-1]
 
 
-def test_processes_end_with_a_message_or_with_a_traceback(tmp_path: Path) -> None:
+def test_processes_end_with_a_message_or_with_a_traceback(tmp_path: Path, zygote) -> None:
     study = tmp_path / "mine.yaml"
     study.write_text(load_study("demo").to_yaml())
     for arguments, traced in (
@@ -191,12 +190,10 @@ def test_processes_end_with_a_message_or_with_a_traceback(tmp_path: Path) -> Non
         (["--study", str(study), "--data", "/nowhere", "--debug"], True),
         (["--study", f"{'x' * 5000}.yaml"], False),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "entrypoints.prepare", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'store.db'}"},
-            capture_output=True,
-            text=True,
+        done = zygote.complete(
+            ["prepare", *arguments],
+            {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'store.db'}"},
+            folder=ROOT,
         )
         assert done.returncode == (2 if "x" * 5000 in arguments[1] else 1)
         assert ("Traceback" in done.stderr) == traced

@@ -25,8 +25,8 @@ from tests.reliability.test_fuzz_records import check_frame
 from xling.importing import ImportedResults, read_lm_eval, read_table
 from xling.languages import belebele_codes
 from xling.records import ARMS, REASONINGS, SCORINGS
-from xling.scoring.answer_cache import AnswerCache, ReasoningFile, answer_key
 from xling.scoring import Generation
+from xling.scoring.answer_cache import AnswerCache, ReasoningFile, answer_key
 
 FIXTURE = Path(__file__).resolve().parents[1] / "data" / "lm_eval" / "tiny-llama"
 HEADER = "model,arm,language,accuracy,n_items,seed,reasoning,scoring"

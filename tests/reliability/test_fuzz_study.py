@@ -80,11 +80,11 @@ class _Question:
 
 
 def tried(text: str, where: str = "mine.yaml") -> str:
-    begin = time.monotonic()
+    begin = time.process_time()
     try:
         study = parse_study(text, where=where)
     except Exception as error:
-        assert time.monotonic() - begin < 20
+        assert time.process_time() - begin < 20
         return refused(error, told=[where], lines=LINES)
     check_study(study)
     return "accepted"
@@ -210,10 +210,10 @@ BOMB = "\n".join(
     ids=lambda value: ascii(value)[:30],
 )
 def test_yaml_that_does_more_than_say_settings_is_refused(text: str, told: str) -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(ValueError) as caught:
         parse_study(text, where="mine.yaml")
-    assert time.monotonic() - begin < 10
+    assert time.process_time() - begin < 10
     refused(caught.value, told=["mine.yaml", told])
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from tests.reliability.fuzzing import BLANKS, SOAK
+from tests.reliability.fuzzing import BLANKS, as_many
 from tests.reliability.test_fuzz_records import good_frame
 from xling.data import Item, parse_row
 from xling.data.schema import is_blank, look_of, sha256_of_items
@@ -27,7 +27,7 @@ from xling.study import Study
 from xling.study.load import load_study, parse_study
 
 many = settings(
-    max_examples=150 * SOAK,
+    max_examples=as_many(150),
     derandomize=True,
     database=None,
     deadline=None,
@@ -132,7 +132,7 @@ def _is_huge(value: object) -> bool:
     return isinstance(value, int) and abs(value) > 10**4000
 
 
-@settings(many, max_examples=50 * SOAK)  # each waits for the disk
+@settings(many, max_examples=as_many(50))  # each waits for the disk
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=40))
 def test_records_of_any_names_are_written_and_read(tmp_path: Path, name: str) -> None:
     frame = good_frame(random.Random(1)).assign(model=name, passage_id=name)

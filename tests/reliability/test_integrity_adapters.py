@@ -14,6 +14,7 @@ import mlflow
 import numpy as np
 import pytest
 
+from tests.place import make_store
 from tests.tiny_models import save_tiny_model
 from tests.training_jobs import EXAMPLES, SHORT, TrainingJobs
 from xling import tracking
@@ -25,6 +26,8 @@ from xling.prompts import PromptFormat
 from xling.tracking.adapters import fetch_adapter, score_logged_adapter
 from xling.training.process_group import ProcessGroup
 from xling.training.train import train_and_save
+
+pytestmark = pytest.mark.slow
 
 SOAK = int(os.environ.get("XLING_SOAK", "1"))
 PROMPT = PromptFormat(
@@ -42,7 +45,7 @@ def store(tmp_path_factory):
         # Another store's experiment may be the active one.
         patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
         os.chdir(folder)
-        mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+        mlflow.set_tracking_uri(make_store(folder / "mlflow.db"))
         tracking.open_store()
         yield folder
     mlflow.set_tracking_uri(before)

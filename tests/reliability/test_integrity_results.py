@@ -162,7 +162,7 @@ def test_a_foreign_run_without_records_is_judged_by_what_it_logged(frame):
     }
 
 
-def test_the_report_says_so_first_and_again_in_the_notes(frame, tmp_path: Path):
+def test_the_report_says_so_first_and_again_in_the_notes(frame, tmp_path: Path, undrawn):
     rows = as_base(frame, *ALL)
     rows.loc[of(rows, "base", "heb_Hebr"), "answer_mass"] = 0.001
     pulled = PulledRuns(

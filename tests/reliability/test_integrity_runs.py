@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analysis.analyze_run import run_analysis
-from tests.place import SOURCE, TARGET
+from tests.place import SOURCE, TARGET, make_store
 from tests.tiny_models import save_tiny_model
 from xling import tracking
 from xling.data.leakage import TRAINING_ITEMS
@@ -50,7 +50,7 @@ def store(tmp_path_factory):
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
         os.chdir(folder)
-        mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+        mlflow.set_tracking_uri(make_store(folder / "mlflow.db"))
         tracking.open_store()
         yield folder
     mlflow.set_tracking_uri(before)
@@ -110,7 +110,7 @@ def test_odd_results_carry_a_tag_and_are_said_with_the_accuracies(tuned, tmp_pat
         assert accuracy_lines(prepared.study, run_id)[-1].endswith(found)
 
 
-def test_the_report_finds_the_adapter_without_effect(tuned):
+def test_the_report_finds_the_adapter_without_effect(tuned, undrawn):
     prepared, _, _, asked = tuned
     analysis = run_analysis(prepared.study, bound=0.05, parameters={"study": "mute"})
     notes = [line for line in analysis.summary if line.startswith("Note: run evaluate mute")]

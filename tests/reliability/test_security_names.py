@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from analysis.runs.run_files import FORMAT_FILE, RECORDS_FILE, fetch_file
 from entrypoints.evaluate import main as evaluate
 from entrypoints.prepare import main as prepare
 from entrypoints.register import main as register
-from tests.place import ROOT
+from tests.place import ROOT, make_store
 from xling import tracking
 from xling.models.weights.find import find_recipe
 from xling.study import LONGEST_STUDY_NAME
@@ -53,7 +51,7 @@ HOSTILE = (
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store; making one takes seconds."""
     folder = tmp_path_factory.mktemp("shared")
-    client = mlflow.MlflowClient(f"sqlite:///{folder / 'store.db'}")
+    client = mlflow.MlflowClient(make_store(folder / "store.db"))
     for name in ("xling", "foreign"):
         client.create_experiment(name, artifact_location=str(folder / name))
     return folder
@@ -208,20 +206,18 @@ def test_a_foreign_model_is_fetched_and_not_run(foreign: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_evaluate_does_not_run_a_foreign_model(
-    foreign: Path, store: Path, tmp_path: Path, tiny_model
+    foreign: Path, store: Path, tmp_path: Path, tiny_model, zygote
 ) -> None:
     from tests.place import Place
 
     place = Place(tmp_path, {"tiny": tiny_model("llama")})
     for name in ("plain", "posing"):
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "entrypoints.evaluate", "--study", str(place.study),
-                "--arm", "finetuned", "--adapter", f"models:/{name}@x",
-            ],
-            env={**place.environment, "MLFLOW_TRACKING_URI": f"sqlite:///{store}"},
-            cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        words = ["--study", str(place.study), "--arm", "finetuned"]
+        done = zygote.complete(
+            ["evaluate", *words, "--adapter", f"models:/{name}@x"],
+            {**place.environment, "MLFLOW_TRACKING_URI": f"sqlite:///{store}"},
+            folder=ROOT,
+        )
         assert done.returncode == 1, done.stderr[-2000:]
         assert "Traceback" not in done.stderr
         assert f"models:/{name}@x" in done.stderr

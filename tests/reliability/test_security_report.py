@@ -23,8 +23,11 @@ from analysis.simulation.answers import run_records, simulate_correct
 from analysis.simulation.design import Design
 from analysis.simulation.log_run import simulated_study
 from analysis.tables.write import write_table
+from tests.place import make_store
 from xling import tracking
 from xling.tracking.evaluations import log_evaluation
+
+pytestmark = pytest.mark.slow
 
 PWNED = "document.title='PWNED'"
 # As model names: in tables, figures, tips, notes and sentences.
@@ -59,7 +62,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH
 def analysed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The artifacts of an analysis of hostile runs, from a real store."""
     folder = tmp_path_factory.mktemp("hostile")
-    uri = f"sqlite:///{folder / 'store.db'}"
+    uri = make_store(folder / "store.db")
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient()
     client.create_experiment("hostile", artifact_location=str(folder / "artifacts"))
@@ -211,7 +214,6 @@ def in_browser(path: Path, folder: Path) -> str:
 
 
 @needs_browser
-@pytest.mark.slow
 def test_nothing_runs_in_a_browser_but_the_report_s_own_script(
     analysed: Path, tmp_path: Path
 ) -> None:
@@ -233,7 +235,6 @@ def test_nothing_runs_in_a_browser_but_the_report_s_own_script(
 
 
 @needs_browser
-@pytest.mark.slow
 def test_no_figure_runs_anything_in_a_browser(analysed: Path, tmp_path: Path) -> None:
     """All of them in one page, as elements and as documents."""
     figures = sorted((analysed / "figures").glob("*.svg"))

@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.place import ROOT, Place
+from tests.reliability.study_processes import Zygote
 from tests.serving import TinyServer
 from xling.messages.secrets import MASK, hide, without_secrets
 from xling.study.load import parse_study
@@ -43,16 +44,27 @@ PLANTED = {
 }
 
 
-def run(place: Place, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, with all that is planted around it."""
+def run(
+    place: Place, module: str, *arguments: str, zygote: Zygote | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, with all that is planted around it.
+
+    With a zygote the process has the libraries loaded, which have not seen what is planted.
+    """
+    around = {
+        **place.environment,
+        **PLANTED,
+        "PYTHONPATH": str(ROOT),
+        "MLFLOW_EXPERIMENT_NAME": "tiny",
+        "XDG_CACHE_HOME": str(place.folder / "cache"),
+        **environment,
+    }
+    if zygote is not None:
+        words = [module.removeprefix("entrypoints."), *arguments]
+        return zygote.complete(words, around, folder=place.folder)
     return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        env=place.environment
-        | PLANTED
-        | {"PYTHONPATH": str(ROOT)}
-        | {"MLFLOW_EXPERIMENT_NAME": "tiny", "XDG_CACHE_HOME": str(place.folder / "cache")}
-        | environment,
-        cwd=place.folder, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", module, *arguments],
+        env=around, cwd=place.folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
@@ -116,8 +128,11 @@ URIS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("uri", URIS)
-def test_a_store_that_fails_tells_no_password(uri: str, place: Place) -> None:
-    done = run(place, "entrypoints.prepare", "--study", str(place.study), MLFLOW_TRACKING_URI=uri)
+def test_a_store_that_fails_tells_no_password(uri: str, place: Place, zygote: Zygote) -> None:
+    done = run(
+        place, "entrypoints.prepare", "--study", str(place.study), zygote=zygote,
+        MLFLOW_TRACKING_URI=uri,
+    )  # fmt: skip
     assert done.returncode == 1, done.stderr[-2000:]
     check_clean(done)
     assert planted_in(place.folder) == []
@@ -163,7 +178,9 @@ def server(tiny_model):
 
 
 @pytest.mark.slow
-def test_a_server_that_repeats_the_key_is_not_repeated(place: Place, server) -> None:
+def test_a_server_that_repeats_the_key_is_not_repeated(
+    place: Place, server, zygote: Zygote
+) -> None:
     server.reset(key="another", says_key=True)
     model = {
         "id": str(server.folder),
@@ -172,7 +189,7 @@ def test_a_server_that_repeats_the_key_is_not_repeated(place: Place, server) -> 
         "server": {"url": server.url, "key_variable": "CLUSTER_KEY"},
     }
     path = study_of(place, "served", models=[model], arms=["base"])
-    done = run(place, "entrypoints.main", "--study", str(path))
+    done = run(place, "entrypoints.main", "--study", str(path), zygote=zygote)
     assert done.returncode == 1, done.stderr[-2000:]
     assert "Incorrect API key provided: ***" in done.stderr
     assert PLANTED["CLUSTER_KEY"] in server.seen.keys  # it was sent, and to no one else
@@ -283,10 +300,10 @@ def test_values_of_the_environment_are_masked_in_every_form(monkeypatch) -> None
 
 def test_masking_takes_no_time_whatever_the_text() -> None:
     texts = [part * 50_000 + " @" for part in ("a:/b:c", "//a:", "a_", "key=", "x@", "Bearer a")]
-    start = time.monotonic()
+    start = time.process_time()
     for text in texts:
         without_secrets(text)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_commands_need_nothing_heavy_to_mask() -> None:

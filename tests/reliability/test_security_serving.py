@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import requests
 
+from tests.place import make_store
 from xling import tracking
 from xling.models import locate_model
 from xling.models.adapters import attach_lora, chosen_modules
@@ -34,7 +35,7 @@ PROMPT = "p\nq\n(1) a\n(2) b\n(3) c\n(4) d\nAnswer: ("
 def logged(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Iterator[tuple[str, Path]]:
     """Address of a logged adapter, and the folder of its store."""
     folder = tmp_path_factory.mktemp("serving")
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'store.db'}")
+    mlflow.set_tracking_uri(make_store(folder / "store.db"))
     mlflow.MlflowClient().create_experiment("serving", artifact_location=str(folder / "artifacts"))
     mlflow.set_experiment("serving")
     located = locate_model(str(tiny_model("llama")), quantise="none")
@@ -80,7 +81,7 @@ def url(logged: tuple[str, Path]) -> Iterator[str]:
             command, env=environment, cwd="/", stdout=sink, stderr=sink, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while True:
             try:
                 requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).raise_for_status()
@@ -95,7 +96,7 @@ def url(logged: tuple[str, Path]) -> Iterator[str]:
 
 
 def ask(url: str, rows: list[dict[str, object]]) -> requests.Response:
-    return requests.post(url, json={"dataframe_records": rows}, timeout=120)
+    return requests.post(url, json={"dataframe_records": rows}, timeout=300)
 
 
 @pytest.mark.slow
@@ -126,7 +127,7 @@ def test_what_is_too_large_is_refused_and_the_server_goes_on(url: str) -> None:
         "\x00",
     ):
         headers = {"content-type": "application/json"}
-        answer = requests.post(url, data=body.encode(), headers=headers, timeout=60)
+        answer = requests.post(url, data=body.encode(), headers=headers, timeout=300)
         assert answer.status_code in (200, 400, 415, 422, 500), answer.text[:500]
     fine = ask(url, [ROW] * ROWS)
     assert fine.status_code == 200, fine.text[:500]

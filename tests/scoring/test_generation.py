@@ -15,6 +15,8 @@ from xling.scoring.generation import cut_at, generate
 from xling.scoring.protocol import Generation
 from xling.scoring.sampling import Sampling, draw_tokens, uniform_draws
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [f"{'Some words. ' * (1 + index % 5)}Number {index}?" for index in range(12)]
 KEYS = [f"item {index}" for index in range(12)]
 

@@ -17,6 +17,8 @@ from xling.scoring.server import (
     served_adapter,
 )
 
+pytestmark = pytest.mark.slow
+
 ABILITIES = {
     "by id": ({"by_id": True}, "by id"),
     "token numbers, few listed": ({"most_listed": 3}, "top, echo"),

@@ -13,6 +13,8 @@ from xling.scoring.option_orders import ReorderedQuestion
 from xling.scoring.prefix_forward import TRUSTED, can_share
 from xling.scoring.prefix_trees import Request, common_prefix, lay_out, plan_rows
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURES = ["llama", "qwen3", "gemma3_text", "qwen3_moe", "gpt_oss", "deepseek_v3"]
 ORDERS = option_orders("cyclic")
 ITEMS = [
