@@ -265,3 +265,12 @@ def test_no_function_is_long_without_a_reason() -> None:
 def test_no_file_is_longer_than_a_newcomer_reads() -> None:
     lines = {path: path.read_text(encoding="utf-8").count("\n") for path in sources(*ROOMS)}
     assert not [f"{path}: {count}" for path, count in lines.items() if count > 500]
+
+
+def test_every_file_that_the_guide_for_developers_names_is_there() -> None:
+    text = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`([\w/-]+\.(?:py|json|toml))`", text))
+    files = [path for room in (*ROOMS, "tests", "docs") for path in (ROOT / room).rglob("*.*")]
+    known = {path.relative_to(ROOT).as_posix() for path in [*files, ROOT / "pyproject.toml"]}
+    assert len(names) > 30
+    assert not {n for n in names if not any(f"/{each}".endswith(f"/{n}") for each in known)}
