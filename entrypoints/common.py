@@ -219,8 +219,8 @@ def entry_point(command: Command) -> Command:
         is_eager=True,
         expose_value=False,
         callback=_note_debug,
-        help="Show tracebacks and a detailed log. It is not a parameter of `mlflow run`: there, and "
-        f"in processes that a command starts, {DEBUG}=1 does the same.",
+        help="Show tracebacks and a detailed log. It is not a parameter of `mlflow run`: there, "
+        f"and in processes that a command starts, {DEBUG}=1 does the same.",
     )(wrapped)
 
 

@@ -424,7 +424,7 @@ def test_a_name_is_kept_for_one_simulation(store: Path) -> None:
         (("--name", "a b"), "may hold letters, digits, _ and - only"),
         (("--related", "99"), "Belebele has 10 such languages"),
         (("--arms", "base"), "arms must hold 'finetuned'"),
-        (("--effect", "nan"), "'--effect': 'nan' is no finite number"),
+        (("--effect", "nan"), "'--effect': 'nan' is not a finite number"),
     ],
 )
 def test_a_wrong_option_is_refused_and_nothing_logged(store, options, message) -> None:

@@ -214,7 +214,6 @@ LOADED = (
     "xling.execution",
     "xling.execution.finetune.run_finetune",
     "xling.execution.evaluate.run_evaluate",
-    "xling.execution.prefetch",
     "xling.training.loop",
 )
 

@@ -131,9 +131,9 @@ def test_commands_that_are_refused_end_with_one_message() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "told"),
     [
-        ("analyze", ["--bound", "nan"], "'nan' is no finite number"),
-        ("simulate", ["--effect", "nan"], "'nan' is no finite number"),
-        ("simulate", ["--format", "nan"], "'nan' is no finite number"),
+        ("analyze", ["--bound", "nan"], "'nan' is not a finite number"),
+        ("simulate", ["--effect", "nan"], "'nan' is not a finite number"),
+        ("simulate", ["--format", "nan"], "'nan' is not a finite number"),
         ("prepare", ["--limit", "9" * 5000], "is not a valid integer"),
         ("power", ["--related", "1000000"], "more than 1000"),
         ("power", ["--items", "10000000"], "more than 1000000"),

@@ -149,7 +149,7 @@ class _Tasks:
         self.pending[task.remote(self._study, unit, assignment)] = (unit, number)
 
     def _outcome(self, task: ObjectRef[Any], unit: Unit, number: int) -> UnitOutcome | None:
-        """Return a finished task's outcome; None: its worker was lost, and it may be tried again."""
+        """Return a finished task's outcome; None: its worker was lost, it may be tried again."""
         import ray
         from ray import exceptions
 
