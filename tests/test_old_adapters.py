@@ -139,11 +139,11 @@ def test_the_old_names_are_those_of_this_package() -> None:
     import xling.sealed
     import xling.serving_limits
 
-    from xling.files.checksums import files_sha256
+    from xling.files.checksums import hash_folder
     from xling.models import get_base, open_base
     from xling.serving.limits import Limits
 
-    assert xling.sealed.files_sha256 is files_sha256
+    assert xling.sealed.files_sha256 is hash_folder
     assert xling.serving_limits.Limits is Limits
     assert open_base is get_base
     with pytest.raises(ModuleNotFoundError, match="xling.folders"):

@@ -19,7 +19,10 @@ MODULES = {
     "xling.serving_limits": "xling.serving.limits",
 }
 # The first old module that an old adapter imports brings these.
-FUNCTIONS = {("xling.models", "open_base"): "get_base"}
+FUNCTIONS = {
+    ("xling.models", "open_base"): "get_base",
+    ("xling.files.checksums", "files_sha256"): "hash_folder",
+}
 
 
 class OldModules(MetaPathFinder, Loader):
@@ -33,11 +36,11 @@ class OldModules(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Give an old module the names of the new one."""
-        new = vars(import_module(MODULES[module.__name__]))
-        vars(module).update({name: each for name, each in new.items() if name[:2] != "__"})
         for (owner, old), name in FUNCTIONS.items():
             holder = import_module(owner)
             setattr(holder, old, getattr(holder, name))
+        new = vars(import_module(MODULES[module.__name__]))
+        vars(module).update({name: each for name, each in new.items() if name[:2] != "__"})
 
 
 def find_old_modules() -> None:
