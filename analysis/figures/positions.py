@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.arrays import Floats
 from analysis.figures.style import (
     ACCENT,
     FAMILY_COLOURS,
@@ -24,8 +24,6 @@ from analysis.figures.style import (
     quiet_axes,
     tip_id,
 )
-
-Floats = npt.NDArray[np.float64]
 
 
 class _Series(NamedTuple):
