@@ -99,7 +99,7 @@ def _draw_panel(axes: Axes, arm: str, shares: Mapping[str, Floats], trained: Flo
     for series in _SERIES:
         values = 100 * np.asarray(shares[series.name], np.float64)
         axes.plot(places, values, color=series.colour, ls=series.style, lw=1.3, zorder=3)
-        for place, value in zip(places, values, strict=True):
+        for place, value in enumerate(values.tolist()):
             draw_mark(
                 axes, place, value, series.marker, ms=5, color=series.colour, mec="white",
                 mew=0.6, zorder=4,
