@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pingouin
 from scipy import stats
 
+from analysis.arrays import Bits, Floats, Integers, Singles
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.two_groups import check_bound
 from analysis.gains.gain_table import POINTS
@@ -30,8 +30,6 @@ _ROUNDING = 1e-12
 _R = "r (fine-tuning gain, chain-of-thought gain)"
 _LEVEL = "accuracy finetuned - chain-of-thought"
 
-Floats = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class ChainOfThought:
@@ -43,10 +41,10 @@ class ChainOfThought:
 
     models: tuple[str, ...]
     languages: tuple[str, ...]
-    passage: npt.NDArray[np.int64]
-    before: npt.NDArray[np.float32]
-    finetuned: npt.NDArray[np.float32]
-    reasoned: npt.NDArray[np.float32]
+    passage: Integers
+    before: Singles
+    finetuned: Singles
+    reasoned: Singles
 
     @property
     def n_passages(self) -> int:
@@ -153,9 +151,7 @@ def split_half_gains(
     )
 
 
-def _headroom_gain(
-    before: npt.NDArray[np.float32], after: npt.NDArray[np.float32], used: npt.NDArray[np.bool_]
-) -> Floats:
+def _headroom_gain(before: Singles, after: Singles, used: Bits) -> Floats:
     """Return the gain by model on the used items (K, N), as a share of what was wrong."""
     weight = used.T / used.sum(axis=1)
     base, then = (

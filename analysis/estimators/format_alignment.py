@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pingouin
 from scipy import stats
 
+from analysis.arrays import Bytes, Floats
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.rows import one_sample
 from analysis.gains.gain_table import POINTS, PRIMARY, GainTable
@@ -27,8 +27,6 @@ _NOT_RANDOMISED = (
     "Yamamoto 2010); cells before and after, model means taken out; the bootstrap takes cells as "
     "independent"
 )
-
-Floats = npt.NDArray[np.float64]
 
 
 def format_rows(tables: Mapping[tuple[str, ...], GainTable], seed: int = 0) -> list[Estimate]:
@@ -53,7 +51,7 @@ def format_rows(tables: Mapping[tuple[str, ...], GainTable], seed: int = 0) -> l
     return rows + _mediation_rows(table, seed)
 
 
-def position_entropies(prediction: npt.NDArray[np.int8]) -> Floats:
+def position_entropies(prediction: Bytes) -> Floats:
     """Return the entropy of the predicted option positions, in bits, over the last axis.
 
     From 0 (always one position) to 2 (all equally often).

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from analysis.arrays import Bits, Floats
 from analysis.estimates import OK, Estimate
 from analysis.estimators.rows import one_sample, two_sample
 from analysis.estimators.source_arms import CONTROL_SOURCE, SHUFFLED, kin_note, seeds_note
@@ -32,8 +32,6 @@ NO_LANGUAGES = "the arms have no languages in common"
 NO_NUMBER = "a cell has no number"
 _FEW = tuple(f"needs 2 {name} languages" for name in GROUPS[:2])
 
-Floats = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class GainParts:
@@ -47,7 +45,7 @@ class GainParts:
 
     values: dict[str, Floats]
     languages: tuple[str, ...]
-    related: npt.NDArray[np.bool_]
+    related: Bits
     left_out: tuple[str, ...]
     tables: tuple[GainTable, ...]
     unused: dict[str, str]
@@ -189,7 +187,7 @@ def _parts(gains: Mapping[tuple[str, ...], Floats]) -> dict[str, Floats]:
     return {name: values for name, values in parts.items() if values is not None}
 
 
-def _filled(row: Estimate, values: Floats, related: npt.NDArray[np.bool_], group: str) -> Estimate:
+def _filled(row: Estimate, values: Floats, related: Bits, group: str) -> Estimate:
     sides = dict(zip(GROUPS, (values[related], values[~related]), strict=False))
     for name in sides if group not in sides else (group,):
         if len(sides[name]) < 2:

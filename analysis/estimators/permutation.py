@@ -6,16 +6,14 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
+from analysis.arrays import Bits, Floats
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.two_groups import has_no_variance
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.gain_table import LOGIT, POINTS, GainTable
 from analysis.gains.grouped import group_gains
-
-Floats = npt.NDArray[np.float64]
 
 MAX_LABELINGS = 100_000
 """Up to so many labelings are all gone through; of more, DRAWS are drawn."""
@@ -96,7 +94,7 @@ def _by_language(table: GainTable, groups: BaselineGroups, name: str, scale: str
     return np.asarray(weak - strong, np.float64)
 
 
-def _p_values(values: Floats, related: npt.NDArray[np.bool_], rng: np.random.Generator) -> Floats:
+def _p_values(values: Floats, related: Bits, rng: np.random.Generator) -> Floats:
     """Return the two-sided p of each row of `values` (rows, L) under the same labelings."""
     labelings = n_labelings(int(related.sum()), int((~related).sum()))
 

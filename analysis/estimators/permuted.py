@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from analysis.arrays import Floats
 from analysis.estimates import OK, Estimate
 from analysis.estimators.rows import one_sample
 from analysis.gains.gain_table import POINTS, PRIMARY, GainTable
@@ -27,8 +27,6 @@ NO_RECALLS = "no item records, or a position that is right in fewer than two ite
 SQUARED = "squared points"
 LESS_CHANCE = "squares less what chance adds, which have no bias on average"
 SQUARED_POINTS = 1e4
-
-Floats = npt.NDArray[np.float64]
 
 
 def permuted_rows(

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from analysis.arrays import Floats
 from analysis.estimates import OK, Estimate
 from analysis.estimators.rows import one_sample
 from analysis.estimators.source_arms import SHUFFLED
@@ -32,8 +32,6 @@ _MOVED = (
     "even shares to the trained ones it is their distance; more right answers draw a liking for "
     "positions that was there before towards even shares"
 )
-
-Floats = npt.NDArray[np.float64]
 
 
 def position_prior_rows(

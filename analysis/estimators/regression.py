@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pingouin
 import statsmodels.api as sm
 from scipy import linalg
 
+from analysis.arrays import Bits, Floats
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.rows import with_t_interval
 from analysis.gains.baselines import NEEDS_BASELINE
@@ -30,7 +30,6 @@ PUBLISHED_NOTE = (
     "design biased by about -4 points; shown for comparison only"
 )
 
-Floats = npt.NDArray[np.float64]
 
 # Accuracies are multiples of 1 / n, so anything smaller is rounding.
 ROUNDING = 2e-7
@@ -173,7 +172,7 @@ def _continuous_note(table: GainTable, seen: Observations | None, scale: str) ->
     return "; ".join(notes)
 
 
-def _design(related: npt.NDArray[np.bool_], baseline: Floats) -> Floats:
+def _design(related: Bits, baseline: Floats) -> Floats:
     """Return columns related, related x baseline, baseline, model means taken out, for each fold.
 
     That is the same fit as with an indicator per model, of which there may be a hundred. The

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
+from analysis.arrays import Floats
 from analysis.estimates import ZERO_VARIANCE, Estimate
 from analysis.estimators.two_groups import (
     Difference,
@@ -19,8 +19,6 @@ from analysis.estimators.two_groups import (
 )
 
 _ROUNDING = 1e-9  # answer masses are float32
-
-Floats = npt.NDArray[np.float64]
 
 
 def with_difference(row: Estimate, found: Difference) -> Estimate:

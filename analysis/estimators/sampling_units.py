@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pingouin
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
+from analysis.arrays import Bits, Floats
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.rows import with_difference
 from analysis.estimators.two_groups import (
@@ -28,9 +28,6 @@ from analysis.gains.folds import ADAPTERS_NOTE
 from analysis.gains.gain_table import LOGIT, POINTS, GainTable
 from analysis.gains.items import ItemGains
 from analysis.gains.weighted import Contrast, contrast_of, drawn_contrasts
-
-Floats = npt.NDArray[np.float64]
-Bits = npt.NDArray[np.bool_]
 
 NEEDS_MODELS = "needs 2 models"
 NEEDS_GROUPS = "needs 2 weak and 2 strong models"

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import statsmodels.api as sm
 
+from analysis.arrays import Bits, Floats, Singles
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.regression import ROUNDING, observations, within_groups
 from analysis.estimators.rows import with_t_interval
@@ -26,8 +26,6 @@ NEEDS_PASSAGES = "needs 2 passages"
 _TINY_VARIANCE = 1e-14
 _NAIVE = "baseline and gain share the held-out items: chance alone makes this slope negative"
 _NOISY = "noise in the baseline draws the slope towards 0"
-
-Floats = npt.NDArray[np.float64]
 
 
 def slope_rows(
@@ -122,7 +120,7 @@ def slope_variance(baseline: Floats, gain: Floats) -> float:
     return float(clustered * (n - 1) / (n - n_models - 1))
 
 
-def _half_means(values: npt.NDArray[np.float32], first: npt.NDArray[np.bool_]) -> list[Floats]:
+def _half_means(values: Singles, first: Bits) -> list[Floats]:
     """Return means in and outside each half (K, N) of the items: (M, L, N) to two of (K, M, L)."""
     return [
         np.moveaxis(

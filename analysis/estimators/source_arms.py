@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.contrasts import holm
@@ -35,8 +34,6 @@ _LISTED = 8
 _ROUNDING = 1e-9
 _ROUNDING_OF_MEANS = 2e-7  # as in two_groups: accuracies may have single precision
 _ARMS = "finetuned - control-source"
-
-Floats = npt.NDArray[np.float64]
 
 
 def source_arm_rows(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pingouin
 from scipy import stats
 
-Floats = npt.NDArray[np.float64]
+from analysis.arrays import Floats
 
 # Gains of n items move in steps of 1 / n, above 1e-6 even for means over many cells. Accuracies
 # that came as metrics may have single precision, so what is smaller than this is rounding.

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from analysis.arrays import Bits, Floats, Singles
 from analysis.estimates import OK
 from analysis.gains.gain_table import GainTable
 
-Floats = npt.NDArray[np.float64]
 Axes = tuple[int, ...]
 
 # Gains are multiples of 1 / n, so anything smaller is rounding.
@@ -160,9 +159,7 @@ def _model_variance(components: VarianceComponents, items: int, seeds: int) -> f
     return components.model_language + components.seed / seeds + per_answer
 
 
-def _seed_parts(
-    after: npt.NDArray[np.float32], families: tuple[npt.NDArray[np.bool_], ...]
-) -> tuple[float, float, str]:
+def _seed_parts(after: Singles, families: tuple[Bits, ...]) -> tuple[float, float, str]:
     """Return the seed variance of a model and language, that of one answer, and a note.
 
     `after` has shape (seeds, models, languages, items). What a seed changes in all languages
@@ -182,9 +179,7 @@ def _seed_parts(
     return max(seed, 0.0), by_answer, note
 
 
-def _mean_square(
-    values: Floats, families: tuple[npt.NDArray[np.bool_], ...], effect: Axes
-) -> float:
+def _mean_square(values: Floats, families: tuple[Bits, ...], effect: Axes) -> float:
     """Return the mean square of one effect in a balanced layout, languages within families.
 
     `values` has languages on axis 1; `effect` are the axes that the effect varies over, axis 1

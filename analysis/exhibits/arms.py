@@ -6,10 +6,10 @@ from collections.abc import Collection
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from analysis.arrays import Floats
 from analysis.estimates import OK, Estimate
 from analysis.estimators.gain_parts import ASSUMPTIONS, GROUPS, PART, TOTAL, gain_parts
 from analysis.estimators.source_arms import CONTROL_SOURCE
@@ -138,7 +138,7 @@ def _family_means(table: GainTable) -> list[dict[str, object]]:
     ]
 
 
-def _interval(values: npt.NDArray[np.float64]) -> dict[str, float]:
+def _interval(values: Floats) -> dict[str, float]:
     low = high = np.nan
     if len(values) > 1 and np.ptp(values) > _ROUNDING:
         limits = stats.ttest_1samp(values, 0).confidence_interval(0.95)

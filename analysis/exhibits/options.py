@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from analysis.arrays import Floats
 from analysis.estimators.permuted import PERMUTED
 from analysis.exhibits.exhibit import Evidence, Exhibit, target_means
 from analysis.exhibits.logged import metric_means
@@ -60,7 +60,7 @@ _BALANCED_NOTE = "; each right position counts alike, so that knowing answers le
 
 def _panels(
     usual: pd.DataFrame, family: Mapping[str, str], prior: tuple[str, ...]
-) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+) -> dict[str, dict[str, Floats]]:
     """Return shares of right answers, predictions and probability by arm and position."""
     columns = [*GOLD, *PREDICTED, *prior]
     by_arm = target_means(usual, columns, family).groupby("arm")[columns].mean().dropna()

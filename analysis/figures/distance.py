@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
+from analysis.arrays import Floats
 from analysis.figures.style import (
     FAMILY_COLOURS,
     GREY,
@@ -101,7 +101,7 @@ def _language_row(axes: Axes, place: int, rows: pd.DataFrame, colour: str, langu
     )  # fmt: skip
 
 
-def mean_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+def mean_interval(values: Floats) -> tuple[float, float]:
     """Return the 95 % t interval of a mean; NaN for fewer than two values."""
     if len(values) < 2:
         return float("nan"), float("nan")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-Floats = npt.NDArray[np.float64]
+from analysis.arrays import Floats
 
 _MARKER_RADIUS = 4.5  # in typographic points, as every length here
 _ANGLES = np.deg2rad([0, 180, 45, 135, 315, 225, 90, 270])

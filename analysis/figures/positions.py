@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.arrays import Floats
 from analysis.figures.style import (
     ACCENT,
     FAMILY_COLOURS,
@@ -24,8 +24,6 @@ from analysis.figures.style import (
     quiet_axes,
     tip_id,
 )
-
-Floats = npt.NDArray[np.float64]
 
 
 class _Series(NamedTuple):
@@ -101,7 +99,7 @@ def _draw_panel(axes: Axes, arm: str, shares: Mapping[str, Floats], trained: Flo
     for series in _SERIES:
         values = 100 * np.asarray(shares[series.name], np.float64)
         axes.plot(places, values, color=series.colour, ls=series.style, lw=1.3, zorder=3)
-        for place, value in zip(places, values, strict=True):
+        for place, value in enumerate(values.tolist()):
             draw_mark(
                 axes, place, value, series.marker, ms=5, color=series.colour, mec="white",
                 mew=0.6, zorder=4,

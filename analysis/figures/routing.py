@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
@@ -17,6 +16,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.arrays import Floats
 from analysis.figures.style import (
     FAMILY_COLOURS,
     FAMILY_ORDER,
@@ -119,7 +119,7 @@ def _limits(table: pd.DataFrame, panel: _Panel) -> Normalize:
 
 
 def _draw_panel(axes: Axes, panel: _Panel, grid: pd.DataFrame, norm: Normalize) -> AxesImage:
-    values: npt.NDArray[np.float64] = grid.to_numpy(np.float64)
+    values: Floats = grid.to_numpy(np.float64)
     # A picture and not a path for each of up to thousands of cells, which would swell an SVG.
     image = axes.imshow(
         values, cmap=panel.colours, norm=norm, aspect="auto", interpolation="nearest"

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from analysis.arrays import Floating, Floats, Integers
 from analysis.gains.paired import Interval
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 # Values turned into float64 at a time, 32 MB.
 _BLOCK_VALUES = 4_000_000
 
 
 def passage_bootstrap(
-    values: npt.NDArray[np.floating], passage: Integers, draws: int, rng: np.random.Generator
+    values: Floating, passage: Integers, draws: int, rng: np.random.Generator
 ) -> Floats:
     """Average over items when passages are drawn with replacement.
 
@@ -58,7 +55,7 @@ def passage_bootstrap(
     return means.T.reshape(draws, *values.shape[:-1])
 
 
-def passage_sums(values: npt.NDArray[np.floating], passage: Integers) -> Floats:
+def passage_sums(values: Floating, passage: Integers) -> Floats:
     """Sum values (rows, N) over the items of each passage (N,), to (rows, P)."""
     order = np.argsort(passage, kind="stable")
     starts = np.searchsorted(passage[order], np.arange(int(passage.max()) + 1))

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from analysis.arrays import Bytes, Integers, Places
 from analysis.estimates import OK
 from analysis.gains.paired import mcnemar_exact, newcombe_interval
-from analysis.gains.responses import NO_ANSWER, Bytes, Responses, encode_responses
+from analysis.gains.responses import NO_ANSWER, Responses, encode_responses
 from xling.records import FAMILIES, RUN_COLUMNS
 
 NOT_AVAILABLE = "not available"
@@ -28,8 +28,6 @@ CELL_COLUMNS = (
     "gain", "ci_low", "ci_high", "n_gained", "n_lost", "p", "p_bh", "status",
 )  # fmt: skip
 _ID = [*RUN_COLUMNS, "language"]
-Integers = npt.NDArray[np.int64]
-Places = npt.NDArray[np.intp]
 # Answers compared at a time; a dozen byte arrays of this size are held at once.
 _BLOCK_ANSWERS = 4_000_000
 _COUNTS = ("both", "gained", "lost", "neither", "n_arm", "n_base", "n_passages", "gold_differs")

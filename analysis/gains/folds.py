@@ -9,13 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from analysis.arrays import Bits, Floats, Integers
 from analysis.gains.items import ItemGains
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Bits = npt.NDArray[np.bool_]
 
 ADAPTERS_NOTE = (
     "cross-fitted: adapters of different folds share training items, and the interval is for "

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from analysis.arrays import Bits, Floats, Places
 from analysis.estimates import OK
 from analysis.gains.cells import CONDITION, NOT_AVAILABLE
 from analysis.gains.folds import FoldAccuracies, fold_accuracies
@@ -24,8 +24,6 @@ PRIMARY = ("finetuned", "direct", "answer-token")
 POINTS, LOGIT = "points", "logit"
 CLIP = 0.02
 CHANCE = 0.25
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class GainTable:
     condition: tuple[str, ...]
     models: tuple[str, ...]
     languages: tuple[str, ...]
-    related: npt.NDArray[np.bool_]
+    related: Bits
     before: Floats
     after: Floats
     after_by_seed: Floats
@@ -162,7 +160,7 @@ def _spread(
 
 def _run_places(
     responses: Responses, condition: tuple[str, ...], models: list[str], seeds: list[int]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+) -> tuple[Places, Places]:
     """Find the places of base runs and arm's runs, each (seeds, models); -1 for none."""
     arm, reasoning, scoring = condition
     place = {
@@ -185,9 +183,7 @@ def _run_places(
     return before, after
 
 
-def _table_status(
-    rows: pd.DataFrame, condition: tuple[str, ...], related: npt.NDArray[np.bool_]
-) -> str:
+def _table_status(rows: pd.DataFrame, condition: tuple[str, ...], related: Bits) -> str:
     """Return `ok`, or what the table lacks."""
     if rows.empty:
         return f"no gains of {'/'.join(condition)}"
@@ -200,7 +196,7 @@ def _table_status(
     return f"{lacking.iloc[0]}{more}"
 
 
-def few_languages(related: npt.NDArray[np.bool_]) -> str:
+def few_languages(related: Bits) -> str:
     """Say which family has fewer than two languages; empty if both have enough."""
     for name, count in (("related", int(related.sum())), ("control", int((~related).sum()))):
         if count < 2:
@@ -208,9 +204,7 @@ def few_languages(related: npt.NDArray[np.bool_]) -> str:
     return ""
 
 
-def _shared(
-    rows: pd.DataFrame, related: npt.NDArray[np.bool_], items: ItemGains | None
-) -> dict[str, Any]:
+def _shared(rows: pd.DataFrame, related: Bits, items: ItemGains | None) -> dict[str, Any]:
     """Return the columns of an estimate row that describe the data."""
     return {
         "unit": "languages",

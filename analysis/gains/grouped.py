@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from analysis.arrays import Bits, Floats, Places
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.gain_table import LOGIT, GainTable, guess_corrected_logit
 from analysis.gains.items import ItemGains
-
-Floats = npt.NDArray[np.float64]
-Bits = npt.NDArray[np.bool_]
-Places = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)

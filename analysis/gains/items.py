@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from analysis.arrays import Array, Bytes, Integers, Places, Singles
 from analysis.gains.responses import NO_ANSWER, Responses
-
-Singles = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.int8]
-Integers = npt.NDArray[np.int64]
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -50,10 +44,7 @@ class ItemGains:
 
 
 def item_gains(
-    responses: Responses,
-    before: npt.NDArray[np.intp],
-    after: npt.NDArray[np.intp],
-    languages: Sequence[str],
+    responses: Responses, before: Places, after: Places, languages: Sequence[str]
 ) -> tuple[ItemGains | None, str]:
     """Bring the answers of an arm and its base together.
 
@@ -74,7 +65,7 @@ def item_gains(
         return None, f"not available: no item records in {missing[0]}"
     column = [responses.languages.index(code) for code in languages]
 
-    def take(values: Array, runs: npt.NDArray[np.intp]) -> Array:
+    def take(values: Array, runs: Places) -> Array:
         return values[runs][..., column, :]
 
     answered_before = take(responses.correct, before) != NO_ANSWER

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-Counts = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from analysis.arrays import Floats, Integers
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Interval:
     high: Floats
 
 
-def wilson_interval(successes: Counts, n: Counts, confidence: float = 0.95) -> Interval:
+def wilson_interval(successes: Integers, n: Integers, confidence: float = 0.95) -> Interval:
     """Return Wilson's score interval for proportions (Wilson 1927).
 
     Args:
@@ -40,7 +38,7 @@ def wilson_interval(successes: Counts, n: Counts, confidence: float = 0.95) -> I
 
 
 def newcombe_interval(
-    both: Counts, gained: Counts, lost: Counts, neither: Counts, confidence: float = 0.95
+    both: Integers, gained: Integers, lost: Integers, neither: Integers, confidence: float = 0.95
 ) -> Interval:
     """Return the interval of a difference of paired proportions, (gained - lost) / n.
 
@@ -81,7 +79,7 @@ def newcombe_interval(
     return Interval(low, np.minimum(gain + np.sqrt(np.maximum(above, 0)), 1))
 
 
-def _corrected_phi(both: Counts, gained: Counts, lost: Counts, neither: Counts) -> Floats:
+def _corrected_phi(both: Integers, gained: Integers, lost: Integers, neither: Integers) -> Floats:
     """Return Newcombe's phi: 0 if a margin is empty; a positive covariance loses n / 2."""
     a, b, c, d = (x.astype(np.float64) for x in (both, gained, lost, neither))
     margins = (a + b) * (c + d) * (a + c) * (b + d)
@@ -90,7 +88,7 @@ def _corrected_phi(both: Counts, gained: Counts, lost: Counts, neither: Counts) 
     return np.where(margins > 0, shrunk / np.sqrt(np.where(margins > 0, margins, 1)), 0.0)
 
 
-def mcnemar_exact(gained: Counts, lost: Counts) -> Floats:
+def mcnemar_exact(gained: Integers, lost: Integers) -> Floats:
     """Test gained against lost items by the two-sided exact McNemar test (binomial, one half).
 
     Args:

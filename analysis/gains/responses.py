@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from analysis.arrays import Array, Bits, Bytes, Integers, Singles
 from xling.records import RUN_COLUMNS
-
-Bytes = npt.NDArray[np.int8]
-Singles = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
 
 NO_ANSWER = -1
 _USED = (
@@ -96,7 +92,7 @@ def encode_responses(records: pd.DataFrame, part: str = "heldout") -> Responses:
     shape = (len(runs), len(languages), len(items))
     place = (run_code * shape[1] + language_code) * shape[2] + item_code
 
-    def spread(name: str, empty: float, kind: type[np.generic]) -> npt.NDArray[Any]:
+    def spread(name: str, empty: float, kind: type[np.generic]) -> Array:
         values = np.full(shape, empty, kind)
         values.reshape(-1)[place] = rows[name].to_numpy(kind)
         return values
@@ -142,9 +138,7 @@ def _run_codes(rows: pd.DataFrame) -> tuple[Integers, pd.DataFrame]:
     return code, runs.astype({"seed": np.int64})
 
 
-def _refuse_two_passages(
-    rows: pd.DataFrame, differs: npt.NDArray[np.bool_], n_passages: int
-) -> None:
+def _refuse_two_passages(rows: pd.DataFrame, differs: Bits, n_passages: int) -> None:
     if not differs.any():
         return
     row = rows.iloc[int(np.argmax(differs))]

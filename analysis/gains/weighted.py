@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from analysis.arrays import Bits, Floats
 from analysis.estimates import OK
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.bootstrap import passage_bootstrap
 from analysis.gains.gain_table import GainTable
 from analysis.gains.grouped import ModelParts, model_parts, on_scale, part_gains
 from analysis.gains.items import ItemGains
-
-Floats = npt.NDArray[np.float64]
-Bits = npt.NDArray[np.bool_]
 
 # Accuracies held at a time while passages are drawn anew, 160 MB.
 _BLOCK = 20_000_000

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from analysis.arrays import Floats, Integers
 from analysis.gains.gain_table import GainTable
 from analysis.gains.responses import NO_ANSWER, Responses
 from xling.records import LOGPROB_COLUMNS, RUN_COLUMNS
@@ -31,9 +31,6 @@ _KEYS = [*RUN_COLUMNS, "language"]
 _BINS = 10
 _MEAN_OF_CHI = float(np.sqrt(8 / (3 * np.pi)))
 """Mean of the standard deviation of four normal draws over its root mean square, E[chi_3]/√3."""
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 
 def format_measures(records: pd.DataFrame) -> pd.DataFrame:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from analysis.arrays import Floats
 from analysis.figures.style import FAMILY_ORDER
 from xling.records import RUN_COLUMNS, read_parquet
 
@@ -21,7 +21,6 @@ _COLUMNS = ("language", "layer", "expert", "count", "share")
 _SHARE_SLACK = 1e-6
 
 RunKey = tuple[str, str, int, str, str]
-Floats = npt.NDArray[np.float64]
 
 
 def read_routing_file(path: Path) -> pd.DataFrame:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from analysis.arrays import Bits
 from analysis.exhibits.exhibit import Exhibit
 from analysis.gains.responses import NO_ANSWER, Responses
 from analysis.runs.pull import PulledRuns
@@ -129,7 +129,7 @@ def _cells(rows: pd.DataFrame) -> list[Run]:
     ]
 
 
-def _chosen(languages: Sequence[str], flags: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+def _chosen(languages: Sequence[str], flags: Bits) -> tuple[str, ...]:
     return tuple(code for code, flag in zip(languages, flags, strict=True) if flag)
 
 

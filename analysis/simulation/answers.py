@@ -11,21 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from analysis.arrays import Bits, Floats, Singles
 from analysis.simulation.design import Design
-from analysis.simulation.probabilities import (
-    CellProbabilities,
-    Floats,
-    contrasts_of,
-    draw_probabilities,
-)
+from analysis.simulation.probabilities import CellProbabilities, contrasts_of, draw_probabilities
 from analysis.simulation.sheets import Block, Run, passage_codes, record_frames
-
-Bools = npt.NDArray[np.bool_]
-Singles = npt.NDArray[np.float32]
 
 ANSWER_TOKEN, CLOZE, PERMUTED = "answer-token", "cloze", "permuted"
 
@@ -44,15 +36,15 @@ class SimulatedAnswers:
     holds the cells. `sheet_seed` seeds what the records need beyond right and wrong.
     """
 
-    correct_before: Bools
-    correct_after: dict[str, Bools]
-    training: Bools
-    cot: Bools | None
-    cloze: dict[str, Bools] | None
+    correct_before: Bits
+    correct_after: dict[str, Bits]
+    training: Bits
+    cot: Bits | None
+    cloze: dict[str, Bits] | None
     truth: dict[str, float | None]
     probability: CellProbabilities
     sheet_seed: int
-    permuted: dict[str, Bools] | None = None
+    permuted: dict[str, Bits] | None = None
 
 
 def simulate_correct(design: Design, rng: np.random.Generator) -> SimulatedAnswers:
@@ -105,7 +97,7 @@ def _shared_effects(design: Design, items: int, rng: np.random.Generator) -> Sin
     return np.asarray(by_language + by_model[:, None], np.float32)
 
 
-def _respond(p: Floats, shared: Singles, design: Design, rng: np.random.Generator) -> Bools:
+def _respond(p: Floats, shared: Singles, design: Design, rng: np.random.Generator) -> Bits:
     """Draw right answers: p (…, M, L) and shared effects (M, L, N) to (…, M, L, N)."""
     remainder = 1 - (
         design.share_passage + design.share_item

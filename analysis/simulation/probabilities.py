@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit, logit
 
+from analysis.arrays import Bits, Floats
 from analysis.simulation.design import Design
 
 LOW, HIGH = 0.01, 0.99
@@ -18,8 +18,6 @@ _COT_MEAN, _COT_SD = 0.25, 0.08
 
 _POSITION_SHARE = 0.5
 """Part of the format's share of the gain that averaging over option orders brings as well."""
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def _to_probability(design: Design, values: Floats) -> Floats:
     return np.asarray(_CHANCE + (1 - _CHANCE) * expit(values), np.float64)
 
 
-def _start(design: Design, weak: npt.NDArray[np.bool_], rng: np.random.Generator) -> Floats:
+def _start(design: Design, weak: Bits, rng: np.random.Generator) -> Floats:
     """Draw the levels of the base models, (M, L).
 
     Uniform, since a normal's tails would be clipped in points.
@@ -116,16 +114,14 @@ def _start(design: Design, weak: npt.NDArray[np.bool_], rng: np.random.Generator
     return np.asarray((level + model)[:, None] + language, np.float64)
 
 
-def _group_gain(design: Design, weak: npt.NDArray[np.bool_]) -> Floats:
+def _group_gain(design: Design, weak: Bits) -> Floats:
     """Return the gain of each model before effects and chance, (M,)."""
     if design.scale == "latent":
         return np.full(design.models, design.gain_latent)
     return np.where(weak, design.gain_weak, design.gain_strong)
 
 
-def _gains(
-    design: Design, weak: npt.NDArray[np.bool_], rng: np.random.Generator
-) -> dict[str, Floats]:
+def _gains(design: Design, weak: Bits, rng: np.random.Generator) -> dict[str, Floats]:
     """Return the gain of each arm on the design's scale, (S, M, L)."""
     unit = _unit(design)
     family = np.array([name != "control" for name in design.families.values()])

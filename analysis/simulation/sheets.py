@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit
 
+from analysis.arrays import Array, Bits, Bytes, Floats, Integers, Places, Singles
 from analysis.simulation.design import Design
 from xling.records import LOGPROB_COLUMNS
 
-Bools = npt.NDArray[np.bool_]
-Bytes = npt.NDArray[np.int8]
-Singles = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
 Run = tuple[str, str, int, str, str]
 """Model, arm, seed, reasoning, scoring."""
 
@@ -38,7 +34,7 @@ class Block:
     reasoning: str
     scoring: str
     part: str
-    correct: Bools
+    correct: Bits
 
     @property
     def condition(self) -> tuple[str, str, str]:
@@ -50,12 +46,12 @@ class Block:
 class Sheet:
     """Answers with the option chosen (1 to 4) and the answer mass (NaN for cloze), (S, M, L, N)."""
 
-    correct: Bools
+    correct: Bits
     prediction: Bytes
     mass: Singles
 
 
-def passage_codes(items: int, design: Design) -> npt.NDArray[np.int64]:
+def passage_codes(items: int, design: Design) -> Integers:
     """Return the code of each item's passage, (N,)."""
     return np.arange(items, dtype=np.int64) // design.items_per_passage
 
@@ -181,7 +177,7 @@ def _fixed_columns(block: Block, design: Design, seed: int) -> dict[str, Any]:
 
 def _answer_columns(
     block: Block, sheet: Sheet, seed: int, model: int, rng: np.random.Generator
-) -> dict[str, npt.NDArray[Any]]:
+) -> dict[str, Array]:
     """Draw the columns of one model and seed, by language and item."""
     prediction = sheet.prediction[seed, model].ravel()
     mass = sheet.mass[seed, model].ravel().astype(np.float64)
@@ -202,7 +198,7 @@ def _answer_columns(
     }
 
 
-def _places_by_prior(prediction: Bytes) -> npt.NDArray[np.intp]:
+def _places_by_prior(prediction: Bytes) -> Places:
     """Rank each option's share, (n, 4): the prediction first, the others by PRIOR_SHARES."""
     liked = np.tile(np.asarray(PRIOR_SHARES), (len(prediction), 1))
     liked[np.arange(len(prediction)), prediction - 1] = 1.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analysis.arrays import Floats
 from analysis.gains.gain_table import CLIP, LOGIT, POINTS, GainTable, guess_corrected_logit
 from analysis.gains.items import ItemGains
 from analysis.simulation.answers import ANSWER_TOKEN, SimulatedAnswers, blocks_of, run_records
 from analysis.simulation.design import Design
-from analysis.simulation.probabilities import Floats
 from analysis.simulation.sheets import Block, Sheet, fill_in, passage_codes
 from xling.records import check_records
 
