@@ -101,5 +101,5 @@ def test_hub_that_does_not_answer_is_noted(hub, monkeypatch, caplog):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with caplog.at_level(logging.INFO, "xling.models.weights.disk_space"):
         check_disk_space(RECIPE, ["*"], ["*/*"])
-    assert "owner/native: the room that it takes is not known" in caplog.text
+    assert "owner/native: the disk space that it takes is not known" in caplog.text
     assert not hub.asked

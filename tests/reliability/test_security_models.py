@@ -128,8 +128,8 @@ def with_pickled_shards(folder: Path, marker: Path) -> None:
         (with_adapter_inside, "adapter_config.json", "Take the adapter's files out"),
         (with_more_blocks, "config.json", "num_hidden_layers is 1000000000"),
         (with_deep_config, "config.json", "fetch it again"),
-        (with_shards_elsewhere, "index.json", "'../other.safetensors', which is no file of the"),
-        (with_pickled_shards, "pytorch_model.bin", "no safetensors file"),
+        (with_shards_elsewhere, "index.json", "'../other.safetensors', which is not a file of the"),
+        (with_pickled_shards, "pytorch_model.bin", "is not a safetensors file"),
     ],
 )
 @pytest.mark.parametrize("quantise", ["nf4", "none"])

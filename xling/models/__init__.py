@@ -1,4 +1,7 @@
-"""Models: the catalog, their weights, four-bit loading and LoRA adapters."""
+"""Models: the catalog, their weights, four-bit loading and LoRA adapters.
+
+What is asked of a model, and what it answers, never stands here.
+"""
 
 from __future__ import annotations
 

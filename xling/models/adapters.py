@@ -27,7 +27,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def lora_pattern(model_type: str, *, pattern: str = "") -> str:
-    """Pattern of the modules that get an adapter.
+    """Return the pattern of the modules that get an adapter.
 
     Args:
         model_type: ``config.model_type`` of the model.
@@ -43,7 +43,7 @@ def lora_pattern(model_type: str, *, pattern: str = "") -> str:
 
 
 def chosen_modules(model: PreTrainedModel, *, pattern: str = "") -> tuple[str, ...]:
-    """Names of the modules that get an adapter, in model order.
+    """List the modules that get an adapter, by name, in model order.
 
     Args:
         model: the base.
@@ -57,7 +57,7 @@ def chosen_modules(model: PreTrainedModel, *, pattern: str = "") -> tuple[str, .
 
 
 def matching_modules(model: PreTrainedModel, pattern: str) -> tuple[str, ...]:
-    """Names of the linear modules that a pattern hits, in model order.
+    """List the linear modules that a pattern hits, by name, in model order.
 
     Raises:
         ValueError: it hits none, or hits a router.
@@ -65,7 +65,7 @@ def matching_modules(model: PreTrainedModel, pattern: str) -> tuple[str, ...]:
     hits = [name for name, _ in model.named_modules() if re.search(pattern, name)]
     linear = linear_modules(model)
     names = tuple(name for name in hits if name in linear)
-    # Not only linear ones: a router has a class of its own in most mixtures.
+    # Not only linear ones: a router has its own class in most mixtures.
     routers = [name for name in hits if ROUTER.search(name)]
     if not names or routers:
         reason = f"hits the routers {routers[:3]}" if routers else "hits no linear module"
@@ -78,7 +78,7 @@ def matching_modules(model: PreTrainedModel, pattern: str) -> tuple[str, ...]:
 
 
 def derived_modules(model: PreTrainedModel) -> tuple[str, ...]:
-    """Every linear layer of the decoder's blocks but routers, for an architecture not known.
+    """List the linear layers of the decoder's blocks but routers, for an unknown architecture.
 
     Raises:
         ValueError: there is none.
@@ -110,7 +110,7 @@ def derived_modules(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def linear_modules(model: PreTrainedModel) -> dict[str, None]:
-    """Names of all linear layers, quantised or not, in model order."""
+    """Return the names of all linear layers, quantised or not, in model order."""
     import torch
 
     return {
@@ -119,12 +119,12 @@ def linear_modules(model: PreTrainedModel) -> dict[str, None]:
 
 
 def linear_routers(model: PreTrainedModel) -> list[str]:
-    """Routers that are linear layers, which a four-bit load would quantise."""
+    """List the routers that are linear layers, which a four-bit load would quantise."""
     return [name for name in linear_modules(model) if ROUTER.search(name)]
 
 
 def shortest_targets(model: PreTrainedModel, modules: Sequence[str]) -> list[str]:
-    """What peft is told so that it hits exactly `modules`.
+    """List the targets by which peft hits exactly `modules`.
 
     The last part of a name, where all modules that end in it are meant, else full names: peft
     compares each module of the model with each target, and inference servers read the short form.
@@ -147,7 +147,7 @@ def attach_lora(
     dropout: float,
     seed: int,
 ) -> PeftModel:
-    """Wraps a frozen base with new LoRA weights (Hu et al. 2021).
+    """Wrap a frozen base with new LoRA weights (Hu et al. 2021).
 
     Args:
         model: the base, changed in place; ``PeftModel.unload()`` undoes it.
@@ -170,14 +170,14 @@ def attach_lora(
     )
     set_seed(seed)
     adapted = get_peft_model(model, config)
-    # PEFT keeps a set, and saves it in an order of its own in each process.
+    # PEFT keeps a set, and saves it in another order in each process.
     config.target_modules = sorted(config.target_modules or ())
     check_adapted(adapted, modules)
     return adapted
 
 
 def check_adapted(model: PeftModel, modules: tuple[str, ...]) -> None:
-    """Checks that LoRA is on exactly the named modules.
+    """Check that LoRA is on exactly the named modules.
 
     Raises:
         ValueError: names the modules that were missed or hit unasked.
@@ -195,7 +195,7 @@ def check_adapted(model: PeftModel, modules: tuple[str, ...]) -> None:
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """Wraps a frozen base with a saved adapter, for scoring.
+    """Wrap a frozen base with a saved adapter, for scoring.
 
     Raises:
         ValueError: the folder has no whole safetensors adapter, one for another model, or one that
@@ -217,7 +217,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 def _check_fits(model: PreTrainedModel, folder: Path) -> None:
-    """Refuses an adapter of which peft would leave weights out, with no more than a warning."""
+    """Refuse an adapter of which peft would leave weights out, with no more than a warning."""
     import torch
     from safetensors import safe_open
 

@@ -51,7 +51,7 @@ class Architecture:
 
 
 def architectures() -> dict[str, Architecture]:
-    """The known architectures, by model type."""
+    """Return the known architectures, by model type."""
     dense = "gemma3_text llama mistral olmo2 olmo3 qwen2 qwen3 smollm3"
     known = [Architecture(name) for name in dense.split()]
     known += [
@@ -86,5 +86,5 @@ def architectures() -> dict[str, Architecture]:
 
 
 def architecture_of(model_type: str) -> Architecture | None:
-    """The architecture of a model, also of one whose experts were set apart; None: not known."""
+    """Find the architecture of a model, its experts set apart or not; None: not known."""
     return architectures().get(model_type.removesuffix(UNFUSED))

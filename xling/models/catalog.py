@@ -39,7 +39,7 @@ class Recipe:
         precision: of the checkpoint's block weights: ``float`` (bfloat16 or wider), or the
             quantised ``mxfp4`` or ``fp8``, which are converted to bfloat16 once.
         gpus: GPUs of 80 GB that training takes in four bits; 0: a CPU will do.
-        processes: that train it, each with a GPU of its own. Each holds the whole base before
+        processes: that train it, each with its own GPU. Each holds the whole base before
             they share it; where a GPU cannot, one process spreads the layers over all `gpus`.
     """
 
@@ -55,13 +55,13 @@ class Recipe:
 
 
 def catalog() -> dict[str, Recipe]:
-    """The models that a study file can name without saying more, by name."""
+    """Return the models that a study file can name without saying more, by name."""
     recipes = (*_embedded(), *_dense(), *_mixtures())
     return {recipe.name: recipe for recipe in recipes}
 
 
 def _embedded() -> tuple[Recipe, ...]:
-    """Small models that come as Python packages."""
+    """List the small models that come as Python packages."""
     return (
         Recipe(
             name="gemma3-270m",
@@ -96,7 +96,7 @@ def _embedded() -> tuple[Recipe, ...]:
 
 
 def _dense() -> tuple[Recipe, ...]:
-    """Dense models of the hub. In four bits, with adapter and optimiser, the largest takes 30 GB.
+    """List the hub's dense models; with adapter and optimiser the largest takes 30 GB in four bits.
 
     The base models among them have no chat template; Qwen3's hybrids answer without thinking
     where a study's arm does not reason.
@@ -115,7 +115,7 @@ def _dense() -> tuple[Recipe, ...]:
 
 
 def _mixtures() -> tuple[Recipe, ...]:
-    """Mixtures of experts of the hub; NF4 with double quantisation takes 0.52 bytes a weight."""
+    """List the hub's mixtures; NF4 with double quantisation takes 0.52 bytes a weight."""
     return (
         # 16 GB of weights; LoRA of rank 16 on every expert, with its optimiser, as much again.
         _of_the_hub("Qwen/Qwen3-30B-A3B", "ad44e777bcd18fa416d9da3bd8f70d33ebb85d39", chat=True),

@@ -1,4 +1,4 @@
-"""Mixtures whose experts are linear layers of their own, as on disk, instead of fused stacks.
+"""Mixtures whose experts are separate linear layers, as on disk, instead of fused stacks.
 
 A four-bit load quantises linear layers, and LoRA reaches them; of a stack it does neither.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def unfused_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Marks a configuration, in place, as one of a model with experts set apart.
+    """Mark a configuration, in place, as one of a model with experts set apart.
 
     transformers fuses a checkpoint's experts, and peft rewrites the names of their layers, by
     ``model_type``: under another one both leave them as they are on disk. Nothing global changes.
@@ -28,7 +28,7 @@ def unfused_config(config: PreTrainedConfig) -> PreTrainedConfig:
 def unfused_class(
     model_class: type[PreTrainedModel], architecture: Architecture
 ) -> type[PreTrainedModel]:
-    """A subclass whose models have one linear layer for each projection of each expert.
+    """Make a subclass whose models have one linear layer for each projection of each expert.
 
     Args:
         model_class: of transformers, with fused experts.
@@ -46,7 +46,7 @@ def unfused_class(
 
 
 def set_experts_apart(model: PreTrainedModel, architecture: Architecture) -> None:
-    """Replaces fused experts, in place, by linear layers of the same shapes and new weights."""
+    """Replace fused experts, in place, by linear layers of the same shapes and new weights."""
     fused = [name for name, module in model.named_modules() if _is_fused(module)]
     for name in fused:
         experts = model.get_submodule(name)
@@ -79,7 +79,7 @@ class SingleExpert(torch.nn.Module):
         self._names = names
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Shape (tokens, hidden size), in and out."""
+        """Compute one expert; shape (tokens, hidden size), in and out."""
         gate, up, down = (self.get_submodule(name) for name in self._names)
         result: torch.Tensor = down(self.act_fn(gate(hidden)) * up(hidden))
         return result
@@ -98,7 +98,7 @@ class SingleExperts(torch.nn.ModuleList):
         top_k_index: torch.Tensor,
         top_k_weights: torch.Tensor,
     ) -> torch.Tensor:
-        """Sums the experts.
+        """Sum the experts.
 
         Args:
             hidden_states: shape (tokens, hidden size).

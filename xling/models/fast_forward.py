@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def dequantised_copy(model: PreTrainedModel | PeftModel) -> Iterator[int]:
-    """Computes with dequantised copies of the four-bit linear layers in the block.
+    """Compute with dequantised copies of the four-bit linear layers in the block.
 
     The layers keep their four-bit weights, so that what is counted or saved is the same. Stacked
     experts, and layers that accelerate moves between devices, are left as they are.
@@ -45,7 +45,7 @@ def dequantised_copy(model: PreTrainedModel | PeftModel) -> Iterator[int]:
 
 
 def plain_weight(layer: torch.nn.Module) -> torch.Tensor | None:
-    """The plain weight that a linear layer computes with; None where it is in four bits."""
+    """Return the plain weight that a linear layer computes with; None where it is in four bits."""
     import torch
 
     if isinstance(layer, torch.nn.Linear) and "forward" not in vars(layer):  # accelerate's hooks
@@ -57,7 +57,7 @@ def plain_weight(layer: torch.nn.Module) -> torch.Tensor | None:
 
 
 def dequantised(layer: Any) -> torch.Tensor:
-    """A four-bit layer's weight, shape (outputs, inputs), in the type that it computes in."""
+    """Return a four-bit layer's weight, shape (outputs, inputs), in the type it computes in."""
     from bitsandbytes.functional import dequantize_4bit
 
     weight = layer.weight
@@ -67,7 +67,7 @@ def dequantised(layer: Any) -> torch.Tensor:
 
 @cache
 def _plain_class() -> Any:
-    """What a four-bit layer becomes; one class, so that code compiled for one layer serves all."""
+    """Make what a four-bit layer becomes; one class, so that code compiled for one serves all."""
     from bitsandbytes.nn import Linear4bit
     from torch.nn.functional import linear
 
@@ -83,7 +83,7 @@ def _plain_class() -> Any:
 
 
 def is_four_bit(module: Any) -> bool:
-    """Whether a module is a linear layer that computes from four bits, always on one device."""
+    """Tell whether a module is a linear layer that computes from four bits on one device."""
     from bitsandbytes.nn import Linear4bit
 
     return (
@@ -96,10 +96,10 @@ def is_four_bit(module: Any) -> bool:
 
 @contextmanager
 def attention_of_any_shape() -> Iterator[None]:
-    """In the block, attention on a GPU takes each batch as it comes.
+    """Let attention on a GPU take each batch as it comes, in the block.
 
     cuDNN's, which torch prefers on recent GPUs, plans for every new shape, and almost every batch
-    of prompts has a shape of its own: 65 ms each on an H200, as much as a batch of 4,096 tokens.
+    of prompts has its own shape: 65 ms each on an H200, as much as a batch of 4,096 tokens.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -116,7 +116,7 @@ def reduce_compute(
     plain_copies: bool,
     last_alone: bool = False,
 ) -> Iterator[None]:
-    """In the block, the model computes the same with less work, as far as it allows.
+    """Let the model compute the same with less work in the block, as far as it allows.
 
     Args:
         model: with or without an adapter; not sharded.
@@ -136,14 +136,14 @@ def reduce_compute(
 
 @contextmanager
 def fused_adapters(model: PeftModel) -> Iterator[int]:
-    """Adds an adapter's product to its layer's in place, in the block.
+    """Add an adapter's product to its layer's in place, in the block.
 
     peft makes it apart, scales it and adds it: three passes over a layer's outputs, and as many
     over their gradients; of a half-precision base it also turns each input into single precision,
     and multiplies there. Here the adapter's product is made in the precision of the base, as
     automatic mixed precision does it, and its weights and gradients stay in theirs. Done for
-    layers whose weights are plain (see `xling.models.fast_forward`) or in four bits; others are left
-    as they are. While adapters are disabled a layer computes as peft does.
+    layers whose weights are plain (see `plain_weight`) or in four bits; others are left as they
+    are. While adapters are disabled a layer computes as peft does.
 
     Args:
         model: with one active adapter; not sharded.
@@ -164,7 +164,7 @@ def fused_adapters(model: PeftModel) -> Iterator[int]:
 
 @contextmanager
 def last_position_alone(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """Computes the last block's feed-forward part at the last position only, in the block.
+    """Compute the last block's feed-forward part at the last position only, in the block.
 
     Where nothing but the last position's logits is read, nothing reads what the last block adds
     to the others: they get the last one's share added, and are dropped. Done for the architectures
@@ -184,7 +184,7 @@ def last_position_alone(model: PreTrainedModel | PeftModel) -> Iterator[None]:
 
 
 def blocks_of(model: Any) -> list[torch.nn.Module]:
-    """The decoder blocks, in model order; none where the model does not name them."""
+    """List the decoder blocks, in model order; none where the model does not name them."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     names = set(getattr(base, "_no_split_modules", None) or ())
     return [module for module in base.modules() if type(module).__name__ in names]
@@ -205,7 +205,7 @@ def _can_be_fused(module: Any) -> bool:
 
 @cache
 def _fused_class(kind: Any) -> Any:
-    """What a peft layer becomes; one class for all, so that code compiled for one serves all."""
+    """Make what a peft layer becomes; one class, so that code compiled for one serves all."""
     from torch.nn import Identity
 
     product = _product()
@@ -238,7 +238,7 @@ def _added(
     up: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """The sum out + scale (x Aᵀ) Bᵀ, with x of shape (…, inputs) and out of shape (…, outputs)."""
+    """Return out + scale (x Aᵀ) Bᵀ, with x of shape (…, inputs) and out of shape (…, outputs)."""
     import torch
 
     inner = x.reshape(-1, x.shape[-1]) @ down.T
@@ -247,7 +247,7 @@ def _added(
 
 
 def _product() -> Any:
-    """A layer with plain weights as a function with a derivative of its own."""
+    """Make a layer with plain weights into a function with its own derivative."""
     import torch
 
     class Product(torch.autograd.Function):

@@ -38,7 +38,7 @@ class FourBitShare:
 
 
 def four_bit_share(model: PreTrainedModel) -> FourBitShare:
-    """Counts the parameters of a loaded model by precision.
+    """Count the parameters of a loaded model by precision.
 
     Linear layers and fused experts in four bits hold several weights a byte; both are counted by
     the shape that they have when dequantised.
@@ -47,7 +47,7 @@ def four_bit_share(model: PreTrainedModel) -> FourBitShare:
 
 
 def foreseen_share(model: PreTrainedModel) -> FourBitShare:
-    """The share that a plain four-bit load would give a model that has no weights yet.
+    """Find the share that a plain four-bit load would give a model that has no weights yet.
 
     Args:
         model: on the meta device, say.
@@ -90,7 +90,7 @@ def _share(model: Any, counted: list[tuple[str, int, int, bool]]) -> FourBitShar
 
 
 def _counted(model: Any) -> Iterator[tuple[str, int, int, bool]]:
-    """Name, identity, number of weights, and whether they are in four bits, of each parameter."""
+    """Give name, identity and number of weights of each parameter, and whether in four bits."""
     from bitsandbytes.nn import Params4bit
     from bitsandbytes.nn.parametrize import Bnb4bitParametrization
 
@@ -116,10 +116,10 @@ def _counted(model: Any) -> Iterator[tuple[str, int, int, bool]]:
 
 
 def keep_layout(model: Any) -> None:
-    """Keeps bitsandbytes from repacking four-bit layers on a CPU with AVX512-BF16.
+    """Keep bitsandbytes from repacking four-bit layers on a CPU with AVX512-BF16.
 
     What it repacks it computes in bfloat16, whatever the input's precision, and neither training
-    nor a plain copy can read it any more.
+    nor a dequantised copy can read it any more.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -129,7 +129,7 @@ def keep_layout(model: Any) -> None:
 
 
 def check_four_bit_share(share: FourBitShare, *, name: str) -> None:
-    """Refuses a model of which most is, or would be, left unquantised.
+    """Refuse a model of which most is, or would be, left unquantised.
 
     Raises:
         ValueError: the share is under `MIN_FOUR_BIT_SHARE`.

@@ -17,7 +17,7 @@ STACKS = ("gate_up_proj", "down_proj")
 
 
 def with_fused_experts(settings: dict[str, Any]) -> BitsAndBytesConfig:
-    """A four-bit configuration under which fused experts are quantised, too.
+    """Make a four-bit configuration under which fused experts are quantised, too.
 
     Each stack is quantised as soon as it is read, so that no more than a few of them are ever in
     memory in full.
@@ -43,13 +43,13 @@ class QuantizerWithExperts(Bnb4BitHfQuantizer):  # type: ignore[misc]
     """Also takes the experts' stacks."""
 
     def param_needs_quantization(self, model: Any, param_name: str, **rest: Any) -> bool:
-        """Whether a parameter becomes four bits."""
+        """Tell whether a parameter becomes four bits."""
         return is_stack(model, param_name) or bool(
             super().param_needs_quantization(model, param_name, **rest)
         )
 
     def get_quantize_ops(self) -> Any:
-        """What quantises one tensor."""
+        """Return what quantises one tensor."""
         return QuantizeWithExperts(self)
 
     def _process_model_after_weight_loading(self, model: Any, **rest: Any) -> Any:
@@ -61,7 +61,7 @@ class QuantizerWithExperts(Bnb4BitHfQuantizer):  # type: ignore[misc]
 
 
 def is_stack(model: Any, name: str) -> bool:
-    """Whether a parameter is a stack of experts' weights, not yet quantised."""
+    """Tell whether a parameter is a stack of experts' weights, not yet quantised."""
     path, _, last = name.rpartition(".")
     module = model.get_submodule(path)
     return last in STACKS and last in module._parameters and module._parameters[last].dim() == 3
@@ -77,7 +77,7 @@ class QuantizeWithExperts(Bnb4bitQuantize):  # type: ignore[misc]
         missing_keys: Any = None,
         **rest: Any,
     ) -> dict[str, Any]:
-        """Returns what transformers is to set; of stacks nothing, they are in their place."""
+        """Return what transformers is to set; of stacks nothing, they are in their place."""
         stacks = [name for name in input_dict if is_stack(model, name)]
         for name in stacks:
             value = input_dict.pop(name)

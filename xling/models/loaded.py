@@ -29,12 +29,12 @@ Quantise = Literal["nf4", "none"]
 
 
 def checksums(model: nn.Module) -> dict[str, int] | None:
-    """A number for each parameter and buffer, by name; other bits give another number.
+    """Compute a number for each parameter and buffer, by name; other bits give another number.
 
     It takes one reading of the memory, far less than a load.
 
     Returns:
-        None where some weights are not in memory, and cannot be told.
+        None where some weights are not in memory, and cannot be compared.
     """
     found = {}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -45,7 +45,7 @@ def checksums(model: nn.Module) -> dict[str, int] | None:
 
 
 def _checksum(tensor: torch.Tensor) -> int:
-    """Sum of the bytes, eight at a time, modulo 2 to the 64th."""
+    """Sum the bytes, eight at a time, modulo 2 to the 64th."""
     import torch
 
     flat = tensor.contiguous().reshape(-1).view(torch.uint8)
@@ -57,14 +57,14 @@ def _checksum(tensor: torch.Tensor) -> int:
 
 
 def check_derivable(folder: Path, *, name: str) -> None:
-    """Refuses, from the configuration alone, a model of which most would not be in four bits.
+    """Refuse, from the configuration alone, a model of which most would not be in four bits.
 
     Args:
         folder: has config.json; no weights are needed.
         name: of the model, for the message.
 
     Raises:
-        ValueError: the type is no causal language model of transformers, or the share of its
+        ValueError: the type is not a causal language model of transformers, or the share of its
             linear layers is too small.
     """
     import torch
@@ -81,7 +81,7 @@ class LoadedModel:
     """A loaded base model, with or without an adapter.
 
     Attributes:
-        recipe: what it was opened from.
+        recipe: what it was loaded from.
         weights: where its files are, and their identity.
         model: frozen, in evaluation mode.
         tokenizer: pads on the left.
@@ -93,12 +93,12 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
 
     def with_adapter(self, folder: Path) -> LoadedModel:
-        """The same base with a saved adapter on it."""
+        """Return the same base with a saved adapter on it."""
         return replace(self, model=load_adapter(self.model, folder))
 
     @contextmanager
     def adapted(self, folder: Path) -> Iterator[LoadedModel]:
-        """Puts a saved adapter on the base for the block, and takes it off after."""
+        """Put a saved adapter on the base for the block, and take it off after."""
         loaded = self.with_adapter(folder)
         try:
             yield loaded
@@ -109,7 +109,7 @@ class LoadedModel:
     def trainable(
         self, *, r: int, alpha: int, dropout: float, seed: int
     ) -> Iterator[tuple[PeftModel, tuple[str, ...]]]:
-        """Puts a new LoRA adapter on the base for the block, and takes it off after.
+        """Put a new LoRA adapter on the base for the block, and take it off after.
 
         Yields:
             The wrapped model, and the names of the modules that got an adapter.
@@ -139,7 +139,7 @@ class ModelFiles:
     quantise: Quantise
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer."""
+        """Load its tokenizer."""
         return load_tokenizer(self.weights.folder)
 
     @property
@@ -174,7 +174,7 @@ class ModelFiles:
         return architecture is not None and architecture.gradient_checkpointing
 
     def open(self, *, device_map: DeviceMap | None = None) -> LoadedModel:
-        """Loads it.
+        """Load it.
 
         Args:
             device_map: as in `load_base`.
@@ -199,7 +199,7 @@ def locate_model(
     quantise: Quantise = "nf4",
     expected_identity: str = "",
 ) -> ModelFiles:
-    """Fetches a model's weights to this machine and checks them.
+    """Fetch a model's weights to this machine and check them.
 
     Args:
         model: catalog name, Hugging Face id or folder.
@@ -226,7 +226,7 @@ def locate_model(
 
 
 def _check_identity(recipe: Recipe, expected: str) -> None:
-    """Refuses other weights than expected, before large files are fetched or converted."""
+    """Refuse other weights than expected, before large files are fetched or converted."""
     found = fetch_weights(recipe, tokenizer_only=True).identity
     if found != expected:
         raise ValueError(
@@ -236,7 +236,7 @@ def _check_identity(recipe: Recipe, expected: str) -> None:
 
 
 def _check_architecture(recipe: Recipe) -> None:
-    """Refuses a hub model that cannot be quantised before its weights are fetched."""
+    """Refuse a hub model that cannot be quantised before its weights are fetched."""
     if recipe.weights is None and not Path(recipe.repository).is_dir():
         folder = fetch_weights(recipe, tokenizer_only=True).folder
         check_derivable(folder, name=recipe.repository)

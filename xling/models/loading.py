@@ -55,7 +55,7 @@ WEIGHTS_SHARE = 0.8
 
 
 def compute_dtype() -> torch.dtype:
-    """bfloat16 on a GPU that has it, else float32.
+    """Return bfloat16 on a GPU that has it, else float32.
 
     On CPUs always float32: few have bfloat16, and a study gives the same numbers on all of them.
     """
@@ -66,14 +66,14 @@ def compute_dtype() -> torch.dtype:
 
 
 def device_name() -> str:
-    """``cuda`` if there is one, else ``cpu``."""
+    """Return ``cuda`` if there is one, else ``cpu``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def default_device_map(folder: Path, *, four_bit: bool) -> DeviceMap:
-    """Where a model goes.
+    """Decide where a model goes.
 
     One of several processes (``LOCAL_RANK`` is set) takes its own GPU; a process alone takes one
     GPU, or all that it sees where the weights are too large for one.
@@ -96,10 +96,10 @@ def default_device_map(folder: Path, *, four_bit: bool) -> DeviceMap:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Tokenizer that pads on the left, so that the answer position is each row's last.
+    """Load a tokenizer that pads on the left, so that the answer position is each row's last.
 
     Raises:
-        ValueError: its files are damaged, or need code of their own.
+        ValueError: its files are damaged, or need their own code.
     """
     from transformers import AutoTokenizer
 
@@ -122,7 +122,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_base(
     folder: Path, *, four_bit: bool = True, device_map: DeviceMap | None = None
 ) -> PreTrainedModel:
-    """Loads a causal language model, frozen and in evaluation mode.
+    """Load a causal language model, frozen and in evaluation mode.
 
     A mixture's experts are set apart, or quantised as stacks, as its architecture says.
 
@@ -165,7 +165,7 @@ def load_base(
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
-    """A model's configuration.
+    """Read a model's configuration.
 
     Raises:
         ValueError: transformers does not know the model type, or the file asks for code that
@@ -183,12 +183,12 @@ def read_config(folder: Path) -> PreTrainedConfig:
 
 
 def _first_line(error: Exception) -> str:
-    """What went wrong, without the library's advice to trust the code."""
+    """Say what went wrong, without the library's advice to trust the code."""
     return str(error).strip().partition("\n")[0]
 
 
 def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class of transformers that predicts the next token.
+    """Find the class of transformers that predicts the next token.
 
     Raises:
         ValueError: the architecture has none.
@@ -208,7 +208,7 @@ def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 def _loading_plan(
     config: PreTrainedConfig, architecture: Architecture | None
 ) -> tuple[type[PreTrainedModel], PreTrainedConfig, dict[str, Any]]:
-    """Class, configuration and further settings for ``from_pretrained``."""
+    """Return class, configuration and further settings for ``from_pretrained``."""
     if architecture is None:
         return causal_class(config), config, {}
     if architecture.text_tower:
@@ -228,7 +228,7 @@ def _loading_plan(
 
 
 def _without_images(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The same class, for which what sees images is no surprise in a checkpoint."""
+    """Make the same class, to which what sees images is no surprise in a checkpoint."""
     members = {
         "__module__": model_class.__module__,
         "_keys_to_ignore_on_load_unexpected": ["vision_tower", "multi_modal_projector"],
@@ -271,7 +271,7 @@ def _without_weights(
 
 
 def _check_complete(report: dict[str, Any], folder: Path) -> None:
-    """Refuses a model of which transformers would have drawn weights at random."""
+    """Refuse a model of which transformers would have drawn weights at random."""
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         wrong = missing or sorted(str(row[0]) for row in report["mismatched_keys"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-# Of errors that have no class of their own: the CPU's allocator, cuBLAS, the driver.
+# Of errors that have no class: the CPU's allocator, cuBLAS, the driver.
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -13,7 +13,7 @@ _OUT_OF_MEMORY = (
 
 
 def free_memory() -> None:
-    """Gives back the memory of models that nothing refers to any more."""
+    """Give back the memory of models that nothing refers to any more."""
     import torch
 
     gc.collect()  # modules that were adapted or trained refer to each other
@@ -22,7 +22,7 @@ def free_memory() -> None:
 
 
 def reset_peak_memory() -> None:
-    """Lets the GPUs' peaks start anew."""
+    """Let the GPUs' peaks start anew."""
     import torch
 
     for device in _gpus():
@@ -30,25 +30,25 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Bytes: of the fullest GPU's allocator, or of this process (Linux reports kilobytes)."""
+    """Return the peak in bytes: of the fullest GPU's allocator, or of this process."""
     import resource
 
     import torch
 
     if _gpus():
         return max(int(torch.cuda.max_memory_allocated(device)) for device in _gpus())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux: kilobytes
 
 
 def _gpus() -> range:
-    """Numbers of the GPUs that this process sees; a model may be spread over them."""
+    """List the GPUs that this process sees; a model may be spread over them."""
     import torch
 
     return range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the GPU or the machine has no memory left.
+    """Tell whether an error says that the GPU or the machine has no memory left.
 
     Linux rather ends a process that uses too much; a refused allocation is the rarer case there.
     """

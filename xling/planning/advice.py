@@ -13,7 +13,7 @@ from xling.study.settings import ModelSettings
 def commands(
     study: Study, model: ModelSettings, recipe: Recipe, training: Job | None, *, per_node: int
 ) -> tuple[str, ...]:
-    """What trains a model on more processes than a study would by itself, and what runs the rest.
+    """Write the commands that train a model on more processes than usual, and run the rest.
 
     Args:
         study: the study.
@@ -46,7 +46,7 @@ def commands(
 def notes(
     study: Study, model: ModelSettings, recipe: Recipe, training: Job | None, scoring: Job
 ) -> tuple[str, ...]:
-    """What a model's numbers leave unsaid; arguments as in `commands`."""
+    """Say what a model's numbers leave unsaid; arguments as in `commands`."""
     found = []
     settings = study.training
     if training is not None and not training.gpus:

@@ -62,7 +62,7 @@ LAUNCH_SECONDS = 5e-5
 def forward_flops(
     sizes: Sizes, *, tokens: float, length: float, reads: float, r: int = 0, lora_modules: str = ""
 ) -> float:
-    """Operations of a forward pass.
+    """Count the operations of a forward pass.
 
     Args:
         sizes: of the model.
@@ -89,7 +89,7 @@ def training_flops(
     gradient_checkpointing: bool,
     lora_modules: str = "",
 ) -> float:
-    """Operations of training an adapter with the loss on one position an example.
+    """Count the operations of training an adapter with the loss on one position an example.
 
     Args:
         sizes: of the model.
@@ -121,7 +121,7 @@ def training_seconds(
     gpu: Gpu,
     utilisation: Utilisation = UTILISATION,
 ) -> float:
-    """Seconds that a training takes.
+    """Estimate the seconds that a training takes.
 
     Args:
         sizes: of the model.
@@ -152,7 +152,7 @@ def scoring_seconds(
     gpus: int = 1,
     utilisation: Utilisation = UTILISATION,
 ) -> float:
-    """Seconds that scoring takes.
+    """Estimate the seconds that scoring takes.
 
     Args:
         sizes: of the model.
@@ -177,7 +177,7 @@ def writing_seconds(
     utilisation: Utilisation = UTILISATION,
     value_bytes: int = 2,
 ) -> float:
-    """Seconds that a GPU takes to write tokens one after the other.
+    """Estimate the seconds that a GPU takes to write tokens one after the other.
 
     Each step reads the weights once, of a mixture those of the experts that some row goes to, and
     every row's cache: memory decides, or the start of kernels, not computation.
@@ -200,7 +200,7 @@ def writing_seconds(
 
 
 def _launches(sizes: Sizes, used: float) -> float:
-    """Seconds of a forward pass that starts every matrix, of the experts a share `used`."""
+    """Estimate a forward pass's seconds to start every matrix, of the experts a share `used`."""
     known = architecture_of(sizes.model_type)
     stacked = known is not None and known.experts == "parametrise"
     # A loop over stacked experts starts no dequantisation and no adapter: about half the kernels.
@@ -210,7 +210,7 @@ def _launches(sizes: Sizes, used: float) -> float:
 
 
 def _active_lora(sizes: Sizes, r: int, pattern: str) -> float:
-    """LoRA's weights that one token goes through."""
+    """Count LoRA's weights that one token goes through."""
     if not r:
         return 0.0
     adapted = lora_matrices(sizes, pattern=pattern)
@@ -218,5 +218,5 @@ def _active_lora(sizes: Sizes, r: int, pattern: str) -> float:
 
 
 def _attention(sizes: Sizes, length: float) -> float:
-    """Operations of one token's attention, over all layers."""
+    """Count the operations of one token's attention, over all layers."""
     return len(sizes.layers) * 2 * length * (sizes.query_width + sizes.value_width)

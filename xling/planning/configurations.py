@@ -33,7 +33,7 @@ class Configuration:
 
 
 def find_configuration(model: ModelSettings) -> Configuration:
-    """Finds a model's configuration: on this machine, in the package, or on the hub.
+    """Find a model's configuration: on this machine, in the package, or on the hub.
 
     What is on this machine wins: it is what would be loaded.
 
@@ -55,7 +55,7 @@ def find_configuration(model: ModelSettings) -> Configuration:
 
 
 def shipped_configurations() -> dict[str, dict[str, Any]]:
-    """The published values that decide sizes, by repository."""
+    """Read the published values that decide sizes, by repository."""
     found: dict[str, dict[str, Any]] = {}
     for path in files("xling.models").joinpath("configurations").iterdir():
         if path.name.endswith(".json"):
@@ -65,7 +65,7 @@ def shipped_configurations() -> dict[str, dict[str, Any]]:
 
 
 def _at_hand(recipe: Recipe) -> Path | None:
-    """Folder with what this machine already has of a model; nothing is fetched or converted."""
+    """Find what this machine already has of a model; nothing is fetched or converted."""
     if recipe.weights is not None:
         converted = (cache_folder() / "converted").glob(f"{recipe.weights.sha256[:16]}*")
         return max(converted, default=None)

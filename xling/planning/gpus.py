@@ -37,7 +37,7 @@ class Gpu:
 
 
 def gpus() -> dict[str, Gpu]:
-    """The known GPUs by name.
+    """Return the known GPUs by name.
 
     Sources are the data sheets of A100 (2022), H100 SXM (2024), H200 SXM (2024), L40S (2024),
     L4 (2023), DGX B200 (2025), the Ada architecture's white paper (RTX 4090; 2023), and AMD's

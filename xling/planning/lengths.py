@@ -85,7 +85,7 @@ def _table() -> dict[str, _Row]:
 
 
 def estimated_lengths(code: str, *, chat: bool) -> Lengths:
-    """What Belebele's prompts take in a language, by the table.
+    """Estimate what Belebele's prompts take in a language, by the table.
 
     Args:
         code: Belebele's.
@@ -115,13 +115,13 @@ def estimated_lengths(code: str, *, chat: bool) -> Lengths:
 
 
 def _ratio(code: str) -> tuple[float, str]:
-    """Tokens of a language for one token of English, and where the number is from."""
+    """Return a language's tokens for one token of English, and where the number is from."""
     rows, basis = _alike(code)
     return fmean(row.to_english for row in rows), basis
 
 
 def _alike(code: str) -> tuple[list[_Row], str]:
-    """The measured languages that stand for one: itself, those of its script, or all."""
+    """Find the measured languages that stand for one: itself, those of its script, or all."""
     table = _table()
     if code in table:
         return [table[code]], _MEASURED
@@ -137,7 +137,7 @@ def item_lengths(
     instruction: str,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> dict[str, Lengths]:
-    """What the prompts of items at hand take.
+    """Count what the prompts of items at hand take.
 
     Args:
         items: by language.

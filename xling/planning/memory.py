@@ -24,7 +24,7 @@ from xling.planning.sizes import (
 BLOCK = 64
 """Weights that share a scale in NF4."""
 NESTED_BLOCK = 256
-"""Scales that share a scale of their own (double quantisation)."""
+"""Scales that share a scale themselves (double quantisation)."""
 OPTIMISER_BYTES = 16
 """Of a trained parameter: weight, gradient and AdamW's two moments, each in single precision."""
 # Values that autograd keeps of a gated unit's width: gate, its activation, up; GPT-OSS's clamped
@@ -88,7 +88,7 @@ class Memory:
 
 
 def nf4_bytes(weights: int) -> int:
-    """Bytes of a matrix in NF4 with double quantisation: 4.127 bits a weight.
+    """Return the bytes of a matrix in NF4 with double quantisation: 4.127 bits a weight.
 
     Half a byte a weight, one byte a block of 64 for its scale, and four bytes for each 256 such
     scales (Dettmers et al. 2023, QLoRA, arXiv 2305.14314, section 3).
@@ -98,7 +98,7 @@ def nf4_bytes(weights: int) -> int:
 
 
 def weight_bytes(sizes: Sizes, setting: Setting) -> int:
-    """Bytes of the base model: the blocks' matrices in four bits, the rest in computed values."""
+    """Return the base model's bytes: blocks' matrices in four bits, the rest in computed values."""
     quantised = four_bit_matrices(sizes, quantise=setting.quantise)
     in_four_bits = sum(each.copies * nf4_bytes(each.inputs * each.outputs) for each in quantised)
     rest = sizes.total - sum(each.parameters for each in quantised)
@@ -106,7 +106,7 @@ def weight_bytes(sizes: Sizes, setting: Setting) -> int:
 
 
 def dequantised_bytes(sizes: Sizes, setting: Setting) -> int:
-    """Bytes of dequantised copies of the four-bit linear layers, beside these themselves."""
+    """Return the bytes of dequantised copies of the four-bit layers, beside these themselves."""
     known = architecture_of(sizes.model_type)
     stacked = known is not None and known.experts == "parametrise"
     return sum(
@@ -126,7 +126,7 @@ def training_memory(
     processes: int = 1,
     parallel: str = "fsdp",
 ) -> Memory:
-    """Peak of a training step in one process, with the loss on the answer's position alone.
+    """Estimate the peak of a training step in one process, with the loss on the answer alone.
 
     Args:
         sizes: of the model.
@@ -176,7 +176,7 @@ def scoring_memory(
     cached_tokens: int = 0,
     positions: int = 0,
 ) -> Memory:
-    """Peak of a scoring batch.
+    """Estimate the peak of a scoring batch.
 
     Args:
         sizes: of the model.
@@ -205,7 +205,7 @@ def scoring_memory(
 
 
 def max_positions(sizes: Sizes) -> int:
-    """Most positions whose logits one forward pass computes."""
+    """Return how many positions' logits one forward pass computes at most."""
     return max(1, MAX_LOGITS // sizes.vocabulary)
 
 
@@ -218,7 +218,7 @@ def _kept(
     length: int,
     inputs: int,
 ) -> int:
-    """Bytes that autograd keeps of one layer; `inputs`: of one value that adapters read."""
+    """Count the bytes autograd keeps of one layer; `inputs`: of one value that adapters read."""
     names = {each.name for each in adapted}
     value = setting.value_bytes
     known = architecture_of(sizes.model_type)
@@ -240,9 +240,9 @@ def _kept(
 
 
 def _adapter_input(matrix: Matrix, seen: set[tuple[str, int]], setting: Setting, value: int) -> int:
-    """Bytes of one token's input that LoRA's first matrix keeps, of so many bytes a value.
+    """Count the bytes of a token's input that LoRA's first matrix keeps, of `value` bytes each.
 
-    A copy of its own where dropout thins it out or where it is computed in a wider type than the
+    Its own copy where dropout thins it out or where it is computed in a wider type than the
     base, else the tensor that the base layer reads, which its neighbours share.
     """
     if setting.dropout:
@@ -257,7 +257,7 @@ def _adapter_input(matrix: Matrix, seen: set[tuple[str, int]], setting: Setting,
 
 
 def _widest(sizes: Sizes, tokens: int, setting: Setting, *, gradients: bool) -> int:
-    """Bytes of what is alive at once within a layer beside what is kept."""
+    """Count the bytes of what is alive at once within a layer beside what is kept."""
     value = setting.value_bytes
     feed_forward = max(
         sum(
@@ -278,7 +278,7 @@ def _widest(sizes: Sizes, tokens: int, setting: Setting, *, gradients: bool) -> 
 
 
 def _dequantised(sizes: Sizes, setting: Setting) -> int:
-    """Bytes of the largest weights that are turned into computed values at once."""
+    """Count the bytes of the largest weights that are turned into computed values at once."""
     quantised = four_bit_matrices(sizes, quantise=setting.quantise)
     known = architecture_of(sizes.model_type)
     whole = known is not None and known.experts == "parametrise"
@@ -302,12 +302,12 @@ def _layer_bytes(layer: Layer, sizes: Sizes, setting: Setting) -> int:
 
 
 def _training_logits(sizes: Sizes, rows: int, setting: Setting) -> int:
-    """Logits of one position a row: as computed, in single precision, and their gradients."""
+    """Count the bytes of a position's logits a row: as computed, in single precision, gradients."""
     return (
         rows * sizes.vocabulary * (12 + (2 * setting.value_bytes if setting.value_bytes < 4 else 0))
     )
 
 
 def _mask(rows: int, length: int, setting: Setting) -> int:
-    """Attention's mask, as truth values and as numbers, and of sliding windows another."""
+    """Count attention's mask, as truth values and as numbers, and of sliding windows another."""
     return 2 * rows * length**2 * (1 + setting.value_bytes)

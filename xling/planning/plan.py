@@ -53,7 +53,7 @@ class Plan:
 def plan_study(
     study: Study, gpu: Gpu, gpus: int, *, utilisation: Utilisation = UTILISATION
 ) -> Plan:
-    """Plans a study without fetching weights or questions.
+    """Plan a study without fetching weights or questions.
 
     Args:
         study: to be planned.

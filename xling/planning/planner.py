@@ -71,7 +71,7 @@ class Planner:
         return self.model.lora_modules or self.found.recipe.lora_modules
 
     def row(self) -> ModelPlan:
-        """The model's row."""
+        """Put together the model's row."""
         sizes, setting = self.sizes, self.setting
         quantised = four_bit_matrices(sizes, quantise=setting.quantise)
         lora = lora_parameters(lora_matrices(sizes, pattern=self.pattern), setting.r)
@@ -101,7 +101,7 @@ class Planner:
         )
 
     def training(self) -> Job:
-        """All adapters, one after the other, on as few GPUs as hold the model."""
+        """Plan all adapters, one after the other, on as few GPUs as hold the model."""
         passed = self.work.training
         processes, rows, memory, checkpointing = self._shared(passed.longest)
         flops = training_flops(
@@ -140,11 +140,11 @@ class Planner:
         )
 
     def _shared(self, longest: int) -> tuple[int, int, Memory, bool]:
-        """Fewest processes that hold a training; with prompts of a forward pass, memory of each.
+        """Find the fewest processes that hold a training, prompts of a pass, and memory of each.
 
         And whether gradients are checkpointed. Passes that the study leaves open are as
-        `xling.planning.memory_limits.memory_use` would cut them on such a GPU. Each process holds the whole
-        base before they share it: where a GPU cannot, it is one.
+        `xling.planning.memory_limits.memory_use` would cut them on such a GPU. Each process holds
+        the whole base before they share it: where a GPU cannot, it is one.
         """
         settings = self.study.training
         batch, asked = settings.batch_size, self.model.processes
@@ -174,7 +174,7 @@ class Planner:
         return processes, rows, memory, checkpointing
 
     def _spread(self, memory: Memory, most: int) -> tuple[int, Memory]:
-        """GPUs over which one process spreads the layers, and the memory on each."""
+        """Find over how many GPUs one process spreads the layers, and the memory on each."""
         for gpus in range(2, most + 1):
             share = self._on_each(memory, gpus)
             if self._fits(share):
@@ -182,7 +182,7 @@ class Planner:
         return most, self._on_each(memory, most)
 
     def scoring(self) -> Job:
-        """All cells: in this process on one GPU, or over several where the weights need them."""
+        """Plan all cells: on one GPU, or over several where the weights need them."""
         passed = self.work.scoring
         flops = forward_flops(
             self.sizes,

@@ -24,7 +24,7 @@ _UNITS = (
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """The table, then what each model takes to run, then what the numbers rest on."""
+    """Write the table, then what each model takes to run, then what the numbers rest on."""
     lines = [
         f"study {plan.study} on {plan.gpu.name}, {plan.gpus} a node",
         "",
@@ -41,7 +41,7 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    """Lines of at most `WIDTH`; commands are left whole."""
+    """Wrap lines to at most `WIDTH`; commands are left whole."""
     return textwrap.wrap(
         text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )
@@ -123,7 +123,7 @@ def _basis(plan: Plan) -> Iterable[str]:
 
 
 def plan_rows(plan: Plan) -> list[dict[str, Any]]:
-    """One flat row a model."""
+    """Return one flat row a model."""
     return [_flat(asdict(model)) for model in plan.models]
 
 
@@ -138,12 +138,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """The whole plan."""
+    """Return the whole plan."""
     return asdict(plan)
 
 
 def plan_metrics(plan: Plan) -> dict[str, float]:
-    """Numbers by model: ``train_hours/<model>``, ``train_gb/<model>`` and so on."""
+    """Return numbers by model: ``train_hours/<model>``, ``train_gb/<model>`` and so on."""
     found: dict[str, float] = {}
     for model in plan.models:
         if model.problem:

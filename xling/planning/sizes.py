@@ -140,12 +140,12 @@ class Sizes:
         return self.experts > 0
 
     def kv_bytes_per_token(self, value_bytes: int = 2) -> int:
-        """Bytes that a token takes in the key-value cache; sliding windows are not counted off."""
+        """Return a token's bytes in the key-value cache; sliding windows are not counted off."""
         return self.cached * value_bytes
 
 
 def model_sizes(config: Mapping[str, Any]) -> Sizes:
-    """Builds a model on the meta device and counts it.
+    """Build a model on the meta device and count it.
 
     Args:
         config: what config.json holds; of a model that also sees or hears, its text model counts.
@@ -203,7 +203,7 @@ def _text_config(config: Mapping[str, Any]) -> PretrainedConfig:
 
 
 def _attention_widths(config: PretrainedConfig) -> tuple[int, int, int]:
-    """Values of all heads' queries and results, and cached values of one token in one layer."""
+    """Return the widths of all heads' queries, of results, and of a token's cache in one layer."""
     heads = config.num_attention_heads
     if getattr(config, "kv_lora_rank", None):  # latent attention: the cache holds it expanded
         width = config.qk_nope_head_dim + config.qk_rope_head_dim
@@ -222,7 +222,7 @@ def _layers(
     experts: int,
     active: int,
 ) -> tuple[Layer, ...]:
-    """The decoder layers, in order."""
+    """List the decoder layers, in order."""
     import torch
 
     matrices: dict[int, list[Matrix]] = {}
@@ -248,7 +248,7 @@ def _layers(
 def _expert_matrices(
     name: str, count: int, config: PretrainedConfig, experts: int, active: int
 ) -> Iterable[Matrix]:
-    """What a stack of all experts' weights is made of, whichever way its matrices lie."""
+    """List what a stack of all experts' weights is made of, whichever way its matrices lie."""
     known = architecture_of(config.model_type)
     names = known.expert_layers if known else ("gate_proj", "up_proj", "down_proj")
     stack, _, last = name.rpartition(".")
@@ -263,7 +263,7 @@ def _expert_matrices(
 
 
 def _normed(named: Mapping[str, Parameter], layer: int, matrices: Iterable[Matrix]) -> int:
-    """Values that a layer's norms read of one token; a norm of heads reads each of them."""
+    """Count the values a layer's norms read of one token; a norm of heads reads each of them."""
     width = {each.name.rsplit(".", 1)[-1]: each.outputs for each in matrices}
     total = 0
     for name, parameter in named.items():
@@ -276,14 +276,14 @@ def _normed(named: Mapping[str, Parameter], layer: int, matrices: Iterable[Matri
 
 
 def four_bit_matrices(sizes: Sizes, *, quantise: str = "nf4") -> tuple[Matrix, ...]:
-    """The matrices that a load leaves in four bits: those of the blocks, routers apart.
+    """List the matrices that a load leaves in four bits: those of the blocks, routers apart.
 
     Args:
         sizes: of the model.
         quantise: ``nf4``, or ``none``.
 
     Returns:
-        Of an architecture that nothing is known of, the linear layers alone: a plain load leaves
+        Of an unknown architecture, the linear layers alone: a plain load leaves
         fused experts as they are.
     """
     if quantise == "none":
@@ -294,18 +294,18 @@ def four_bit_matrices(sizes: Sizes, *, quantise: str = "nf4") -> tuple[Matrix, .
 
 
 def lora_matrices(sizes: Sizes, *, pattern: str = "") -> tuple[Matrix, ...]:
-    """The matrices that get an adapter; an expert's stands for all of its layer.
+    """List the matrices that get an adapter; an expert's stands for all of its layer.
 
     Args:
         sizes: of the model.
         pattern: a study's own regular expression over module names; empty: by architecture.
 
     Returns:
-        Of an architecture that nothing is known of, all linear layers of its blocks.
+        Of an unknown architecture, all linear layers of its blocks.
     """
     known = architecture_of(sizes.model_type)
     chosen = pattern or (known.lora_modules if known else "")
-    # Experts that stay a stack of parameters are no modules that LoRA could be put on.
+    # Experts that stay a stack of parameters are not modules that LoRA could be put on.
     reached = known is not None and known.experts == "unfuse"
     return tuple(
         each
@@ -315,5 +315,5 @@ def lora_matrices(sizes: Sizes, *, pattern: str = "") -> tuple[Matrix, ...]:
 
 
 def lora_parameters(matrices: Iterable[Matrix], r: int) -> int:
-    """Trained parameters: r (inputs + outputs) of each (Hu et al. 2021, arXiv 2106.09685)."""
+    """Count trained parameters: r (inputs + outputs) of each (Hu et al. 2021, arXiv 2106.09685)."""
     return sum(r * (each.inputs + each.outputs) * each.copies for each in matrices)

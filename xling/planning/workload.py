@@ -69,7 +69,7 @@ class Pass:
         )
 
     def times(self, count: float) -> Pass:
-        """As many such passes."""
+        """Return as many such passes."""
         return replace(
             self,
             tokens=self.tokens * count,
@@ -106,7 +106,7 @@ class Workload:
 
 
 def load_questions(study: Study) -> DataSet | None:
-    """The questions, where they are on this machine for certain; None: they are on the hub."""
+    """Load the questions, where they are surely on this machine; None: they are on the hub."""
     settings = study.data
     if settings.source == "hub":
         return None
@@ -120,7 +120,7 @@ def load_questions(study: Study) -> DataSet | None:
 
 
 def count_questions(study: Study, data: DataSet | None) -> Counts:
-    """How many questions are trained on and held out.
+    """Count how many questions are trained on and held out.
 
     Raises:
         ValueError: the data cannot be split as the study asks.
@@ -146,7 +146,7 @@ def count_questions(study: Study, data: DataSet | None) -> Counts:
 def prompt_lengths(
     study: Study, data: DataSet | None, layout: PromptFormat, tokenizer: Any
 ) -> dict[str, Lengths]:
-    """Tokens of each language's prompts; counted where questions and tokenizer are at hand."""
+    """Find each language's prompt lengths; counted where questions and tokenizer are at hand."""
     codes = study.languages.loaded
     if data is None:
         return {code: estimated_lengths(code, chat=layout.chat) for code in codes}
@@ -158,7 +158,7 @@ def prompt_lengths(
 def workload(
     study: Study, model: ModelSettings, counts: Counts, lengths: Mapping[str, Lengths]
 ) -> Workload:
-    """What a study asks of one model.
+    """Work out what a study asks of one model.
 
     Args:
         study: its arms, reasoning, scoring, seeds and languages.
@@ -197,7 +197,7 @@ def workload(
 
 
 def _training_pass(study: Study, arm: str, questions: int, lengths: Mapping[str, Lengths]) -> Pass:
-    """One epoch of one adapter; of the control source the languages take turns."""
+    """Return one epoch of one adapter; of the control source the languages take turns."""
     languages = study.languages
     codes = languages.control_source if arm == "control-source" else languages.source
     share = len(languages.source) / len(codes)
@@ -218,7 +218,7 @@ def _direct(lengths: Lengths) -> Pass:
 
 
 def _one_item(study: Study, cell: Cell, lengths: Lengths) -> Pass:
-    """What one question costs in a cell."""
+    """Return what one question costs in a cell."""
     if cell.reasoning == "cot":
         written = study.chain_of_thought.max_tokens
         asked = lengths.prompt + lengths.instruction

@@ -1,4 +1,7 @@
-"""Expert routing of mixture-of-experts models: which experts each language's tokens go to."""
+"""Expert routing of mixture-of-experts models: which experts each language's tokens go to.
+
+The table, its file and its metrics; how models are loaded and scored never stands here.
+"""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class RoutingCounter:
         self._repeats: torch.Tensor | None = None
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """Assignments since the start or the last reset, shape (layers, experts)."""
+        """Return assignments since the start or the last reset, shape (layers, experts)."""
         counts = np.zeros((len(self.layers), self.experts), dtype=np.int64)
         for row, layer in enumerate(self.layers):
             if layer in self._total:
@@ -64,11 +64,11 @@ class RoutingCounter:
         return counts
 
     def reset(self) -> None:
-        """Sets all counts to zero, as between languages."""
+        """Set all counts to zero, as between languages."""
         self._total = {}
 
     def begin_pass(self, repeats: torch.Tensor) -> None:
-        """Starts a forward pass, and forgets one that broke off.
+        """Start a forward pass, and forget one that broke off.
 
         Args:
             repeats: shape (batch x length,), how often each token counts; 0: padding.
@@ -77,7 +77,7 @@ class RoutingCounter:
         self._pass = {}
 
     def add(self, layer: int, chosen: torch.Tensor) -> None:
-        """Counts one layer of the pass; a router called outside of a pass is not counted.
+        """Count one layer of the pass; a router called outside of a pass is not counted.
 
         Args:
             layer: its index in the model.
@@ -103,7 +103,7 @@ class RoutingCounter:
         self._pass[layer] = counted if before is None else before + counted
 
     def end_pass(self) -> None:
-        """Adds the pass to the totals.
+        """Add the pass to the totals.
 
         Raises:
             RuntimeError: a layer's router was not called.
@@ -122,7 +122,7 @@ class RoutingCounter:
 
 
 def is_mixture(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether a model has routed experts, of an architecture in `ROUTERS` or of another."""
+    """Tell whether a model has routed experts, of an architecture in `ROUTERS` or of another."""
     if _routers(model):
         return True
     config = model.config.get_text_config()
@@ -147,7 +147,7 @@ def describes_mixture(config: Mapping[str, Any]) -> bool:
 
 
 def has_known_routers(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether `recording_routing` can record this model."""
+    """Tell whether `recording_routing` can record this model."""
     return bool(_routers(model))
 
 
@@ -155,7 +155,7 @@ def has_known_routers(model: PreTrainedModel | PeftModel) -> bool:
 def recording_routing(
     model: PreTrainedModel | PeftModel, *, repeats: Callable[[], Repeats | None] | None = None
 ) -> Iterator[RoutingCounter]:
-    """Counts where the model sends its tokens, for the length of the block.
+    """Count where the model sends its tokens, for the length of the block.
 
     Every forward pass counts, with or without a cache, through whichever wrapper (PeftModel, head)
     it is called. The attention mask tells padding; without one every token is real.
@@ -207,7 +207,7 @@ def _router_hook(counter: RoutingCounter, layer: int) -> Any:
 def _repeats(
     asked: Callable[[], Repeats | None] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> torch.Tensor:
-    """How often each token of a pass counts, shape (batch x length,)."""
+    """Return how often each token of a pass counts, shape (batch x length,)."""
     import torch
 
     known = asked() if asked is not None else None
@@ -215,7 +215,7 @@ def _repeats(
 
 
 def _real_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    """Whether each token that a pass computes is no padding, shape (batch x length,)."""
+    """Tell which tokens that a pass computes are not padding, shape (batch x length,)."""
     import torch
 
     inputs = args[0] if args else kwargs.get("input_ids")
@@ -230,7 +230,7 @@ def _real_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         raise ValueError(
             f"routing: the attention mask has shape {shape or type(mask).__name__} for "
             f"{rows} x {length} tokens; give a mask of shape (batch, length), the cached tokens "
-            "included, so that padding can be told"
+            "included, so that padding can be recognised"
         )
     # The mask covers the cache as well; the pass computes the last columns only.
     real: torch.Tensor = mask[:, shape[1] - length :].bool().reshape(-1)
@@ -238,7 +238,7 @@ def _real_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
 
 
 def _routers(model: PreTrainedModel | PeftModel) -> dict[int, Any]:
-    """Layer index to its router, of known architectures."""
+    """Map each layer's index to its router, of known architectures."""
     known = set(ROUTERS.values())
     found = {}
     for name, module in model.named_modules():
@@ -249,7 +249,7 @@ def _routers(model: PreTrainedModel | PeftModel) -> dict[int, Any]:
 
 
 def _backbone(model: PreTrainedModel | PeftModel) -> Any:
-    """The innermost model with the routers: whatever is called outside calls this in the end."""
+    """Find the innermost model with the routers, which every outer one calls in the end."""
     from transformers import PreTrainedModel
 
     return [

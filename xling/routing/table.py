@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 def routing_frame(
     counts_by_language: Mapping[str, npt.NDArray[np.int64]], *, layers: Sequence[int] = ()
 ) -> pd.DataFrame:
-    """The routing table of one model, from the counts of each language.
+    """Make the routing table of one model, from the counts of each language.
 
     Args:
         counts_by_language: language code to assignments, shape (layers, experts).
@@ -81,7 +81,7 @@ def routing_frame(
 
 
 def sum_routing(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Adds up routing tables: of several languages, or of several folds' items.
+    """Add up routing tables: of several languages, or of several folds' items.
 
     Args:
         frames: routing tables of models with the same layers and experts.
@@ -97,14 +97,14 @@ def sum_routing(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def check_routing(frame: pd.DataFrame) -> pd.DataFrame:
-    """Checks a routing table and gives it back sorted, in the schema's columns and types.
+    """Check a routing table and return it sorted, in the schema's columns and types.
 
     Args:
         frame: columns of ROUTING_SCHEMA in any order.
 
     Raises:
-        ValueError: a column is missing, unknown or of a wrong type, the table is empty, a row is
-            there twice, a language lacks a layer or an expert, a count is negative, or a share
+        ValueError: a column is missing, unknown or of a wrong type, the table is empty, a row
+            appears twice, a language lacks a layer or an expert, a count is negative, or a share
             is not count / (sum of the language and layer). The message names the place.
     """
     if sorted(map(str, frame.columns)) != sorted(ROUTING_SCHEMA.names):
@@ -123,7 +123,7 @@ def check_routing(frame: pd.DataFrame) -> pd.DataFrame:
             f"routing: a column has a wrong type or an empty value: {format_name(str(error), 200)}"
         ) from None
     checked: pd.DataFrame = table.to_pandas().sort_values(_KEY, ignore_index=True)
-    _refuse(checked, checked.duplicated(_KEY), "is there twice; keep one")
+    _refuse(checked, checked.duplicated(_KEY), "appears twice; keep one")
     _check_grid(checked)
     _refuse(checked, checked["count"] < 0, "has a count under 0")
     total = checked.groupby(["language", "layer"])["count"].transform("sum")
@@ -134,7 +134,7 @@ def check_routing(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_routing(frame: pd.DataFrame, path: Path) -> None:
-    """Checks a routing table and writes it as one parquet file, whole or not at all.
+    """Check a routing table and write it as one parquet file, whole or not at all.
 
     Args:
         frame: as check_routing takes it.
@@ -150,7 +150,7 @@ def write_routing(frame: pd.DataFrame, path: Path) -> None:
 
 
 def read_routing(path: Path) -> pd.DataFrame:
-    """Reads and checks a file that write_routing made.
+    """Read and check a file that write_routing made.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -171,7 +171,7 @@ def read_routing(path: Path) -> pd.DataFrame:
 
 
 def routing_metrics(frame: pd.DataFrame, sources: Collection[str]) -> dict[str, float]:
-    """Entropy of each language's routing, and its divergence from the source languages.
+    """Return the entropy of each language's routing, and its divergence from the sources.
 
     With p the shares of a language's assignments over a layer's experts, the entropy is
     -sum p log2 p. The divergence is Jensen–Shannon's (Lin 1991, "Divergence measures based on
@@ -213,13 +213,13 @@ def routing_metrics(frame: pd.DataFrame, sources: Collection[str]) -> dict[str, 
 
 
 def _entropy_bits(shares: Floats) -> Floats:
-    """Shannon entropy over the last axis, in bits."""
+    """Return the Shannon entropy over the last axis, in bits."""
     logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
     return np.asarray(np.maximum(-(shares * logs).sum(axis=-1), 0.0))
 
 
 def _check_grid(frame: pd.DataFrame) -> None:
-    """Refuses a table in which a language lacks a layer or an expert."""
+    """Refuse a table in which a language lacks a layer or an expert."""
     sizes = [frame[name].nunique() for name in _KEY]
     if len(frame) == np.prod(sizes):
         return
@@ -237,6 +237,6 @@ def _refuse(frame: pd.DataFrame, bad: pd.Series, words: str) -> None:
     if bad.any():
         row = frame.iloc[int(np.argmax(bad))]
         raise ValueError(
-            f"routing: {format_name(row['language'])}, layer {row['layer']}, expert {row['expert']} "
-            f"{words}"
+            f"routing: {format_name(row['language'])}, layer {row['layer']}, "
+            f"expert {row['expert']} {words}"
         )

@@ -1,4 +1,4 @@
-"""From a model's name to checked weights on this machine: hub, folders, packages, GGUF, quantised formats.
+"""From a model's name to checked weights on this machine: hub, folders, packages, GGUF.
 
-Nothing here builds a network; see `xling.models.loading`.
+Quantised formats are dequantised here. Nothing builds a network; see `xling.models.loading`.
 """

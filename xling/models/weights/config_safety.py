@@ -1,4 +1,4 @@
-"""What a model's files may not ask for: code of their own, or more than the files hold.
+"""What a model's files may not ask for: their own code, or more than the files hold.
 
 Nobody but the user's own machine vouches for a model folder: it is read, and nothing in it is run.
 """
@@ -31,7 +31,7 @@ _ADAPTER_SETTINGS = (
 
 
 def check_runs_no_code(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuses a model whose configuration names kernels, which are code from the hub.
+    """Refuse a model whose configuration names kernels, which are code from the hub.
 
     Code that ``auto_map`` names is never run either: transformers takes its own class, and where
     it has none the configuration or the tokenizer is refused.
@@ -55,7 +55,7 @@ def check_runs_no_code(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_is_no_adapter(folder: Path) -> None:
-    """Refuses a model folder that holds an adapter, which transformers would put onto the model.
+    """Refuse a model folder that holds an adapter, which transformers would put onto the model.
 
     Raises:
         ValueError: names the file and the remedy.
@@ -69,7 +69,7 @@ def check_is_no_adapter(folder: Path) -> None:
 
 
 def check_size_of_config(folder: Path, config: Mapping[str, Any], *, tensors: int) -> None:
-    """Refuses a configuration of more blocks than the files have tensors.
+    """Refuse a configuration of more blocks than the files have tensors.
 
     It would be built before anything is compared with the files.
 
@@ -90,7 +90,7 @@ def check_size_of_config(folder: Path, config: Mapping[str, Any], *, tensors: in
 
 
 def check_adapter_config(folder: Path) -> dict[str, Any]:
-    """Refuses an adapter that is more than LoRA weights.
+    """Refuse an adapter that is more than LoRA weights.
 
     Args:
         folder: has adapter_config.json.
@@ -99,7 +99,8 @@ def check_adapter_config(folder: Path) -> dict[str, Any]:
         Content of adapter_config.json.
 
     Raises:
-        ValueError: it is no JSON object, of another kind, or sets what plain LoRA has no need of.
+        ValueError: it is not a JSON object, is of another kind, or sets what plain LoRA does
+            not need.
     """
     path = folder / ADAPTER_CONFIG
     try:
@@ -124,7 +125,7 @@ def check_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and values of a configuration and of those within it."""
+    """Give keys and values of a configuration and of those within it."""
     waiting: list[Mapping[str, Any]] = [config]
     while waiting:
         section = waiting.pop()

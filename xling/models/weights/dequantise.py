@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 def stored_precision(folder: Path) -> Precision:
-    """How a checkpoint stores its block weights.
+    """Find how a checkpoint stores its block weights.
 
     Args:
         folder: has config.json.
@@ -71,7 +71,7 @@ def stored_precision(folder: Path) -> Precision:
 
 
 def dequantised_folder(folder: Path, *, identity: str) -> Path:
-    """Folder with a quantised checkpoint's weights in bfloat16, its configuration and tokenizer.
+    """Make a folder of a quantised checkpoint's weights in bfloat16, with all else of the model.
 
     The weights are in float32 where config.json's dtype says so. The folder is made on first use,
     with one shard in memory at a time, under a name that holds `identity`, `FORMAT` and the
@@ -84,7 +84,7 @@ def dequantised_folder(folder: Path, *, identity: str) -> Path:
 
     Raises:
         ValueError: the checkpoint is not quantised by MXFP4 or FP8, is incomplete, or the disk
-            has too little room.
+            has too little space.
     """
     precision = stored_precision(folder)
     if precision == "float":
@@ -103,7 +103,7 @@ def dequantised_folder(folder: Path, *, identity: str) -> Path:
 
 
 def dequantised_path(identity: str) -> Path:
-    """Where a checkpoint's dequantised weights are, or will be; see `dequantised_folder`."""
+    """Return where a checkpoint's dequantised weights are, or will be; see `dequantised_folder`."""
     # No other package's arithmetic; 2.9.0+cpu and 2.9.0+cu128 make the same numbers.
     maker = f"torch-{importlib.metadata.version('torch').partition('+')[0]}"
     short = hashlib.sha256(identity.encode()).hexdigest()[:16]
@@ -113,7 +113,7 @@ def dequantised_path(identity: str) -> Path:
 def _dequantise(
     folder: Path, temporary: Path, *, target: Path, precision: Literal["mxfp4", "fp8"]
 ) -> None:
-    """Writes a checkpoint's dequantised weights to `temporary`, which becomes `target`."""
+    """Write a checkpoint's dequantised weights to `temporary`, which becomes `target`."""
     config = read_config(folder)
     planned = plan_tensors(stored_tensors(folder), precision, config)
     small = _small_files(folder)
@@ -137,7 +137,7 @@ def _dequantise(
 
 
 def _small_files(folder: Path) -> list[Path]:
-    """Tokenizer and generation files: all that describes the model but not its weights."""
+    """List tokenizer and generation files: all that describes the model but not its weights."""
     found = {path for pattern in TOKENIZER_PATTERNS for path in folder.glob(pattern)}
     return sorted(path for path in found if path.name not in ("config.json", INDEX))
 
@@ -153,7 +153,7 @@ def _check_disk_space(parent: Path, needed: int, *, model: Path) -> None:
 
 
 def _write_shards(planned: Sequence[Planned], folder: Path, bar: tqdm[Any]) -> None:
-    """Writes the tensors and their index, with one shard in memory at a time."""
+    """Write the tensors and their index, with one shard in memory at a time."""
     from safetensors.torch import save_file
 
     shards = list(packed_into_shards(list(planned), SHARD_BYTES))
@@ -171,7 +171,7 @@ def _write_shards(planned: Sequence[Planned], folder: Path, bar: tqdm[Any]) -> N
 
 
 def _made(plan: Planned) -> Any:
-    """The tensor of a plan, read from its shards and converted."""
+    """Read the tensor of a plan from its shards, and convert it."""
     from safetensors import safe_open
 
     with safe_open(plan.values.path, framework="pt") as shard:

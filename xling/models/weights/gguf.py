@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def converted_folder(path: Path, *, sha256: str) -> Path:
-    """Folder with the float32 safetensors weights, configuration and tokenizer of a GGUF file.
+    """Make a folder of a GGUF file's float32 safetensors weights, configuration and tokenizer.
 
     Made on first use (about a minute for 270M parameters), under a name that holds `sha256`, the
     versions of the packages that convert, and `FORMAT`; made again if its files are not what was
@@ -53,7 +53,7 @@ def converted_folder(path: Path, *, sha256: str) -> Path:
 
 
 def converted_path(sha256: str) -> Path:
-    """Where a GGUF file's converted weights are, or will be; see `converted_folder`."""
+    """Return where a GGUF file's converted weights are, or will be; see `converted_folder`."""
     makers = "-".join(importlib.metadata.version(name) for name in ("transformers", "gguf"))
     return cache_folder() / "converted" / f"{sha256[:16]}-{makers}-format-{FORMAT}"
 
@@ -76,7 +76,7 @@ def _convert(path: Path, folder: Path) -> None:
 
 @contextmanager
 def _parse_once() -> Iterator[None]:
-    """Caches two functions of gguf that transformers calls over and over (63 s become 14 s)."""
+    """Cache two functions of gguf that transformers calls over and over (63 s become 14 s)."""
     import gguf
 
     reader, name_map = gguf.GGUFReader, gguf.get_tensor_name_map
@@ -89,7 +89,7 @@ def _parse_once() -> Iterator[None]:
 
 
 def cut_off(path: Path) -> str:
-    """How a GGUF file is cut off, in words; empty if it is not, or is no GGUF file at all.
+    """Say how a GGUF file is cut off; empty if it is not, or is not a GGUF file at all.
 
     Reads the header alone, which takes seconds where the vocabulary is large.
     """
@@ -105,7 +105,7 @@ def cut_off(path: Path) -> str:
 
 
 def _end(path: Path) -> int:
-    """Byte after the last tensor."""
+    """Find the byte after the last tensor."""
     import gguf
 
     class Header(gguf.GGUFReader):  # type: ignore[misc, unused-ignore]

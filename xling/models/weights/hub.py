@@ -18,10 +18,10 @@ GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
 def check_hub_files(folder: Path, *, identity: str, remember: bool) -> None:
-    """Checks every file of a snapshot; one that was checked and has not changed is not read again.
+    """Check the files of a snapshot; one that was checked and has not changed is not read again.
 
     Args:
-        folder: the snapshot; a file that is no link to a named blob is not checked.
+        folder: the snapshot; a file that is not a link to a named blob is not checked.
         identity: of the model, such as ``hub:owner/name@commit``.
         remember: keep in the cache what was checked, so that large files are read once.
 
@@ -46,7 +46,7 @@ def check_hub_files(folder: Path, *, identity: str, remember: bool) -> None:
 
 
 def _known(ledger: Path) -> dict[str, FileStamp]:
-    """What was checked before; nothing where the list is missing or damaged: it is made again."""
+    """Read what was checked before; nothing where the list is missing or damaged."""
     try:
         return read_stamps(ledger)
     except (FileNotFoundError, ValueError):

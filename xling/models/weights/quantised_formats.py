@@ -60,7 +60,7 @@ def plan_tensors(
     precision: Literal["mxfp4", "fp8"],
     config: Mapping[str, Any],
 ) -> list[Planned]:
-    """What each tensor of a quantised checkpoint becomes, before any is read.
+    """Plan what each tensor of a quantised checkpoint becomes, before any is read.
 
     Layers past the configuration's ``num_hidden_layers`` (DeepSeek's module that predicts a
     second token) are left out, as transformers leaves them out of the model.
@@ -101,13 +101,13 @@ def plan_tensors(
 
 
 def result_dtype(config: Mapping[str, Any]) -> Literal["float32", "bfloat16"]:
-    """What quantised tensors become: float32 where config.json asks for it, else bfloat16."""
+    """Return what quantised tensors become: float32 if config.json asks for it, else bfloat16."""
     asked = config.get("dtype") or config.get("torch_dtype")
     return "float32" if asked == "float32" else "bfloat16"
 
 
 def dequantised(plan: Planned, values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """A quantised tensor in plain floats.
+    """Turn a quantised tensor into plain floats.
 
     Args:
         plan: what it becomes.
@@ -193,9 +193,9 @@ def _from_mxfp4(
 
 
 def _from_fp8(values: torch.Tensor, scales: torch.Tensor, tile: tuple[int, int]) -> torch.Tensor:
-    """Float32 product of values and scales, tile by tile; the last tiles may be cut off.
+    """Multiply values and scales in float32, tile by tile; the last tiles may be cut off.
 
-    The library infers the tile from the shapes, which fails for matrices that are no multiple of
+    The library infers the tile from the shapes, which fails for matrices that are not multiples of
     it (DeepSeek's kv_a_proj_with_mqa has 576 rows), so it is not used here.
     """
     import torch
@@ -214,7 +214,7 @@ def _from_fp8(values: torch.Tensor, scales: torch.Tensor, tile: tuple[int, int])
 
 
 def packed_into_shards(planned: list[Planned], limit: int) -> Iterator[list[Planned]]:
-    """Groups tensors, in order, into shards of at most `limit` bytes (one tensor may be more)."""
+    """Group tensors, in order, into shards of at most `limit` bytes (one tensor may be more)."""
     shard: list[Planned] = []
     size = 0
     for plan in planned:

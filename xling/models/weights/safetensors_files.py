@@ -48,7 +48,7 @@ class StoredTensor:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Content of config.json.
+    """Read config.json.
 
     Raises:
         ValueError: it is missing or not a JSON object.
@@ -69,7 +69,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a checkpoint, by name, in the order of the shards' bytes.
+    """Return every tensor of a checkpoint, by name, in the order of the shards' bytes.
 
     Reads the headers alone: it is quick on a checkpoint of any size.
 
@@ -92,7 +92,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """Shard of each tensor by the index; empty for weights in one file, as transformers reads."""
+    """Read the shard of each tensor from the index; empty for weights in one file."""
     if (folder / WEIGHTS).is_file():
         return {}
     path = folder / INDEX
@@ -109,13 +109,13 @@ def _weight_map(folder: Path) -> dict[str, str]:
         ) from error
     if outside:
         raise ValueError(
-            f"{path} names {outside[0]!r}, which is no file of the model's folder; {REMEDY}"
+            f"{path} names {outside[0]!r}, which is not a file of the model's folder; {REMEDY}"
         )
     return found
 
 
 def read_header(path: Path) -> list[StoredTensor]:
-    """Tensors of one safetensors file, by position, from its header alone.
+    """Read the tensors of one safetensors file, by position, from its header alone.
 
     Raises:
         ValueError: the file is cut off, longer than its header says, has no header, or one that
@@ -143,7 +143,7 @@ def read_header(path: Path) -> list[StoredTensor]:
         tensors = [_stored(path, name, entry) for name, entry in content.items()]
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} ({size} bytes) is no safetensors file ({error}); {REMEDY}"
+            f"{path} ({size} bytes) is not a safetensors file ({error}); {REMEDY}"
         ) from error
     tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
     end = 0
@@ -165,7 +165,7 @@ def read_header(path: Path) -> list[StoredTensor]:
 
 
 def _stored(path: Path, name: str, entry: dict[str, Any]) -> StoredTensor:
-    """One tensor of a header.
+    """Read one tensor of a header.
 
     Raises:
         ValueError: its shape and its bytes do not fit together.
@@ -173,7 +173,7 @@ def _stored(path: Path, name: str, entry: dict[str, Any]) -> StoredTensor:
     shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
     numbers = (*shape, start, end)
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-        raise ValueError(f"tensor {name} has a shape or offsets that are no sizes")
+        raise ValueError(f"tensor {name} has a shape or offsets that are not sizes")
     bits = BITS.get(entry["dtype"])
     if bits is None:
         raise ValueError(f"tensor {name} has the unknown dtype {entry['dtype']!r:.40}")
