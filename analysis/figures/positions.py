@@ -94,8 +94,8 @@ def positions_plot(
 def _draw_panel(axes: Axes, arm: str, shares: Mapping[str, Floats], trained: Floats | None) -> None:
     places = np.arange(4)
     if trained is not None:
-        for place, value in zip(places, 100 * trained, strict=True):
-            axes.plot([place - 0.3, place + 0.3], [value, value], color="#000000", lw=2, zorder=2)
+        for at, share in zip(places, 100 * trained, strict=True):
+            axes.plot([at - 0.3, at + 0.3], [share, share], color="#000000", lw=2, zorder=2)
     for series in _SERIES:
         values = 100 * np.asarray(shares[series.name], np.float64)
         axes.plot(places, values, color=series.colour, ls=series.style, lw=1.3, zorder=3)

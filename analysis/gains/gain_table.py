@@ -107,18 +107,15 @@ def gain_table(
     usable = rows.assign(
         **{name: rows[name].where(rows["gain"].notna()) for name in ("accuracy", "accuracy_base")}
     )
-    models, languages, seeds = (
-        sorted(usable[name].unique().tolist()) for name in ("model", "language", "seed")
-    )
-    by_seed, base = (
-        _spread(usable, name, seeds, models, languages) for name in ("accuracy", "accuracy_base")
-    )
+    keys = ("model", "language", "seed")
+    models, languages, seeds = (sorted(usable[name].unique().tolist()) for name in keys)
+    by_seed = _spread(usable, "accuracy", seeds, models, languages)
+    base = _spread(usable, "accuracy_base", seeds, models, languages)
     # A seed without a number leaves its cell without one: a mean over fewer seeds is another cell.
     post, pre = (
         values.mean(axis=0) if seeds else values.reshape(values.shape[1:])
         for values in (by_seed, base)
     )
-    inner = (np.concatenate([post.ravel(), pre.ravel()]) - CHANCE) / (1 - CHANCE)
     related = np.array([family[code] == "related" for code in languages], np.bool_)
     items, item_status = item_gains(
         responses, *_run_places(responses, condition, models, seeds), languages
@@ -137,12 +134,18 @@ def gain_table(
         gain={POINTS: post - pre,
               LOGIT: guess_corrected_logit(post) - guess_corrected_logit(pre)},
         status=_table_status(rows, condition, related),
-        n_clipped=int(((inner < CLIP) | (inner > 1 - CLIP)).sum()),
+        n_clipped=_clipped(post) + _clipped(pre),
         shared=_shared(rows, related, items),
         items=items,
         item_status=item_status,
         left_out=tuple(map(str, gone)),
     )  # fmt: skip
+
+
+def _clipped(accuracy: Floats) -> int:
+    """Count the accuracies that the guess-corrected logit clips."""
+    inner = (accuracy - CHANCE) / (1 - CHANCE)
+    return int(((inner < CLIP) | (inner > 1 - CLIP)).sum())
 
 
 def _spread(

@@ -107,8 +107,9 @@ def sections(exhibits: Sequence[Exhibit]) -> list[Section]:
     return [
         Section(
             exhibit,
-            exhibit.draw
-            and _picture(exhibit.name, exhibit.label, partial(exhibit.draw, title="", note="")),
+            None
+            if exhibit.draw is None
+            else _picture(exhibit.name, exhibit.label, partial(exhibit.draw, title="", note="")),
         )
         for exhibit in exhibits
     ]

@@ -119,15 +119,8 @@ def pull_records(
     notes += differing_conditions(runs)
     known = _KnownPlaces(store, runs)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        parts = list(
-            tqdm(
-                pool.map(lambda run: fetch_files(known, run, _cell(run), folder, cache), runs),
-                total=len(runs),
-                desc="records",
-                unit="run",
-                disable=not progress,
-            )
-        )
+        fetched = pool.map(lambda run: fetch_files(known, run, _cell(run), folder, cache), runs)
+        parts = list(tqdm(fetched, "records", len(runs), unit="run", disable=not progress))
     accuracies: list[pd.DataFrame] = []
     for run, part in zip(runs, parts, strict=True):
         rows, more = _accuracies(run, part.records)
