@@ -111,11 +111,7 @@ def gain_table(
     models, languages, seeds = (sorted(usable[name].unique().tolist()) for name in keys)
     by_seed = _spread(usable, "accuracy", seeds, models, languages)
     base = _spread(usable, "accuracy_base", seeds, models, languages)
-    # A seed without a number leaves its cell without one: a mean over fewer seeds is another cell.
-    post, pre = (
-        values.mean(axis=0) if seeds else values.reshape(values.shape[1:])
-        for values in (by_seed, base)
-    )
+    post, pre = _over_seeds(by_seed), _over_seeds(base)
     related = np.array([family[code] == "related" for code in languages], np.bool_)
     items, item_status = item_gains(
         responses, *_run_places(responses, condition, models, seeds), languages
@@ -140,6 +136,14 @@ def gain_table(
         item_status=item_status,
         left_out=tuple(map(str, gone)),
     )  # fmt: skip
+
+
+def _over_seeds(by_seed: Floats) -> Floats:
+    """Average accuracies over seeds; a seed without a number leaves its cell without one.
+
+    A mean over fewer seeds would be another cell.
+    """
+    return by_seed.mean(axis=0) if len(by_seed) else by_seed.reshape(by_seed.shape[1:])
 
 
 def _clipped(accuracy: Floats) -> int:
