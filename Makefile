@@ -17,14 +17,14 @@ demo: .venv/ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TWO := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-# Before every commit, two minutes on two cores: no whole study, server, kill or training.
+# Before every commit, meant to take two minutes on two cores: no whole study, server, kill or training.
 check: lint fast
 
 WHOLE := distributed execution golden reliability
 fast: .venv/ready
 	$(PYTEST) $(TWO) -m "not slow and not weights" $(WHOLE:%=--ignore=tests/%)
 
-# All, before every push: nine minutes on two cores.
+# All, before every push.
 test: .venv/ready
 	$(PYTEST) $(TWO)
 

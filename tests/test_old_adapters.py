@@ -81,12 +81,14 @@ def check_scores(old: Path, found: list[Any]) -> None:
         assert np.abs(np.array(scores) - wanted).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_in_a_new_process_it_runs_the_code_that_was_logged_with_it(old: Path) -> None:
     result = load_in_a_process(old, LOAD)
     assert Path(result["code"]).is_relative_to(old / "adapter" / "code")
     check_scores(old, result["scores"])
 
 
+@pytest.mark.slow
 def test_in_a_process_that_imported_this_package_it_runs_with_that(old: Path) -> None:
     result = load_in_a_process(old, f"import xling\n{LOAD}", PYTHONPATH=str(ROOT))
     assert result["code"] == str(ROOT / "xling" / "__init__.py")
