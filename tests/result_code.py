@@ -28,8 +28,8 @@ PACKAGES = ("xling", "analysis")
 # The module of each kind of run. What only some cells do beyond it has roots of its own.
 ROOTS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("xling.execution.prepare",),
-    "train": ("xling.execution.finetune",),
-    "score": ("xling.execution.evaluate",),
+    "train": ("xling.execution.finetune.run_finetune",),
+    "score": ("xling.execution.evaluate.run_evaluate",),
     "chain-of-thought": ("xling.scoring.reasoning", "xling.scoring.generation"),
     "permuted": ("xling.scoring.option_orders",),
     "cloze": ("xling.scoring.answer_spans", "xling.scoring.cloze"),
@@ -41,15 +41,12 @@ ROOTS: Mapping[str, tuple[str, ...]] = {
 INSTRUMENTS = ("chain-of-thought", "permuted", "cloze", "routing", "server")
 # What never decides a number, with all that lies under it.
 WINGS = (
-    "xling.messages.secrets",
-    "xling.messages.secrets",
     "xling.messages",
-    "xling.messages.values",
     "xling.tracking",
     # Part of a fingerprint as they are: versions, and the sha256 of the adapter that was found.
     "xling.execution.evaluate.find_adapters",
     "xling.files.result_versions",
-    "xling.fingerprint",
+    "xling.files.fingerprint",
     "xling.files.requirements",
 )
 # Embedded data, by the files' names.

@@ -42,7 +42,7 @@ KEPT = json.loads(LOCK.read_text(encoding="utf-8"))
 SAY = """
 import json
 from tests.result_code import result_code
-from xling.fingerprint import fingerprint
+from xling.files.fingerprint import fingerprint
 print(json.dumps([result_code(), fingerprint({"seed": 0}, stages=("prepare", "score"))]))
 """
 
@@ -143,7 +143,7 @@ def test_the_graph_has_every_module() -> None:
 
 def test_training_and_scoring_keep_apart_where_they_can() -> None:
     train, score = reached("train"), reached("score")
-    assert {"xling.training", "xling.training.step", "xling.training.train"} <= train - score
+    assert {"xling.training.loop", "xling.training.step", "xling.training.train"} <= train - score
     assert {
         "xling.execution.evaluate.item_scorer",
         "xling.execution.evaluate.by_language",
@@ -231,7 +231,7 @@ def test_what_means_the_same_is_the_same(edit, tmp_path: Path) -> None:
 
 def test_a_changed_constant_in_a_copy_is_told(tmp_path: Path) -> None:
     copy = copied(tmp_path)
-    path = copy / "xling" / "scoring" / "running.py"
+    path = copy / "xling" / "scoring" / "batch_runner.py"
     text = path.read_text(encoding="utf-8")
     assert "MAX_LOGITS = 2**27" in text
     path.write_text(text.replace("MAX_LOGITS = 2**27", "MAX_LOGITS = 2**26"), encoding="utf-8")
