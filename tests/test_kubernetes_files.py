@@ -105,7 +105,7 @@ def test_the_copy_is_a_docker_project_with_the_same_entry_points(project):
     made = yaml.safe_load((project / "MLproject").read_text(encoding="utf-8"))
     for entry in made["entry_points"].values():
         assert entry["command"].startswith("xling-run -m entrypoints.")
-    assert (project / "xling" / "execution" / "study.py").is_file()
+    assert (project / "xling" / "execution" / "run_study.py").is_file()
     assert not (project / ".git").exists()
 
 

@@ -170,9 +170,7 @@ def test_no_tool_is_pinned_twice() -> None:
 
 def test_a_line_that_is_no_pin_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "conda.yaml").write_text("dependencies: [python=3.11.7, pip: [torch>=2]]\n")
-    monkeypatch.setattr(
-        "xling.files.requirements.__file__", str(tmp_path / "xling" / "requirements.py")
-    )
+    monkeypatch.setattr("xling.files.requirements.ROOT", tmp_path)
     with pytest.raises(ValueError, match=r"conda\.yaml: 'torch>=2' is not an exact pin"):
         pinned_packages.__wrapped__()
 

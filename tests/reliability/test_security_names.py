@@ -197,7 +197,7 @@ def foreign(store: Path, tmp_path: Path) -> Path:
 
 
 def test_a_foreign_model_is_fetched_and_not_run(foreign: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is a model, but no adapter that this package logged"):
+    with pytest.raises(ValueError, match="is a model, but not an adapter that this package logged"):
         tracking.fetch_adapter("models:/plain@x", tmp_path / "plain")
     with pytest.raises(ValueError, match="has no checksums of its files"):
         tracking.fetch_adapter("models:/posing@x", tmp_path / "posing")
