@@ -109,7 +109,8 @@ def test_any_change_of_a_stored_adapter_is_refused(place, tmp_path):
         whole = path.read_bytes()
         harmed(path, rng)
         said = (
-            "not an adapter that this package logged|are not those that were logged: .*train it again"
+            "not an adapter that this package logged"
+            "|are not those that were logged: .*train it again"
         )
         with pytest.raises(ValueError, match=said):
             fetch_adapter(place.uri, tmp_path / str(case))
