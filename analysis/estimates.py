@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from scipy import stats
+
 from xling.files.atomic import atomic_write
 
 OK = "ok"
 SCALE_DEPENDENT = "scale_dependent"
 ZERO_VARIANCE = "zero variance"
+FAMILYWISE = 1 - 0.05 / 3
+"""Coverage of the intervals that D, B and I are judged by: 95 % for all three (Bonferroni)."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,9 @@ class Estimate:
 
     `estimate`, `se` and the interval are proportions on the scale `points` (0.05 is five points)
     and logits on the scale `logit`. `unit` is the sampling unit, what the interval generalises
-    over. `status` is `ok`, `scale_dependent`, or says why a number is missing; missing numbers
-    are None, never NaN.
+    over. `status` is `ok`, says what the numbers hold for (`complete subset: without …`,
+    `baselines alike`, `scale_dependent`), or why one is missing; missing numbers are None, never
+    NaN.
     """
 
     estimand: str
@@ -59,6 +64,13 @@ class Estimate:
                     f"estimate {self.estimand} ({self.scale}, {self.estimator}): "
                     f"{field.name} is {value}; leave it out and give a status"
                 )
+
+    def interval_at(self, confidence: float) -> tuple[float, float] | None:
+        """Return the t interval with this coverage; None without a standard error and df."""
+        if self.estimate is None or self.se is None or self.df is None:
+            return None
+        half = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.se
+        return self.estimate - half, self.estimate + half
 
 
 COLUMNS = tuple(field.name for field in fields(Estimate))

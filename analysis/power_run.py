@@ -16,7 +16,7 @@ from analysis.estimators.power import power_rows, power_table
 from analysis.estimators.variance import DEFAULT_COMPONENTS, VarianceComponents, variance_components
 from analysis.figures.power import power_figure
 from analysis.figures.style import save_figure
-from analysis.gains.comparisons import compare_runs
+from analysis.gains.comparisons import StudyDesign, compare_runs
 from analysis.gains.gain_table import PRIMARY
 from analysis.runs.pull import PulledRuns, pull_records
 from analysis.tables.write import write_table
@@ -121,9 +121,8 @@ def study_components(
     family = {
         code: study.languages.family(code) for code in sorted(set(pulled.accuracies["language"]))
     }
-    compared = compare_runs(
-        pulled.records, pulled.accuracies, family, left_out=study.languages.control_source
-    )
+    design = StudyDesign(family, left_out=study.languages.control_source)
+    compared = compare_runs(pulled.records, pulled.accuracies, design)
     table, groups = compared.primary.table, compared.primary.groups
     try:
         return variance_components(table), tuple(power_rows(table, groups))

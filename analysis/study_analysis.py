@@ -88,9 +88,7 @@ def compute_findings(pulled: PulledRuns, context: StudyContext) -> Findings:
     Raises:
         ValueError: If a language has no family, or the bound is not a positive number.
     """
-    compared = compare_runs(
-        pulled.records, pulled.accuracies, context.family, context.left_out, context.kin
-    )
+    compared = compare_runs(pulled.records, pulled.accuracies, context.design)
     measures, trained = _measures(pulled), trained_shares(pulled.records, pulled.runs)
     estimates = study_estimates(compared, measures, trained, bound=context.bound, seed=context.seed)
     exhibits = study_exhibits(

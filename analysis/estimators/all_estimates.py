@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimates import Estimate
+from analysis.estimators.baseline_strength import BASELINE_GAP, strength_rows
 from analysis.estimators.calibration import calibration_rows
 from analysis.estimators.chain_of_thought import chain_of_thought_arrays, chain_of_thought_rows
 from analysis.estimators.contrasts import contrast_rows
@@ -15,10 +16,12 @@ from analysis.estimators.permutation import permutation_rows
 from analysis.estimators.permuted import permuted_rows
 from analysis.estimators.position_prior import position_prior_rows
 from analysis.estimators.power import power_rows
+from analysis.estimators.primary import with_holm, with_status
 from analysis.estimators.regression import regression_rows
 from analysis.estimators.sampling_units import unit_rows
 from analysis.estimators.slopes import slope_rows
 from analysis.estimators.source_arms import source_arm_rows
+from analysis.gains.baselines import BASELINES_ALIKE
 from analysis.gains.cells import CONDITION
 from analysis.gains.comparisons import Comparisons
 from analysis.gains.gain_table import PRIMARY
@@ -46,31 +49,49 @@ def study_estimates(
         ValueError: If the bound is not a positive number.
     """
     primary = compared.primary
+    table, groups = primary.table, primary.groups
     # A stream for each estimator: adding one leaves the others' draws as they were.
     streams = iter(np.random.default_rng(seed).spawn(4))
-    rows = contrast_rows(primary.table, primary.groups, bound)
-    rows += power_rows(primary.table, primary.groups)
-    rows += unit_rows(primary.table, primary.groups, next(streams), draws=DRAWS)
-    rows += permutation_rows(primary.table, primary.groups, next(streams))
-    rows += regression_rows(primary.table, primary.training)
-    rows += slope_rows(primary.table, primary.training, next(streams))
+    rows = contrast_rows(table, groups, bound)
+    rows += strength_rows(table, groups)
+    rows += power_rows(table, groups)
+    rows += unit_rows(table, groups, next(streams), draws=DRAWS)
+    rows += permutation_rows(table, groups, next(streams))
+    rows += regression_rows(table, primary.training)
+    rows += slope_rows(table, primary.training, next(streams))
+    rows = with_status(rows, table.subset)
     for condition, comparison in compared.by_condition.items():
-        if condition != primary.table.condition:
-            rows += contrast_rows(comparison.table, comparison.groups, bound)
-    rows += source_arm_rows(compared.tables, primary.groups, compared.left_out, compared.kin)
+        if condition != table.condition:
+            other = contrast_rows(comparison.table, comparison.groups, bound)
+            rows += with_status(other, comparison.table.subset)
+    rows += source_arm_rows(compared.tables, groups, compared.left_out, compared.kin)
     rows += gain_part_rows(compared.tables, compared.left_out, compared.kin)
     rows += _chain_of_thought(compared, bound, next(streams))
-    rows += format_rows(compared.tables, seed)
-    rows += permuted_rows(compared.tables, measures)
-    rows += calibration_rows(compared.tables, measures)
-    return rows + position_prior_rows(compared.tables, measures, trained)
+    rows += format_rows(compared.tables_by_model, seed)
+    rows += permuted_rows(compared.tables_by_model, measures)
+    rows += calibration_rows(compared.tables_by_model, measures)
+    rows += position_prior_rows(compared.tables_by_model, measures, trained)
+    return with_holm(_alike(rows))
+
+
+def _alike(rows: list[Estimate]) -> list[Estimate]:
+    """Give B and I the status `baselines alike` where weak and strong models are not told apart."""
+    held_out = next((row for row in rows if row.estimand == BASELINE_GAP), None)
+    if held_out is None or held_out.ci_low is None or held_out.ci_high is None:
+        return rows
+    if not held_out.ci_low <= 0 <= held_out.ci_high:
+        return rows
+    return [
+        with_status([row], BASELINES_ALIKE)[0] if row.estimand in ("B", "I") else row
+        for row in rows
+    ]
 
 
 def _chain_of_thought(
     compared: Comparisons, bound: float, rng: np.random.Generator
 ) -> list[Estimate]:
     """Compare fine-tuning with chain-of-thought; no rows if no base model reasoned."""
-    table = compared.primary.table
+    table = compared.primary.by_model
     if ("cot", "answer-token") not in compared.base_conditions:
         return []
     primary = compared.cells[(compared.cells[list(CONDITION)] == list(PRIMARY)).all(axis=1)]

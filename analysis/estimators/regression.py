@@ -20,8 +20,7 @@ from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.rows import with_t_interval
 from analysis.gains.baselines import NEEDS_BASELINE
 from analysis.gains.folds import ADAPTERS_NOTE
-from analysis.gains.gain_table import CHANCE, CLIP, LOGIT, POINTS, GainTable
-from analysis.gains.grouped import on_scale
+from analysis.gains.gain_table import CLIP, LOGIT, POINTS, GainTable, on_scale
 
 NOT_POSITIVE = "cluster covariance not positive"
 COLLINEAR = "collinear design"
@@ -103,11 +102,13 @@ def observations(table: GainTable, training: pd.DataFrame) -> Observations | Non
         if not np.isfinite(baseline).all():
             return None
         gain = {scale: values[None] for scale, values in table.gain.items()}
-        return Observations(gain, baseline[None], np.ones(1), "training split", table.n_clipped)
+        return Observations(gain, baseline[None], np.ones(1), "training split",
+                            int(table.clipped.sum()))  # fmt: skip
     pair = (folds.before, folds.after)
-    gain = {scale: np.diff([on_scale(v, scale) for v in pair], axis=0)[0]
+    gain = {scale: np.diff([on_scale(v, scale, table.chance) for v in pair], axis=0)[0]
             for scale in (POINTS, LOGIT)}  # fmt: skip
-    inner = (np.stack(pair) - CHANCE) / (1 - CHANCE)
+    chance = table.chance or 0.0
+    inner = (np.stack(pair) - chance) / (1 - chance)
     return Observations(
         gain, folds.out_of_fold, folds.n_items / folds.n_items.sum(), "other folds",
         int(((inner < CLIP) | (inner > 1 - CLIP)).sum()),
@@ -120,6 +121,8 @@ def _continuous_rows(table: GainTable, seen: Observations | None, scale: str) ->
     status = table.status
     if status == OK:
         status = NEEDS_BASELINE if seen is None else _design_status(table, seen)
+    if status == OK and scale == LOGIT:
+        status = table.logit_status()
     rows = [
         Estimate(
             estimand=f"{name}{table.label}", scale=scale, estimator="ols_cluster_robust",
@@ -164,7 +167,7 @@ def _continuous_note(table: GainTable, seen: Observations | None, scale: str) ->
             "(Cameron & Miller 2015)"
         )
     if scale == LOGIT:
-        clipped, size = table.n_clipped, table.before.size
+        clipped, size = int(table.clipped.sum()), table.before.size
         if seen is not None:
             clipped, size = seen.n_clipped, seen.baseline.size
         if clipped:

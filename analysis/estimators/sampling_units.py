@@ -18,8 +18,6 @@ from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.rows import with_difference
 from analysis.estimators.two_groups import (
     Difference,
-    has_no_variance,
-    mean_difference,
     t_difference,
 )
 from analysis.gains.baselines import BaselineGroups
@@ -47,8 +45,8 @@ def unit_rows(
 ) -> list[Estimate]:
     """Estimate D and I with models, languages and models, and items as the sampling unit.
 
-    - `models`, `ttest`: the models' own family differences against 0 (`pingouin.ttest`); for I,
-      those of weak against those of strong models, equal variances assumed.
+    - `models`, `ttest`: the models' own family differences against 0 (`pingouin.ttest`); D alone,
+      for I over models is among the contrasts (analysis.estimators.contrasts).
     - `languages and models`, `crossed_quasi_t`: see crossed_difference.
     - `items`, `cluster_t`: the items' contributions to the estimate, errors clustered by passage
       (statsmodels' OLS on a constant, df = passages - 1; Miller 2024). On points alone, for a
@@ -64,7 +62,7 @@ def unit_rows(
         draws: How many there are, at least 2.
 
     Returns:
-        Fourteen rows. A row without an interval has a status: that of the table, the groups or
+        Twelve rows. A row without an interval has a status: that of the table, the groups or
         the items, or what is lacking.
     """
     contrasts = (contrast_of(table, None), contrast_of(table, groups))
@@ -74,7 +72,7 @@ def unit_rows(
         ("languages and models", "crossed_quasi_t", _CROSSED, crossed_difference),
     ):
         for scale in (POINTS, LOGIT):
-            for contrast in contrasts:
+            for contrast in contrasts if unit != "models" else contrasts[:1]:
                 row = _row(table, contrast, scale, estimator, unit, note)
                 if row.status == OK:
                     row = _filled(row, table, contrast, test(contrast.gain(table, scale), contrast))
@@ -88,21 +86,18 @@ def unit_rows(
 
 
 def models_difference(gain: Floats, contrast: Contrast) -> Difference | None:
-    """Test D or I with models as the sampling unit; None if the models do not vary.
+    """Test D with models as the sampling unit; None if the models do not vary.
 
     Args:
-        gain: Shape (M, L), finite.
-        contrast: D or I, with two models or more in each group.
+        gain: Shape (M, L), finite, M >= 2.
+        contrast: D.
 
     Returns:
         The difference with pingouin's p and a 95 % interval.
     """
     by_model = gain @ contrast.languages
-    groups = [by_model[members] for members in contrast.groups]
-    if has_no_variance(groups[0], groups[-1]):
+    if np.ptp(by_model) < _ROUNDING_OF_MEANS:
         return None
-    if len(groups) == 2:
-        return mean_difference(groups[0], groups[1])
     tested = pingouin.ttest(by_model, 0).iloc[0]
     se = float(stats.sem(by_model))
     found = t_difference(float(by_model.mean()), se, float(tested["dof"]))
@@ -114,7 +109,9 @@ def crossed_difference(gain: Floats, contrast: Contrast) -> Difference | None:
 
     Var = V_L + V_M - V_ML, not below the larger of V_L and V_M. V_L comes from the languages'
     contrasts within families, V_M from the models' contrasts within baseline groups. Each holds
-    V_ML, the part of model × language, which is therefore taken off once. df is Satterthwaite's.
+    V_ML, the part of model × language, which is therefore taken off once. df is Satterthwaite's of
+    the sum, but not below the smaller of V_L's and V_M's; where the larger one stands for the sum,
+    it is that one's own.
 
     Args:
         gain: Shape (M, L), finite.
@@ -132,10 +129,13 @@ def crossed_difference(gain: Floats, contrast: Contrast) -> Difference | None:
     v_l = k_l * float((_centred(by_language, contrast.families) ** 2).sum()) / df_l
     v_m = k_m * float((_centred(by_model, contrast.groups) ** 2).sum()) / df_m
     v_ml = k_l * k_m * float((rest**2).sum()) / (df_l * df_m)
-    variance = max(v_l + v_m - v_ml, v_l, v_m)
-    if variance < _ROUNDING_OF_MEANS**2:
+    total = v_l + v_m - v_ml
+    variance, df = max((v_l, float(df_l)), (v_m, float(df_m)))
+    if max(total, variance) < _ROUNDING_OF_MEANS**2:
         return None
-    df = variance**2 / (v_l**2 / df_l + v_m**2 / df_m + v_ml**2 / (df_l * df_m))
+    if total > variance:
+        spread = v_l**2 / df_l + v_m**2 / df_m + v_ml**2 / (df_l * df_m)
+        variance, df = total, max(total**2 / spread, min(df_l, df_m))
     return t_difference(float(contrast.of(gain)), variance**0.5, df)
 
 
@@ -176,7 +176,7 @@ def _bootstrap_rows(
     rows = [_row(table, of, scale, "passage_bootstrap", "items", note) for scale, of in keys]
     if table.items is None or all(row.status != OK for row in rows):
         return rows
-    drawn = drawn_contrasts(table.items, keys, rng, draws)
+    drawn = drawn_contrasts(table.items, keys, rng, draws, table.chance)
     for k, (scale, contrast) in enumerate(keys):
         if rows[k].status != OK:
             continue
@@ -197,9 +197,6 @@ def _row(
 ) -> Estimate:
     """Return the row before its test, with the status of what it would be computed from."""
     status = table.status if table.status != OK else contrast.status
-    gone = np.argwhere(~np.isfinite(table.gain[scale]))
-    if status == OK and len(gone):
-        status = f"missing cell {table.models[gone[0][0]]}/{table.languages[gone[0][1]]}"
     if status == OK and unit == "items":
         if table.items is None:
             status = table.item_status
@@ -209,6 +206,10 @@ def _row(
         status = f"{CHANGING}: {', '.join(contrast.changing)}"
     elif status == OK and contrast.groups.sum(axis=1).min() < 2:
         status = NEEDS_MODELS if contrast.name == "D" else NEEDS_GROUPS
+    elif status == OK and unit != "models" and contrast.families.sum(axis=1).min() < 2:
+        status = "needs 2 related languages"
+    if status == OK and scale == LOGIT:
+        status = table.logit_status(contrast.baseline)
     return Estimate(
         estimand=f"{contrast.name}{table.label}", scale=scale, estimator=estimator, status=status,
         note=_with_folds(table, note) if status == OK else "", baseline_source=contrast.source,

@@ -14,12 +14,12 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
-from analysis.estimators.contrasts import holm
-from analysis.estimators.rows import interaction_row, two_sample, with_difference
+from analysis.estimators.contrasts import FAMILIES, TOP_FAMILIES, WELCH, family_row, language_row
+from analysis.estimators.rows import interaction_row, with_difference
 from analysis.estimators.two_groups import fieller
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.folds import ADAPTERS_NOTE
-from analysis.gains.gain_table import LOGIT, POINTS, PRIMARY, GainTable, few_languages
+from analysis.gains.gain_table import LOGIT, POINTS, PRIMARY, GainTable
 from analysis.gains.grouped import group_gains
 
 CONTROL_SOURCE = ("control-source", *PRIMARY[1:])
@@ -55,9 +55,9 @@ def source_arm_rows(
             related languages.
 
     Returns:
-        D and I on both scales if there is a control-source arm, and once more without its kin if
-        there are any; Holm's correction is over {D, I} of one scale and set of languages. The
-        format's share if there is an arm with shuffled labels; no rows for an arm that is absent.
+        D (by languages and by families) and I on both scales if there is a control-source arm,
+        and once more without its kin among the controls if there are any. The format's share if
+        there is an arm with shuffled labels; no rows for an arm that is absent.
     """
     tuned = tables.get(PRIMARY)
     if tuned is None or not tuned.models:
@@ -66,17 +66,54 @@ def source_arm_rows(
     other, shuffled = tables.get(CONTROL_SOURCE), tables.get(SHUFFLED)
     if other is not None and other.models:
         gone = {*left_out, *other.left_out}
+        control = {c for c, kin in zip(tuned.languages, tuned.related, strict=True) if not kin}
         akin = {code for code in tuned.languages if code in kin and code not in gone}
+        arms = _alike(tuned, other, gone)
+        notes = _arm_notes(tuned, other, gone)
         for scale in (POINTS, LOGIT):
-            rows += _difference_rows(tuned, other, groups, gone, scale, kin_note(tuned, akin))
-        for scale in (POINTS, LOGIT) if akin else ():
-            note = f"{WITHOUT_KIN}: {_listed(akin)}"
-            label = f"{_ARMS}, {WITHOUT_KIN}"
-            rows += _difference_rows(tuned, other, groups, gone, scale, note, akin, label)
+            note = "; ".join(filter(None, [*notes, kin_note(tuned, akin)]))
+            rows += _difference_rows(arms, groups, scale, _ARMS, note)
+        for scale in (POINTS, LOGIT) if akin & control else ():
+            note = "; ".join([*notes, f"{WITHOUT_KIN}: {_listed(akin & control)}"])
+            others = _alike(tuned, other, gone | akin & control)
+            rows += _difference_rows(others, groups, scale, f"{_ARMS}, {WITHOUT_KIN}", note)
     if shuffled is not None and shuffled.models:
         unshared = other.left_out if other is not None and other.models else ()
-        rows.append(_format_share_row(tuned, shuffled, unshared))
+        rows.append(_format_share_row(*_alike(tuned, shuffled), unshared))
     return rows
+
+
+def _arm_notes(tuned: GainTable, other: GainTable, left_out: Collection[str]) -> list[str]:
+    """Say what the rows of two arms' difference share."""
+    notes = ["what both arms do alike to a language cancels"]
+    dropped = [code for code in tuned.languages if code in left_out]
+    if dropped:
+        notes.append(f"without {', '.join(dropped)}, on which control-source was tuned")
+    notes.append(seeds_note((tuned, other)))
+    if tuned.folds is not None:
+        notes.append(ADAPTERS_NOTE)
+    return notes
+
+
+def _alike(
+    tuned: GainTable, other: GainTable, left_out: Collection[str] = ()
+) -> tuple[GainTable, GainTable]:
+    """Restrict two arms to the models and languages that both have, without those left out."""
+    models = [model for model in tuned.models if model in other.models]
+    languages = [c for c in tuned.languages if c in other.languages and c not in left_out]
+    first, second = (table.restricted(models, languages) for table in (tuned, other))
+    gone = [m for m in (*tuned.models, *other.models) if m not in models]
+    gone += [
+        code
+        for code in dict.fromkeys((*tuned.languages, *other.languages))
+        if code not in languages and code not in left_out and code not in other.left_out
+    ]
+    if not gone:
+        return first, second
+    if not models:
+        return replace(first, status=DIFFERENT_CELLS), second
+    said = f"complete subset: without {_listed(set(gone))}"
+    return replace(first, subset=said), replace(second, subset=said)
 
 
 def kin_note(table: GainTable, kin: Collection[str]) -> str:
@@ -106,41 +143,25 @@ def seeds_note(tables: Collection[GainTable]) -> str:
 
 
 def _difference_rows(
-    tuned: GainTable,
-    other: GainTable,
-    groups: BaselineGroups,
-    left_out: Collection[str],
-    scale: str,
-    kin_words: str,
-    kin: Collection[str] = (),
-    label: str = _ARMS,
+    arms: tuple[GainTable, GainTable], groups: BaselineGroups, scale: str, label: str, note: str
 ) -> list[Estimate]:
-    """Estimate D and I of the difference between two arms, by languages, on one scale.
+    """Estimate D (by languages and by families) and I of the difference between two arms.
 
-    `left_out` and `kin` are both left out; `kin_words` is the note on kin.
+    Args:
+        arms: Finetuned and control-source, with the same models and languages.
+        groups: Weak and strong models.
+        scale: `points` or `logit`.
+        label: What stands in brackets after D and I.
+        note: What a reader should know of the languages.
     """
-    gone = {*left_out, *kin}
-    used, used_other = (
-        np.array([code not in gone for code in table.languages], np.bool_)
-        for table in (tuned, other)
-    )
-    related = tuned.related[used]
-    status = _joint_status(tuned, other, gone)
-    if status == OK:
-        status = few_languages(related) or OK
-    notes = ["what both arms do alike to a language cancels"]
-    dropped = [code for code in tuned.languages if code in left_out]
-    if dropped:
-        notes.append(f"without {', '.join(dropped)}, on which control-source was tuned")
-    notes += [kin_words, seeds_note((tuned, other))]
-    if tuned.folds is not None:
-        notes.append(ADAPTERS_NOTE)
-    note = "; ".join(filter(None, notes))
-    shared = tuned.shared | {
-        "n_related": int(related.sum()), "n_control": int((~related).sum()),
-        "n_seeds": min(tuned.shared["n_seeds"], other.shared["n_seeds"]),
-    }  # fmt: skip
-    d = Estimate(f"D ({label})", scale, "ttest", status=status, note=note, **shared)
+    tuned, other = arms
+    status = next((table.status for table in arms if table.status != OK), OK)
+    if status == OK and scale == LOGIT:
+        status = next((s for s in (table.logit_status() for table in arms) if s != OK), OK)
+    shared = tuned.shared | {"n_seeds": min(table.shared["n_seeds"] for table in arms)}
+    d = Estimate(f"D ({label})", scale, WELCH, status=status, note=note, **shared)
+    families = replace(d, estimator=FAMILIES, unit=TOP_FAMILIES)
+    groups = groups.of(tuned.models)
     i_status = groups.status if status == OK else status
     if i_status == OK and groups.changing and (tuned.folds is None or other.folds is None):
         i_status = tuned.item_status or other.item_status
@@ -149,20 +170,19 @@ def _difference_rows(
         note="; ".join(filter(None, [note, groups.note])), baseline_source=groups.source, **shared,
     )  # fmt: skip
     if status != OK:
-        return [d, i]
-    difference = tuned.gain[scale][:, used] - other.gain[scale][:, used_other]
-    by_language = difference.mean(axis=0)
-    d = two_sample(d, by_language[related], by_language[~related])
+        return [d, families, i]
+    by_language = (tuned.gain[scale] - other.gain[scale]).mean(axis=0)
+    d = language_row(d, *tuned.split(by_language))
+    families = family_row(families, tuned, by_language)
     if i_status != OK:
-        return holm(d, i)
+        return [d, families, i]
     weak, strong = (
-        first[used] - second[used_other]
+        first - second
         for first, second in zip(
             group_gains(tuned, groups, scale), group_gains(other, groups, scale), strict=True
         )
     )
-    pairs = ((values[related], values[~related]) for values in (weak, strong))
-    return holm(d, interaction_row(i, *pairs))
+    return [d, families, interaction_row(i, tuned.split(weak), tuned.split(strong))]
 
 
 def _format_share_row(tuned: GainTable, shuffled: GainTable, unshared: Collection[str]) -> Estimate:
@@ -175,7 +195,7 @@ def _format_share_row(tuned: GainTable, shuffled: GainTable, unshared: Collectio
         over += f" (the parts of the gain are without {', '.join(unshared)})"
     row = Estimate(
         estimand="format share of the gain", scale="ratio", estimator="fieller",
-        status=_joint_status(tuned, shuffled),
+        status=next((t.status for t in (tuned, shuffled) if t.status != OK), OK),
         note="; ".join(filter(None, [
             "mean gain with shuffled labels / mean gain of finetuned; Fieller's interval, paired "
             "by language", over, seeds_note((tuned, shuffled)),
@@ -203,14 +223,3 @@ def _format_share_row(tuned: GainTable, shuffled: GainTable, unshared: Collectio
     if np.ptp(numerator - found.estimate * denominator) < _ROUNDING_OF_MEANS:
         return replace(noted, estimate=found.estimate, status=ZERO_VARIANCE)
     return with_difference(noted, found)
-
-
-def _joint_status(tuned: GainTable, other: GainTable, left_out: Collection[str] = ()) -> str:
-    for table in (tuned, other):
-        if table.status != OK:
-            return table.status
-    first, second = (
-        (table.models, [code for code in table.languages if code not in left_out])
-        for table in (tuned, other)
-    )
-    return OK if first == second else DIFFERENT_CELLS

@@ -90,6 +90,8 @@ def interaction(weak: tuple[Floats, Floats], strong: tuple[Floats, Floats]) -> D
         ValueError: As mean_difference, of the differences by language.
     """
     differences = [w - s for w, s in zip(weak, strong, strict=True)]
+    if len(differences[0]) < 2:
+        return welch_difference(differences[0], differences[1])
     result = mean_difference(differences[0], differences[1])
     frame = pd.DataFrame(
         [(f"{family}{i}", family, group, float(value))
@@ -104,27 +106,57 @@ def interaction(weak: tuple[Floats, Floats], strong: tuple[Floats, Floats]) -> D
     return Difference(result.estimate, result.se, result.df, result.low, result.high, p)
 
 
-def equivalence(related: Floats, control: Floats, bound: float) -> Equivalence:
-    """Test by two one-sided tests that the groups differ by less than the bound.
+def welch_difference(first: Floats, second: Floats, confidence: float = 0.95) -> Difference:
+    """Test the mean of one group minus that of another, variances unequal (Welch 1947).
+
+    Where the first group is a single value, its variance is taken to be the second's: then the
+    difference has the standard error s * sqrt(1 + 1 / n2), df = n2 - 1.
 
     Args:
-        related: Shape (n1,), n1 >= 2, finite.
-        control: Shape (n2,), n2 >= 2, finite.
-        bound: The largest difference that counts as none, on the values' scale, above 0.
+        first: Shape (n1,), n1 >= 1, finite.
+        second: Shape (n2,), n2 >= 2, finite.
+        confidence: Coverage of the interval.
+
+    Returns:
+        The difference on the values' own scale.
+
+    Raises:
+        ValueError: If a group has too few values, a value is not finite, or no group varies; the
+            caller turns these into a status.
+    """
+    first, second = _checked(first, second, least=1)
+    n, k = len(first), len(second)
+    of_second = float(second.var(ddof=1)) / k
+    if n == 1:
+        return t_difference(
+            float(first[0] - second.mean()), float(np.sqrt(of_second * (k + 1))), k - 1, confidence
+        )
+    of_first = float(first.var(ddof=1)) / n
+    variance = of_first + of_second
+    df = variance**2 / (of_first**2 / (n - 1) + of_second**2 / (k - 1))
+    estimate = float(first.mean() - second.mean())
+    return t_difference(estimate, float(np.sqrt(variance)), df, confidence)
+
+
+def equivalence(found: Difference, bound: float) -> Equivalence:
+    """Test by two one-sided t tests that a difference is smaller than a bound.
+
+    Args:
+        found: The difference, its standard error and degrees of freedom.
+        bound: The largest difference that counts as none, on its scale, above 0.
 
     Returns:
         p, the difference with its 90 % interval (the one that TOST at 5 % goes with), and the
-        smallest bound that could be proved at 5 % (Lakens 2017).
+        smallest bound that could be proved at 5 % (Schuirmann 1987; Lakens 2017).
 
     Raises:
-        ValueError: As mean_difference, and if the bound is not a positive number.
+        ValueError: If the bound is not a positive number.
     """
     check_bound(bound)
-    difference = mean_difference(related, control, confidence=0.90)
-    # float(): pingouin asserts on numpy scalars.
-    tested = pingouin.tost(related, control, bound=float(bound), correction=False)
-    smallest = max(abs(difference.low), abs(difference.high))
-    return Equivalence(difference, float(tested["pval"].iloc[0]), smallest)
+    narrow = t_difference(found.estimate, found.se, found.df, 0.90)
+    t = (bound - abs(found.estimate)) / found.se
+    smallest = max(abs(narrow.low), abs(narrow.high))
+    return Equivalence(narrow, float(stats.t.sf(t, found.df)), smallest)
 
 
 def check_bound(bound: float) -> None:
@@ -135,9 +167,9 @@ def check_bound(bound: float) -> None:
         )
 
 
-def t_difference(estimate: float, se: float, df: float) -> Difference:
-    """Give an estimate its 95 % t interval and two-sided p; `se` and `df` are above 0."""
-    half = float(stats.t.ppf(0.975, df)) * se
+def t_difference(estimate: float, se: float, df: float, confidence: float = 0.95) -> Difference:
+    """Give an estimate its t interval and two-sided p; `se` and `df` are above 0."""
+    half = float(stats.t.ppf((1 + confidence) / 2, df)) * se
     p = 2 * float(stats.t.sf(abs(estimate) / se, df))
     return Difference(estimate, se, df, estimate - half, estimate + half, p)
 
@@ -175,16 +207,14 @@ def fieller(numerator: Floats, denominator: Floats, confidence: float = 0.95) ->
     return Difference(ratio, se, float(n - 1), (b - root) / a, (b + root) / a, p)
 
 
-def _checked(related: Floats, control: Floats) -> tuple[Floats, Floats]:
+def _checked(first: Floats, second: Floats, least: int = 2) -> tuple[Floats, Floats]:
     """Check that both groups are fit for a test; return float64 arrays."""
-    related, control = np.asarray(related, np.float64), np.asarray(control, np.float64)
-    for name, values in (("related", related), ("control", control)):
-        if values.ndim != 1 or len(values) < 2:
-            raise ValueError(f"{name}: needs 2 languages, has {len(values)}")
+    related, control = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    for name, values, needed in (("first", related, least), ("second", control, 2)):
+        if values.ndim != 1 or len(values) < needed:
+            raise ValueError(f"{name} group: needs {needed} values, has {len(values)}")
         if not np.isfinite(values).all():
-            raise ValueError(
-                f"{name}: every mean gain must be finite, for pingouin drops NaN without a word"
-            )
+            raise ValueError(f"{name} group: every value must be finite")
     if has_no_variance(related, control):
         raise ValueError("zero variance in both groups: no test of their difference means anything")
     return related, control

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
+from analysis.arrays import Floats
 from analysis.estimates import OK
 from analysis.gains.folds import FoldAccuracies
 
 NEEDS_BASELINE = "needs training-split baseline"
 NEEDS_ITEMS = "needs item records of every run to tell the folds apart"
 NEEDS_MODELS = "needs 2 models (weak and strong)"
+BASELINES_ALIKE = "baselines alike"
+TRAINING_SPLIT, OTHER_FOLDS, ACCURACIES = "training split", "other folds", "accuracies"
+MEDIAN = "median"
 
 _NAMES = ("weak", "strong")
 
@@ -34,6 +38,16 @@ class BaselineGroups:
     status: str
     note: str
     by_fold: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def of(self, models: Collection[str]) -> BaselineGroups:
+        """Return the groups of some of the models, with a status if one group has none left."""
+        if set(self.group) <= set(models):
+            return self
+        kept = {model: name for model, name in self.group.items() if model in models}
+        by_fold = {model: names for model, names in self.by_fold.items() if model in models}
+        named = {name for names in by_fold.values() for name in names} or set(kept.values())
+        status = self.status if self.status != OK or len(named) > 1 else NEEDS_MODELS
+        return replace(self, group=kept, by_fold=by_fold, status=status)
 
     @property
     def changing(self) -> tuple[str, ...]:
@@ -80,31 +94,28 @@ def training_baselines(
 
 
 def baseline_groups(
-    records: pd.DataFrame,
+    training: pd.DataFrame,
     *,
     models: Collection[str],
     languages: Collection[str],
-    reasoning: str,
-    scoring: str,
+    split: float | str = MEDIAN,
 ) -> BaselineGroups:
-    """Split models at the median of their training-split accuracy.
+    """Split models at the median of their training-split accuracy, or at a given accuracy.
 
-    A model is strong if its mean over the target languages lies above the median over models, and
-    weak otherwise. The held-out items play no part, so chance in them cannot make a weak model
-    seem to gain (Tu & Gilthorpe 2007; Chiolero et al. 2013).
+    A model is strong if its mean over the target languages lies above it, and weak otherwise. The
+    held-out items play no part, so chance in them cannot make a weak model seem to gain (Tu &
+    Gilthorpe 2007; Chiolero et al. 2013).
 
     Args:
-        records: Item records of all runs.
+        training: Base-model accuracy on training-split questions, models by languages.
         models: The models to group.
         languages: The target languages; every model needs a baseline in each.
-        reasoning: Which reasoning to take.
-        scoring: Which scoring to take.
+        split: `median`, or the accuracy (proportion) above which a model is strong.
 
     Returns:
         The groups; without any, `status` says why and `group` is empty.
     """
-    table = training_baselines(records, reasoning=reasoning, scoring=scoring, languages=languages)
-    table = table.reindex(index=sorted(models), columns=sorted(languages))
+    table = training.reindex(index=sorted(models), columns=sorted(languages))
     lacking = table.isna()
     if lacking.to_numpy().any() or table.empty:
         names = [f"{m}/{c}" for m in table.index for c in table.columns if lacking.loc[m, c]]
@@ -113,17 +124,51 @@ def baseline_groups(
             f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
         )
         return BaselineGroups({}, {}, "none", NEEDS_BASELINE, note)
-    means = table.mean(axis=1)
-    accuracy = {str(model): float(value) for model, value in means.items()}
-    middle = float(np.median(means))
+    means = {str(model): float(value) for model, value in table.mean(axis=1).items()}
+    return _split(means, TRAINING_SPLIT, split)
+
+
+def accuracy_groups(
+    before: Floats, n_items: Floats, models: Sequence[str], split: float | str = MEDIAN
+) -> BaselineGroups:
+    """Split models at their held-out accuracy, where only accuracies of known size are there.
+
+    The same answers are in the gains then; what chance they hold is said in the note.
+
+    Args:
+        before: Base accuracies, shape (models, languages), proportions.
+        n_items: Items behind each, the same shape.
+        models: The models' names.
+        split: As baseline_groups has it.
+    """
+    noise = np.sqrt((before * (1 - before) / n_items).sum(axis=1)) / before.shape[1]
+    means = dict(zip(models, map(float, before.mean(axis=1)), strict=True))
+    groups = _split(means, ACCURACIES, split)
+    said = (
+        "by the accuracies that the gains start from, whose chance (standard error of a model's "
+        f"mean up to {100 * float(noise.max()):.1f} points) is in both"
+    )
+    return replace(groups, note=f"{groups.note}; {said}")
+
+
+def _split(accuracy: dict[str, float], source: str, split: float | str) -> BaselineGroups:
+    """Call the models above the median, or above a given accuracy, strong."""
+    middle = float(np.median(list(accuracy.values()))) if isinstance(split, str) else split
     # The margin keeps rounding from telling equal models apart.
     group = {
         model: "strong" if value > middle + 1e-9 else "weak" for model, value in accuracy.items()
     }
-    note = f"split at the median training-split accuracy {middle:.3f}; {_listed(group)}"
+    at = "the median" if isinstance(split, str) else "the given"
+    what = "accuracy" if source == ACCURACIES else "training-split accuracy"
+    note = f"split at {at} {what} {middle:.3f}; {_listed(group)}"
+    status = OK
     if len(set(group.values())) < 2:
-        return BaselineGroups(accuracy, {}, "training split", NEEDS_MODELS, note)
-    return BaselineGroups(accuracy, group, "training split", OK, note)
+        alike = len(accuracy) > 1 and np.ptp(list(accuracy.values())) <= 1e-9
+        status = BASELINES_ALIKE if alike else NEEDS_MODELS
+        if len(accuracy) > 1 and not alike:
+            status = f"no model {'above' if 'weak' in group.values() else 'below'} {middle:g}"
+        group = {}
+    return BaselineGroups(accuracy, group, source, status, note)
 
 
 def fold_groups(folds: FoldAccuracies, models: Collection[str]) -> BaselineGroups:
@@ -155,7 +200,7 @@ def fold_groups(folds: FoldAccuracies, models: Collection[str]) -> BaselineGroup
     most = np.where(tied, overall > np.median(overall) + 1e-9, share > 0.5)
     group = {model: _NAMES[int(most[m])] for m, model in enumerate(models)}
     by_fold = {model: tuple(_NAMES[int(k)] for k in strong[:, m]) for m, model in enumerate(models)}
-    groups = BaselineGroups(accuracy, group, "other folds", OK, "", by_fold)
+    groups = BaselineGroups(accuracy, group, OTHER_FOLDS, OK, "", by_fold)
     steady = {model: name for model, name in group.items() if model not in groups.changing}
     said = [
         "split in each fold at the median accuracy on the items of the other folds, "
@@ -170,7 +215,8 @@ def fold_groups(folds: FoldAccuracies, models: Collection[str]) -> BaselineGroup
         said.append(f"changing between folds: {by_model}")
     note = "; ".join(said)
     if len({name for names in by_fold.values() for name in names}) < 2:
-        return BaselineGroups(accuracy, {}, "other folds", NEEDS_MODELS, note)
+        status = BASELINES_ALIKE if len(models) > 1 else NEEDS_MODELS
+        return BaselineGroups(accuracy, {}, OTHER_FOLDS, status, note)
     return replace(groups, note=note)
 
 

@@ -14,18 +14,21 @@ from scipy import stats
 
 from analysis.arrays import Bytes, Integers, Places
 from analysis.estimates import OK
-from analysis.gains.paired import mcnemar_exact, newcombe_interval
+from analysis.gains.paired import Interval, mcnemar_exact, newcombe_interval, wilson_interval
 from analysis.gains.responses import NO_ANSWER, Responses, encode_responses
 from xling.records import FAMILIES, RUN_COLUMNS
 
 NOT_AVAILABLE = "not available"
+UNPAIRED = "accuracies only: unpaired interval, wide"
+ACCURACIES_ONLY = (NOT_AVAILABLE, UNPAIRED)
+"""Statuses of a gain that is known without its items."""
 NO_DISCORDANT = "no discordant pairs"
 CONDITION = ("arm", "reasoning", "scoring")
 """What a comparison with the base model is about; models, seeds and languages are its cells."""
 
 CELL_COLUMNS = (
-    *RUN_COLUMNS, "language", "family", "n_items", "n_passages", "accuracy_base", "accuracy",
-    "gain", "ci_low", "ci_high", "n_gained", "n_lost", "p", "p_bh", "status",
+    *RUN_COLUMNS, "language", "family", "n_options", "n_items", "n_passages", "accuracy_base",
+    "accuracy", "gain", "ci_low", "ci_high", "n_gained", "n_lost", "p", "p_bh", "status",
 )  # fmt: skip
 _ID = [*RUN_COLUMNS, "language"]
 # Answers compared at a time; a dozen byte arrays of this size are held at once.
@@ -53,9 +56,11 @@ def gain_cells(
         One row per cell with the columns CELL_COLUMNS, sorted. Accuracies, `gain` and its 95 %
         Newcombe interval are proportions; `p` is McNemar's exact p and `p_bh` its
         Benjamini-Hochberg form over the cells of one arm, reasoning and scoring. `status` is `ok`
-        or: `not available` (accuracies only, so a gain without interval and p), `no discordant
-        pairs` (p is 1 by definition), `missing cell …`, `item sets differ …`, `gold answers
-        differ …` (no gain).
+        or: `not available` (accuracies only, so a gain without interval and p), `accuracies only …`
+        (with their number of items or standard errors, so with Newcombe's unpaired interval or a
+        normal one, which is wider than a paired one would be), `no discordant pairs` (p is 1 by
+        definition), `missing cell …`, `item sets differ …`, `gold answers differ …` (no gain).
+        `n_options` is NaN where it is not known, or differs from the base model's.
 
     Raises:
         ValueError: If a language has no family, or an item stands on two passages.
@@ -102,23 +107,23 @@ def _grid(accuracies: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_accuracies(grid: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Add accuracy, has_records, accuracy_base, has_records_base (NaN where there is no run)."""
-    values = accuracies[[*_ID, "accuracy", "has_records"]]
-    base = (
-        values[values["arm"] == "base"]
-        .drop(columns=["arm"])
-        .rename(
-            columns={
-                "accuracy": "accuracy_base",
-                "has_records": "has_records_base",
-                "seed": "base_seed",
-            }
-        )
+    """Add what is known of a run's accuracy and, with `_base`, of the base model's (else NaN)."""
+    known = ["accuracy", "has_records", "n_items", "stderr", "n_options"]
+    values = accuracies.reindex(columns=[*_ID, *known])
+    values = values.rename(columns={"n_items": "n_given"})
+    # Item records have four options; of accuracies alone only their run can say.
+    values.loc[values["has_records"].astype(bool), "n_options"] = 4
+    base = values[values["arm"] == "base"].drop(columns=["arm"])
+    base = base.rename(
+        columns={name: f"{name}_base" for name in values.columns if name not in _ID}
+        | {"seed": "base_seed"}
     )
     keys = ["model", "base_seed", "reasoning", "scoring", "language"]
-    return grid.merge(values, how="left", on=_ID).merge(
+    cells = grid.merge(values, how="left", on=_ID).merge(
         base.astype({"base_seed": "float64"}), how="left", on=keys
     )
+    same = cells["n_options"] == cells["n_options_base"]
+    return cells.assign(n_options=cells["n_options"].where(same))
 
 
 def _with_counts(cells: pd.DataFrame, responses: Responses) -> pd.DataFrame:
@@ -190,7 +195,10 @@ def _status(row: Mapping[Any, Any], name_seed: bool) -> str:
         ]
         return f"missing cell {row['model']}/{row['language']} ({' and '.join(lacking)})"
     if row["has_records"] is not True or row["has_records_base"] is not True:
-        return NOT_AVAILABLE
+        sizes = (row["n_given"], row["n_given_base"])
+        errors = (row["stderr"], row["stderr_base"])
+        known = any(all(pd.notna(value) for value in pair) for pair in (sizes, errors))
+        return UNPAIRED if known else NOT_AVAILABLE
     shared = row["both"] + row["gained"] + row["lost"] + row["neither"]
     if shared < max(row["n_arm"], row["n_base"]):
         return (
@@ -210,19 +218,52 @@ def _with_statistics(cells: pd.DataFrame) -> pd.DataFrame:
         cells[name].to_numpy(np.int64) for name in ("both", "gained", "lost", "neither")
     )
     paired = cells["status"].isin([OK, NO_DISCORDANT])
-    known = paired | (cells["status"] == NOT_AVAILABLE)
+    known = paired | cells["status"].isin(ACCURACIES_ONLY)
     interval = newcombe_interval(both, gained, lost, neither)
+    apart = _unpaired_interval(cells)
     cells = cells.assign(
-        n_items=both + gained + lost + neither,
+        n_items=pd.Series(both + gained + lost + neither, cells.index, "float64"),
         gain=(cells["accuracy"] - cells["accuracy_base"]).where(known),
-        ci_low=interval.low, ci_high=interval.high, n_gained=gained, n_lost=lost,
+        ci_low=np.where(paired, interval.low, apart.low),
+        ci_high=np.where(paired, interval.high, apart.high), n_gained=gained, n_lost=lost,
         p=mcnemar_exact(gained, lost),
     )  # fmt: skip
-    for name in ("n_items", "n_passages", "n_gained", "n_lost"):
+    fewest = cells[["n_given", "n_given_base"]].min(axis=1, skipna=False)
+    cells["n_items"] = cells["n_items"].where(paired, fewest).astype("Int64")
+    for name in ("n_passages", "n_gained", "n_lost"):
         cells[name] = cells[name].astype("Int64").where(paired)
-    for name in ("ci_low", "ci_high", "p"):
-        cells[name] = cells[name].where(paired)
+    for name in ("ci_low", "ci_high"):
+        cells[name] = cells[name].where(paired | (cells["status"] == UNPAIRED))
+    cells["p"] = cells["p"].where(paired)
     cells["p_bh"] = np.nan
     for rows in cells[paired].groupby(list(CONDITION)).groups.values():
         cells.loc[rows, "p_bh"] = stats.false_discovery_control(cells.loc[rows, "p"], method="bh")
     return cells
+
+
+def _unpaired_interval(cells: pd.DataFrame) -> Interval:
+    """Return 95 % intervals of gains whose accuracies were measured apart, NaN where unknown.
+
+    By numbers of items Newcombe's of two proportions (1998, method 10, square and add); else by
+    standard errors, normal. Answers to the same questions correlate, so both are too wide.
+    """
+    gain = (cells["accuracy"] - cells["accuracy_base"]).to_numpy(np.float64)
+    sides = []
+    for end in ("", "_base"):
+        accuracy = cells[f"accuracy{end}"].to_numpy(np.float64)
+        n = cells[f"n_given{end}"].to_numpy(np.float64)
+        limits = np.full((2, len(cells)), np.nan)
+        known = np.isfinite(accuracy) & np.isfinite(n)
+        counts = n[known].astype(np.int64)
+        wilson = wilson_interval(np.rint(accuracy[known] * counts).astype(np.int64), counts)
+        limits[:, known] = wilson.low, wilson.high
+        sides.append((accuracy - limits[0], limits[1] - accuracy))
+    (low, high), (low_base, high_base) = sides
+    half = stats.norm.ppf(0.975) * np.hypot(
+        *(cells[name].to_numpy(np.float64) for name in ("stderr", "stderr_base"))
+    )
+    below, above = (
+        np.where(np.isfinite(part), part, half)
+        for part in (np.hypot(low, high_base), np.hypot(high, low_base))
+    )
+    return Interval(np.maximum(gain - below, -1), np.minimum(gain + above, 1))

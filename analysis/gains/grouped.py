@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.arrays import Bits, Floats, Places
 from analysis.gains.baselines import BaselineGroups
-from analysis.gains.gain_table import LOGIT, GainTable, guess_corrected_logit
+from analysis.gains.gain_table import GainTable, on_scale
 from analysis.gains.items import ItemGains
 
 
@@ -91,7 +91,7 @@ def part_gains(table: GainTable, parts: ModelParts, scale: str) -> Floats:
         if table.folds is not None:
             m = parts.model[k]
             before, after = (accuracy[m] for accuracy in table.folds.pooled(parts.folds[k]))
-            gain[k] = on_scale(after, scale) - on_scale(before, scale)
+            gain[k] = on_scale(after, scale, table.chance) - on_scale(before, scale, table.chance)
     return gain
 
 
@@ -123,8 +123,3 @@ def group_gains(table: GainTable, groups: BaselineGroups, scale: str) -> tuple[F
         for member in parts.groups
     )
     return weak, strong
-
-
-def on_scale(accuracy: Floats, scale: str) -> Floats:
-    """Return accuracies (any shape, proportions) on a scale whose differences are gains."""
-    return guess_corrected_logit(accuracy) if scale == LOGIT else accuracy

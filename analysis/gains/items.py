@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,21 @@ class ItemGains:
     def n_passages(self) -> int:
         """How many passages the items stand on."""
         return int(self.passage.max()) + 1
+
+    def restricted(self, models: Sequence[int], languages: Sequence[int]) -> ItemGains:
+        """Return the answers of some models and languages, by their places."""
+        cut = np.ix_(models, languages)
+
+        def of_seeds(values: Array) -> Array:
+            return values[:, models][:, :, languages]
+
+        return replace(
+            self,
+            before=self.before[cut], after=of_seeds(self.after),
+            prediction_before=self.prediction_before[cut],
+            prediction_after=of_seeds(self.prediction_after),
+            mass_before=self.mass_before[cut], mass_after=of_seeds(self.mass_after),
+        )  # fmt: skip
 
     @property
     def gain(self) -> Singles:

@@ -11,8 +11,8 @@ from analysis.arrays import Bits, Floats
 from analysis.estimates import OK
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.bootstrap import passage_bootstrap
-from analysis.gains.gain_table import GainTable
-from analysis.gains.grouped import ModelParts, model_parts, on_scale, part_gains
+from analysis.gains.gain_table import GainTable, on_scale
+from analysis.gains.grouped import ModelParts, model_parts, part_gains
 from analysis.gains.items import ItemGains
 
 # Accuracies held at a time while passages are drawn anew, 160 MB.
@@ -21,21 +21,34 @@ _BLOCK = 20_000_000
 
 @dataclass(frozen=True)
 class Contrast:
-    """D or I as weights, so that its estimate is models @ gain @ languages.
+    """D, B or I as weights, so that its estimate is models @ gain @ languages.
 
     `groups` (G, M) marks the models of each baseline group: one group for D, weak and strong for
-    I. `families` (2, L) marks related and control languages. `status` and `source` are those of
-    the baseline groups. Where models change groups between folds, `parts` are what stands for the
-    models (M counts parts then), and `changing` names them.
+    B and I. `families` (F, L) marks related and control languages; for B it marks all languages,
+    F = 1. `baseline` are the groups, None for D. Where models change groups between folds, `parts`
+    are what stands for the models (M counts parts then).
     """
 
     name: str
     groups: Bits
     families: Bits
-    status: str
-    source: str
+    baseline: BaselineGroups | None = None
     parts: ModelParts | None = None
-    changing: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """The status of the baseline groups; `ok` for D."""
+        return OK if self.baseline is None else self.baseline.status
+
+    @property
+    def source(self) -> str:
+        """Where the baselines come from."""
+        return "none" if self.baseline is None else self.baseline.source
+
+    @property
+    def changing(self) -> tuple[str, ...]:
+        """Models that change groups between folds."""
+        return () if self.baseline is None else self.baseline.changing
 
     @property
     def models(self) -> Floats:
@@ -57,23 +70,33 @@ class Contrast:
         return np.asarray((gain @ self.languages) @ self.models, np.float64)
 
 
-def contrast_of(table: GainTable, groups: BaselineGroups | None) -> Contrast:
-    """Write D of a table, or I where groups are given, as weights."""
+def contrast_of(table: GainTable, groups: BaselineGroups | None, name: str = "") -> Contrast:
+    """Write a contrast of a table as weights.
+
+    Args:
+        table: Gains by model and language.
+        groups: Weak and strong models; None for D.
+        name: `B` for the difference of the groups over all languages; else D or I.
+    """
     families = np.stack([table.related, ~table.related])
     if groups is None:
-        return Contrast("D", np.ones((1, len(table.models)), np.bool_), families, OK, "none")
-    named = [groups.group.get(model) for model in table.models]
+        return Contrast("D", np.ones((1, len(table.models)), np.bool_), families)
+    if name == "B":
+        families = np.ones((1, len(table.languages)), np.bool_)
     if groups.changing:
         parts = model_parts(table, groups)
-        return Contrast(
-            "I", parts.groups, families, groups.status, groups.source, parts, groups.changing
-        )
-    members = [[name == group for name in named] for group in ("weak", "strong")]
-    return Contrast("I", np.array(members, np.bool_), families, groups.status, groups.source)
+        return Contrast(name or "I", parts.groups, families, groups, parts)
+    named = [groups.group.get(model) for model in table.models]
+    members = np.array([[of == group for of in named] for group in ("weak", "strong")], np.bool_)
+    return Contrast(name or "I", members, families, groups)
 
 
 def drawn_contrasts(
-    items: ItemGains, keys: Sequence[tuple[str, Contrast]], rng: np.random.Generator, draws: int
+    items: ItemGains,
+    keys: Sequence[tuple[str, Contrast]],
+    rng: np.random.Generator,
+    draws: int,
+    chance: float | None,
 ) -> Floats:
     """Compute contrasts when passages are drawn anew, all from the same draws.
 
@@ -84,6 +107,7 @@ def drawn_contrasts(
         keys: Scale (`points` or `logit`) and contrast of each row asked for.
         rng: Where the draws come from.
         draws: How many there are.
+        chance: Of a right guess, for the logit.
 
     Returns:
         Shape (keys, draws).
@@ -105,19 +129,21 @@ def drawn_contrasts(
         whole = whole.reshape(n, *answers.shape[:-1])
         cut = cut.reshape(n, *split.shape[:-1])
         for scale in {of for of, _ in keys}:
-            gain = _gain(whole, scale)
+            gain = _gain(whole, scale, chance)
             for k, (of, contrast) in enumerate(keys):
                 if of != scale:
                     continue
                 drawn[k, block] = (
                     contrast.of(gain)
                     if contrast.parts is None
-                    else _part_contrast(contrast, cut, share, scale)
+                    else _part_contrast(contrast, cut, share, scale, chance)
                 )
     return drawn
 
 
-def _part_contrast(contrast: Contrast, cut: Floats, share: Floats, scale: str) -> Floats:
+def _part_contrast(
+    contrast: Contrast, cut: Floats, share: Floats, scale: str, chance: float | None
+) -> Floats:
     """Compute I by draw from the parts of the models, whose items are drawn more or less often.
 
     Args:
@@ -125,21 +151,22 @@ def _part_contrast(contrast: Contrast, cut: Floats, share: Floats, scale: str) -
         cut: Shape (draws, 2, K, L), sums over a part's items before and after, by item drawn.
         share: Shape (draws, K), share of a part's items among those drawn.
         scale: `points` or `logit`.
+        chance: Of a right guess, for the logit.
 
     Returns:
         Shape (draws,).
     """
     # A part none of whose items was drawn has no accuracy, and no weight.
-    gain = _gain(cut / np.where(share > 0, share, 1.0)[:, None, :, None], scale)
+    gain = _gain(cut / np.where(share > 0, share, 1.0)[:, None, :, None], scale, chance)
     by_part = gain @ contrast.languages
     weak, strong = ((share * by_part * group).sum(axis=1) / (share * group).sum(axis=1)
                     for group in contrast.groups)  # fmt: skip
     return np.asarray(weak - strong, np.float64)
 
 
-def _gain(accuracy: Floats, scale: str) -> Floats:
+def _gain(accuracy: Floats, scale: str, chance: float | None) -> Floats:
     """Return gains from accuracies before and after, shape (draws, 2, …) to (draws, …)."""
-    values = on_scale(accuracy, scale)
+    values = on_scale(accuracy, scale, chance)
     return np.asarray(values[:, 1] - values[:, 0], np.float64)
 
 

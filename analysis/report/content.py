@@ -66,7 +66,7 @@ def pictures(findings: Findings, context: StudyContext) -> dict[str, Picture]:
     condition = next(iter(conditions_of(cells)), PRIMARY)
     gains = figure_gains(cells, condition)
     if not gains["gain"].isna().all():
-        baseline = whole_baseline(gains, findings.compared.primary.training)
+        baseline = whole_baseline(gains, findings.compared.primary.baseline)
         found["baseline"] = _picture(
             "baseline",
             "Gain against baseline accuracy, a point for each model and language",

@@ -49,7 +49,7 @@ def draw_figures(findings: Findings, context: StudyContext, folder: Path) -> lis
     if not masses.empty:
         title = f"{study}: probability on the four answers"
         drawn["answer-mass"] = answer_mass_plot(masses, title=title, names=context.names, note=note)
-    thought = chain_of_thought_table(findings.answered, compared.primary.table.languages)
+    thought = chain_of_thought_table(findings.answered, compared.primary.by_model.languages)
     if not thought.empty:
         title = f"{study}: fine-tuning against chain-of-thought"
         drawn["chain-of-thought"] = chain_of_thought_plot(thought, title=title, note=note)
@@ -71,7 +71,7 @@ def _comparison_figures(
     arm, reasoning, scoring = condition
     how = "" if condition == PRIMARY else f" ({reasoning}, {scoring})"
     targets = gains.loc[gains["family"] != "source", ["model", "language"]]
-    known = set(comparison.training.stack().index) if len(comparison.training) else set()
+    known = set(comparison.baseline.stack().index) if len(comparison.baseline) else set()
     whole = bool(known) and set(targets.itertuples(index=False, name=None)) <= known
     start, note = f"{findings.study}: gain of {arm} over base", context.note
     return {
@@ -80,7 +80,7 @@ def _comparison_figures(
             title=f"{start} by model and language, in points{how}",
         ),
         "baseline": baseline_plot(
-            gains, baseline=comparison.training if whole else None, note=note,
+            gains, baseline=comparison.baseline if whole else None, note=note,
             slopes=findings.estimates if condition == PRIMARY else (),
             title=f"{start} against the base model's accuracy{how}",
         ),

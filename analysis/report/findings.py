@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.estimates import Estimate
 from analysis.exhibits.exhibit import Exhibit
-from analysis.gains.comparisons import Comparisons
+from analysis.gains.comparisons import Comparisons, StudyDesign
 from analysis.measures.formats import responses_summary
 
 
@@ -53,6 +53,11 @@ class StudyContext:
     sources: Sequence[RunSource] = ()
     left_out: Sequence[str] = ()
     kin: Sequence[str] = ()
+
+    @property
+    def design(self) -> StudyDesign:
+        """How the runs are to be compared."""
+        return StudyDesign(self.family, self.left_out, self.kin)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,6 @@ def table_of(
             LOGIT: guess_corrected_logit(after) - guess_corrected_logit(before),
         },
         status=status,
-        n_clipped=0,
         shared={
             "unit": "languages",
             "n_models": models,
@@ -68,6 +67,7 @@ def table_of(
             "n_seeds": 1,
         },
         items=items,
+        top_family=tuple(f"l{i}" for i in range(languages)),
         item_status="" if items is not None else "not available: a run has no item records",
     )
 

@@ -12,7 +12,7 @@ from simulated_records import FAMILY, RELATED, accuracies_of, study
 from analysis.estimates import Estimate
 from analysis.estimators.all_estimates import study_estimates
 from analysis.exhibits.exhibit import Evidence
-from analysis.gains.comparisons import compare_runs
+from analysis.gains.comparisons import StudyDesign, compare_runs
 from analysis.measures.formats import format_measures, trained_shares
 from xling.records import check_records
 
@@ -46,7 +46,7 @@ def planted(
         more = 0.0 if row["arm"] == "base" else gain(row["arm"], row["language"])
         row["accuracy"] = 0.45 + more + rng.normal(0, 0.006)
     accuracies = pd.DataFrame(kept).assign(has_records=False)
-    compared = compare_runs(records[:0], accuracies, family, left_out, kin)
+    compared = compare_runs(records[:0], accuracies, StudyDesign(family, left_out, kin))
     measures, trained = format_measures(records[:0]), trained_shares(records[:0])
     estimates = study_estimates(compared, measures, trained, bound=0.05, seed=0)
     return Evidence(compared, estimates, measures, trained, [], pd.DataFrame(), family, {})

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.arrays import Floats
-from analysis.gains.gain_table import CLIP, LOGIT, POINTS, GainTable, guess_corrected_logit
+from analysis.gains.gain_table import LOGIT, POINTS, GainTable, guess_corrected_logit, top_family
 from analysis.gains.items import ItemGains
 from analysis.simulation.answers import ANSWER_TOKEN, SimulatedAnswers, blocks_of, run_records
 from analysis.simulation.design import Design
@@ -52,7 +52,6 @@ def simulated_table(
     tuned = _on_targets(blocks[condition], answers, design)
     before, by_seed = base.correct[0].mean(axis=-1), tuned.correct.mean(axis=-1)
     after = by_seed.mean(axis=0)
-    known = (np.stack([before, after]) - 0.25) / 0.75
     passage = passage_codes(design.items, design)
     n_related, n_control = design.related, design.control
     return GainTable(
@@ -65,9 +64,7 @@ def simulated_table(
         after_by_seed=by_seed,
         gain={POINTS: after - before,
               LOGIT: guess_corrected_logit(after) - guess_corrected_logit(before)},
-        status="ok" if min(n_related, n_control) > 1 else
-        f"needs 2 {'related' if n_related < 2 else 'control'} languages",
-        n_clipped=int(((known < CLIP) | (known > 1 - CLIP)).sum()),
+        status="ok" if n_control > 1 else "needs 2 control languages",
         shared={
             "unit": "languages", "n_models": design.models, "n_related": n_related,
             "n_control": n_control, "n_items": design.items,
@@ -79,6 +76,8 @@ def simulated_table(
             base.prediction[0], tuned.prediction, base.mass[0], tuned.mass,
         ),
         item_status="",
+        n_items=np.full(before.shape, float(design.items)),
+        top_family=tuple(map(top_family, design.targets)),
     )  # fmt: skip
 
 

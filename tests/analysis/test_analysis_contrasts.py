@@ -12,7 +12,7 @@ from analysis.estimates import SCALE_DEPENDENT, Estimate
 from analysis.estimators.contrasts import contrast_rows
 from analysis.gains.baselines import NEEDS_BASELINE, NEEDS_MODELS, baseline_groups
 from analysis.gains.cells import gain_cells
-from analysis.gains.comparisons import compare_runs
+from analysis.gains.comparisons import StudyDesign, compare_runs
 from analysis.gains.gain_table import LOGIT, POINTS, guess_corrected_logit
 from xling.records import check_records
 
@@ -27,7 +27,7 @@ def records(**changes: object) -> pd.DataFrame:
 def contrasts_of(
     frame: pd.DataFrame, accuracies: pd.DataFrame, family: dict[str, str], bound: float = 0.05
 ) -> list[Estimate]:
-    compared = compare_runs(frame, accuracies, family).by_condition.values()
+    compared = compare_runs(frame, accuracies, StudyDesign(family)).by_condition.values()
     return [row for c in compared for row in contrast_rows(c.table, c.groups, bound)]
 
 
@@ -253,6 +253,6 @@ def test_items_pair_each_seed_with_its_own_base_run() -> None:
     other = records(seeds=(0, 1), base=dict.fromkeys(BASE, 0.5))
     second = other[other["arm"] == "base"].assign(seed=1)
     both = check_records(pd.concat([frame, second]))
-    table = compare_runs(both, accuracies_of(both), FAMILY).primary.table
+    table = compare_runs(both, accuracies_of(both), StudyDesign(FAMILY)).primary.table
     assert table.items is not None
     np.testing.assert_allclose(table.items.gain.mean(axis=-1), table.gain[POINTS], atol=1e-6)

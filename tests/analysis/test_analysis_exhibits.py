@@ -18,7 +18,7 @@ from analysis.exhibits.logged import metric_means
 from analysis.figures.family_dots import family_dots_plot
 from analysis.figures.orders import ORDERS_COLUMNS, orders_plot
 from analysis.figures.positions import positions_plot
-from analysis.gains.comparisons import compare_runs
+from analysis.gains.comparisons import StudyDesign, compare_runs
 from analysis.measures.formats import format_measures, trained_shares
 from analysis.report.arm_sentences import arm_sentences
 from analysis.report.findings import StudyContext
@@ -156,7 +156,7 @@ def test_a_plain_study_shows_calibration_alone(tmp_path: Path) -> None:
 
 
 def evidence(runs: PulledRuns) -> Evidence:
-    compared = compare_runs(runs.records, runs.accuracies, DESIGN.families)
+    compared = compare_runs(runs.records, runs.accuracies, StudyDesign(DESIGN.families))
     measures = format_measures(runs.records)
     return Evidence(
         compared, [], measures, trained_shares(runs.records), runs.runs,

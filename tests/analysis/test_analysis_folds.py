@@ -28,7 +28,7 @@ from analysis.gains.baselines import (
     baseline_groups,
     fold_groups,
 )
-from analysis.gains.comparisons import Comparisons, compare_runs
+from analysis.gains.comparisons import Comparisons, StudyDesign, compare_runs
 from analysis.gains.gain_table import LOGIT, POINTS, PRIMARY, GainTable, guess_corrected_logit
 from analysis.gains.grouped import group_gains
 from analysis.gains.responses import encode_responses
@@ -84,7 +84,7 @@ def flipping_table() -> tuple[GainTable, BaselineGroups]:
 def compared(folds: int = 3, **changes: object) -> Comparisons:
     frame = study(np.random.default_rng(1), base=LEVELS, n_training=0, folds=folds, n_items=90,
                   language_sd=0.03, **changes)  # type: ignore[arg-type]  # fmt: skip
-    return compare_runs(frame, accuracies_of(frame), FAMILY)
+    return compare_runs(frame, accuracies_of(frame), StudyDesign(FAMILY))
 
 
 def by_name(rows: list[Estimate]) -> dict[str, Estimate]:
@@ -263,7 +263,7 @@ def test_folds_without_item_records_have_no_groups() -> None:
     gone = ((frame["model"] == "b") & (frame["arm"] == "finetuned")).to_numpy()
     accuracies.loc[(accuracies["model"] == "b") & (accuracies["arm"] == "finetuned"),
                    "has_records"] = False  # fmt: skip
-    primary = compare_runs(frame[~gone], accuracies, FAMILY).primary
+    primary = compare_runs(frame[~gone], accuracies, StudyDesign(FAMILY)).primary
     assert primary.groups.status == NEEDS_ITEMS and "no item records" in primary.groups.note
     d, i = contrast_rows(primary.table, primary.groups, 0.05)[:2]
     assert d.status == "ok" and i.status == NEEDS_ITEMS and i.estimate is None
@@ -299,7 +299,9 @@ def test_languages_that_the_control_source_arm_was_tuned_on_are_left_out(folds: 
     family = FAMILY | {"hau_Latn": "control"}
     extra = frame[frame["language"] == "jpn_Jpan"].assign(language="hau_Latn")
     frame = pd.concat([frame, extra], ignore_index=True)
-    found = compare_runs(frame, accuracies_of(frame), family, left_out=["jpn_Jpan", "xho_Latn"])
+    found = compare_runs(
+        frame, accuracies_of(frame), StudyDesign(family, left_out=["jpn_Jpan", "xho_Latn"])
+    )
     assert found.left_out == ("jpn_Jpan",)
     other = found.by_condition[CONTROL_SOURCE]
     assert "jpn_Jpan" not in other.table.languages and other.table.left_out == ("jpn_Jpan",)
@@ -326,5 +328,7 @@ def test_base_conditions_are_known_from_accuracies_alone() -> None:
     frame = study(np.random.default_rng(9), base={"a": 0.5, "b": 0.6})
     accuracies = accuracies_of(frame)
     reasoned = accuracies[accuracies["arm"] == "base"].assign(reasoning="cot", has_records=False)
-    found = compare_runs(frame, pd.concat([accuracies, reasoned], ignore_index=True), FAMILY)
+    found = compare_runs(
+        frame, pd.concat([accuracies, reasoned], ignore_index=True), StudyDesign(FAMILY)
+    )
     assert found.base_conditions == {PRIMARY[1:], ("cot", "answer-token")}

@@ -52,7 +52,7 @@ def table(answers: pd.DataFrame) -> GainTable:
         condition=PRIMARY, models=tuple(models), languages=tuple(languages), related=related,
         before=pre, after=post, after_by_seed=post[None],
         gain={POINTS: post - pre, LOGIT: guess_corrected_logit(post) - guess_corrected_logit(pre)},
-        status=OK, n_clipped=0, shared=shared, items=items, item_status="",
+        status=OK, top_family=tuple(languages), shared=shared, items=items, item_status="",
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 from simulated_records import FAMILY, accuracies_of, frame_of, study
 
 from analysis.estimates import SCALE_DEPENDENT, Estimate
-from analysis.gains.comparisons import Comparisons, compare_runs
+from analysis.gains.comparisons import Comparisons, StudyDesign, compare_runs
 from analysis.report.findings import Findings, RunSource, StudyContext
 from analysis.report.heat import heat_table
 from analysis.report.render import safe_link, write_report
@@ -173,7 +173,7 @@ def report(folder: Path) -> str:
     frame = pd.concat([frame, *thought], ignore_index=True)
     gone = (frame["model"] == HOSTILE) & (frame["language"] == "kor_Hang")
     frame = check_records(frame[~(gone & (frame["arm"] == "finetuned"))])
-    compared = compare_runs(frame, accuracies_of(frame), FAMILY)
+    compared = compare_runs(frame, accuracies_of(frame), StudyDesign(FAMILY))
     findings = Findings(
         f"s {HOSTILE}",
         compared,
@@ -256,7 +256,7 @@ def test_every_section_and_figure_is_there(text: str) -> None:
 def test_an_empty_study_still_has_a_report(tmp_path: Path) -> None:
     frame = check_records(study(np.random.default_rng(1), base={"a": 0.4}, arms=()))
     for records in (frame, frame[:0]):  # with the base model's answers, and with accuracies alone
-        compared = compare_runs(records, accuracies_of(frame), FAMILY)
+        compared = compare_runs(records, accuracies_of(frame), StudyDesign(FAMILY))
         assert_says_what_is_missing(tmp_path / "empty.html", compared)
 
 
@@ -272,7 +272,7 @@ def test_missing_cells_are_hatched_with_their_status(tmp_path: Path) -> None:
     frame = study(np.random.default_rng(1), base={"a": 0.4, "b": 0.5}, n_items=20, n_training=0)
     gone = (frame["model"] == "b") & (frame["language"] == "mlt_Latn") & (frame["arm"] != "base")
     frame = check_records(frame[~gone])
-    cells = compare_runs(frame, accuracies_of(frame), FAMILY).cells
+    cells = compare_runs(frame, accuracies_of(frame), StudyDesign(FAMILY)).cells
     table = heat_table(cells, ("finetuned", "direct", "answer-token"), {}, None)
     assert table.families == (("source", 1), ("related", 3), ("control", 3))
     place = [code for code, _ in table.languages].index("mlt_Latn")

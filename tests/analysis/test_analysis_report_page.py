@@ -14,7 +14,7 @@ from simulated_records import FAMILY, accuracies_of, study
 from analysis import analyze_run
 from analysis.analyze_run import is_kin
 from analysis.estimators.contrasts import contrast_rows
-from analysis.gains.comparisons import compare_runs
+from analysis.gains.comparisons import StudyDesign, compare_runs
 from analysis.report.findings import Findings, RunSource, StudyContext
 from analysis.report.render import write_report
 from analysis.runs.pull import PulledRuns
@@ -58,7 +58,7 @@ def page(folder: Path, *, folds: int = 1, n_training: int = 40) -> Rows:
             n_training=n_training, folds=folds, language_sd=0.05,
         )
     )  # fmt: skip
-    compared = compare_runs(frame, accuracies_of(frame), FAMILY)
+    compared = compare_runs(frame, accuracies_of(frame), StudyDesign(FAMILY))
     run = RunSource("id1", "n", "a", "base", 0, "direct", "cloze", "d", "command")
     path = write_report(
         folder / "report.html",

@@ -45,7 +45,6 @@ def table_of(
         gain={POINTS: after - before,
               LOGIT: guess_corrected_logit(after) - guess_corrected_logit(before)},
         status="ok",
-        n_clipped=0,
         shared={"unit": "languages", "n_models": m, "n_related": int(related.sum()),
                 "n_control": int((~related).sum()), "n_seeds": 1},
         items=items,

@@ -31,7 +31,7 @@ def made_table(after: np.ndarray, related: np.ndarray) -> GainTable:
         condition=PRIMARY, models=tuple(f"m{k}" for k in range(models)),
         languages=tuple(f"l{k}" for k in range(languages)), related=related,
         before=zeros.mean(axis=2), after=gain, after_by_seed=after.mean(axis=3),
-        gain={POINTS: gain}, status=OK, n_clipped=0, shared=shared, items=items, item_status="",
+        gain={POINTS: gain}, status=OK, shared=shared, items=items, item_status="",
     )  # fmt: skip
 
 
