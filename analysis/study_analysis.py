@@ -71,9 +71,8 @@ def analyze_records(pulled: PulledRuns, context: StudyContext, folder: Path) -> 
     files += draw_figures(found, context, folder / "figures")
     files.append(write_report(folder / "report.html", found, context))
     pulled = replace(pulled, notes=tuple(found.notes))
-    lines = summary_lines(
-        pulled, cells, estimates, [conclusion.headline, *conclusion.sentences], context.note
-    )
+    said = [*(claim.sentence for claim in conclusion.claims), *conclusion.basis]
+    lines = summary_lines(pulled, cells, said, context.note)
     metrics = headline_metrics(estimates, cells)
     return Analysis(tuple(estimates), cells, metrics, tuple(lines), tuple(files))
 

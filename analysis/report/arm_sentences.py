@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.estimates import Estimate
+from analysis.estimates import FAMILYWISE, Estimate
 from analysis.estimators.source_arms import LOST, WITHOUT_KIN
-from analysis.report.classes import BY_SCALE, CANNOT_TELL, NO_NUMBER, classify, only_in_points
 from analysis.tables.numbers import interval, p_words, points
 
 _ARMS = "finetuned - control-source"
@@ -39,32 +38,24 @@ def _find(estimates: Sequence[Estimate], estimand: str, scale: str = "points") -
 
 def _relatedness(estimates: Sequence[Estimate]) -> str:
     whole, others = (_find(estimates, name) for name in (_DIFFERENCE, _OF_OTHERS))
-    estimand = _DIFFERENCE if others is None or others.p is None else _OF_OTHERS
-    row, logit = (_find(estimates, estimand, scale) for scale in ("points", "logit"))
+    row = whole if others is None or others.p is None else others
     start = "Relatedness or receptivity"
-    kind = classify(row, logit, None, removable=False)
-    if kind == NO_NUMBER or row is None or row.estimate is None:
+    if row is None or row.estimate is None or row.p is None:
         return f"{start}: no verdict, because: {'' if row is None else row.status}."
-    p = p_words(row.p_holm, "Holm's p") or p_words(row.p)
     measured = (
         "what the source language adds to the same tuning in an unrelated language differs "
         f"between related and control languages by {points(row.estimate)} points (95 % interval "
-        f"{interval(row)}, {p}){_about_kin(whole, others)}"
+        f"{interval(row)}, {p_words(row.p)}){_about_kin(whole, others)}"
     )
-    if kind == CANNOT_TELL:
+    part = _find(estimates, _PART)
+    limits = row.interval_at(FAMILYWISE)
+    if limits is None or limits[0] <= 0 <= limits[1]:
         return (
             f"{start}: the data cannot tell whether related languages gain from the source being "
-            "related or would gain as much from tuning in any language; "
-            f"{measured}."
+            f"related or would gain as much from tuning in any language; {measured}."
         )
-    if kind == BY_SCALE:
-        return (
-            f"{start}: it depends on the scale whether what a related source adds differs between "
-            f"related and control languages; {measured}."
-        )
-    part = _find(estimates, _PART)
     say = _more if row.estimate > 0 else _less
-    return f"{start}: {say(part)}; {measured}{only_in_points(logit)}."
+    return f"{start}: {say(part)}; {measured}."
 
 
 def _about_kin(whole: Estimate | None, others: Estimate | None) -> str:

@@ -4,45 +4,43 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import product
 
 import pandas as pd
 
-from analysis.estimates import OK, SCALE_DEPENDENT, Estimate
-from analysis.gains.cells import CONDITION, NO_DISCORDANT, NOT_AVAILABLE
+from analysis.estimates import OK, Estimate
+from analysis.estimators.primary import PRIMARY_ROWS, find_row, primary_row
+from analysis.gains.cells import ACCURACIES_ONLY, CONDITION, NO_DISCORDANT
 from analysis.gains.gain_table import PRIMARY
 from analysis.runs.pull import PulledRuns
 
-HEADLINES = {
-    "D": "D",
-    "I": "I",
+REACH = {
     "MDE of D": "mde_D",
+    "MDE of B": "mde_B",
     "MDE of I": "mde_I",
     "provable bound of D": "provable_bound_D",
     "provable bound of I": "provable_bound_I",
 }
-"""Estimands whose numbers are metrics of the analyze run, and the metrics' names."""
+"""Estimands of what a study could have seen, and the metrics' names."""
+_ENDS = ("estimate", "se", "ci_low", "ci_high", "p", "p_holm")
 
 
 def headline_metrics(estimates: Sequence[Estimate], cells: pd.DataFrame) -> dict[str, float]:
     """Return metrics of the analyze run: the primary estimates, and mean accuracies and gains."""
     metrics: dict[str, float] = {}
-    for estimate in estimates:
-        if estimate.estimand not in HEADLINES or not _is_headline(estimate):
-            continue
-        key = f"{HEADLINES[estimate.estimand]}/{estimate.scale}"
-        key += "/tost" if estimate.estimator == "tost" else ""
-        values = {
-            "": estimate.estimate,
-            "/se": estimate.se,
-            "/ci_low": estimate.ci_low,
-            "/ci_high": estimate.ci_high,
-            "/p": estimate.p,
-            "/p_holm": estimate.p_holm,
-        }
-        metrics |= {key + end: value for end, value in values.items() if value is not None}
-    for row in _primary_means(cells).to_dict("records"):
+    for name, scale in product(PRIMARY_ROWS, ("points", "logit")):
+        primary = primary_row(estimates, name, scale)
+        metrics |= {} if primary is None else _numbers(f"{name}/{scale}", primary)
+    families = find_row(estimates, "D", "random_effects", "families")
+    metrics |= {} if families is None else _numbers("D/points/families", families)
+    for row in estimates:
+        if row.estimator == "tost" and row.estimand in ("D", "I") and row.p is not None:
+            metrics[f"{row.estimand}/points/tost/{row.unit}/p"] = row.p
+        if row.estimand in REACH and row.estimate is not None:
+            metrics[f"{REACH[row.estimand]}/{row.scale}"] = row.estimate
+    for means in _primary_means(cells).to_dict("records"):
         metrics |= {
-            f"{column}/{row['model']}/{row['family']}": float(row[column])
+            f"{column}/{means['model']}/{means['family']}": float(means[column])
             for column in ("accuracy_base", "accuracy", "gain")
         }
     named: dict[str, float] = {}
@@ -54,10 +52,14 @@ def headline_metrics(estimates: Sequence[Estimate], cells: pd.DataFrame) -> dict
     return named
 
 
-def _is_headline(row: Estimate) -> bool:
-    """Return whether a row is the primary estimator of its estimand, with languages as the unit."""
-    primary = row.estimand not in ("D", "I") or row.estimator in ("ttest", "mixed_anova", "tost")
-    return primary and row.unit == "languages"
+def _numbers(key: str, row: Estimate) -> dict[str, float]:
+    """Return the numbers that a row has, by metric."""
+    found = {name: getattr(row, name) for name in _ENDS}
+    return {
+        key if name == "estimate" else f"{key}/{name}": float(value)
+        for name, value in found.items()
+        if value is not None
+    }
 
 
 def _metric_key(key: str) -> str:
@@ -79,7 +81,6 @@ def _primary_means(cells: pd.DataFrame) -> pd.DataFrame:
 def summary_lines(
     pulled: PulledRuns,
     cells: pd.DataFrame,
-    estimates: Sequence[Estimate],
     verdict: Sequence[str],
     note: str,
 ) -> list[str]:
@@ -93,44 +94,18 @@ def summary_lines(
             f"gain {100 * means['gain']:+.1f} points"
         )
     lines += verdict
-    lines += [
-        _estimate_words(row)
-        for row in estimates
-        if row.estimand.split(" (")[0] in ("D", "I")
-        and row.estimator in ("ttest", "mixed_anova", "tost")
-        and row.unit == "languages"
-    ]
     counts = cells["status"].value_counts()
     lines += [
         f"{_cells(number)}: {status}"
         for status, number in counts.items()
-        if status not in (OK, NO_DISCORDANT, NOT_AVAILABLE)
+        if status not in (OK, NO_DISCORDANT, *ACCURACIES_ONLY)
     ]
     lines += [
         f"{_cells(counts[status])}: {status}"
-        for status in (NO_DISCORDANT, NOT_AVAILABLE)
+        for status in (NO_DISCORDANT, *ACCURACIES_ONLY)
         if status in counts
     ]
     return lines + [f"Note: {text}" for text in pulled.notes]
-
-
-def _estimate_words(row: Estimate) -> str:
-    """Put one estimate into words."""
-    what = f"{row.estimand} on {row.scale} ({row.estimator}, unit: {row.unit})"
-    if row.estimate is None:
-        return f"{what}: no number, {row.status}" + (f" ({row.note})" if row.note else "")
-    factor, unit = (100, " points") if row.scale == "points" else (1, " logits")
-    text = f"{what}: {factor * row.estimate:+.2f}{unit}"
-    if row.ci_low is None or row.ci_high is None or row.p is None:
-        return f"{text}; no interval, {row.status}"
-    level = "90 %" if row.estimator == "tost" else "95 %"
-    text += (
-        f", {level} interval {factor * row.ci_low:+.2f} to {factor * row.ci_high:+.2f}, "
-        f"p {row.p:.3f}"
-    )
-    text += f", Holm {row.p_holm:.3f}" if row.p_holm is not None else ""
-    text += f" [{row.status}]" if row.status == SCALE_DEPENDENT else ""
-    return f"{text} ({row.note})" if row.note else text
 
 
 def _cells(number: int) -> str:

@@ -1,4 +1,4 @@
-"""The verdict of a study in plain language, with the numbers that it rests on."""
+"""The verdict of a study: one sentence for each claim, and what they rest on."""
 
 from __future__ import annotations
 
@@ -6,251 +6,433 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from analysis.estimates import Estimate
+from analysis.estimates import FAMILYWISE, SCALE_DEPENDENT, Estimate
+from analysis.estimators.primary import find_row, primary_row
+from analysis.estimators.source_arms import WITHOUT_KIN
 from analysis.estimators.two_groups import check_bound
+from analysis.gains.baselines import BASELINES_ALIKE
 from analysis.report.arm_sentences import arm_sentences
-from analysis.report.classes import (
-    BY_SCALE,
-    CANNOT_TELL,
-    DIFFERS,
-    EXCLUDED,
-    NO_NUMBER,
-    SMALL,
-    classify,
-    only_in_points,
-)
-from analysis.tables.numbers import interval, on_scale, p_words, points, signed, unsigned_points
+from analysis.tables.numbers import on_scale, p_words, points, unsigned_points
 
 _ALPHA = 0.05
+_ARMS = "finetuned - control-source"
+_REASONING = "r (fine-tuning gain, chain-of-thought gain)"
+NOT_TOLD, LANGUAGES_DIFFER, FAMILIES_DIFFER, RELATEDNESS = range(4)
+"""Levels of the family claim, from `not told apart` to `with relatedness to the source`."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the study: its question, and the sentence that answers it."""
+
+    question: str
+    sentence: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reader is told first: a headline, and sentences of plain text below it."""
+    """What a reader is told first: the claims, and below them what they rest on."""
 
-    headline: str
-    sentences: tuple[str, ...]
-
-
-class _Contrast(NamedTuple):
-    """The rows of D or of I, and the words for it."""
-
-    name: str
-    points: Estimate | None
-    logit: Estimate | None
-    tost: Estimate | None
-    mde: Estimate | None
-    bound: float
-
-    @property
-    def subject(self) -> str:
-        return (
-            "gain of related minus gain of control languages"
-            if self.name == "D"
-            else "that difference in weak models minus that in strong models"
-        )
-
-    @property
-    def equivalent(self) -> bool:
-        """Whether the pre-registered bound is met."""
-        return self.tost is not None and self.tost.p is not None and self.tost.p < _ALPHA
+    claims: tuple[Claim, ...]
+    basis: tuple[str, ...]
 
 
-def verdict(estimates: Sequence[Estimate], bound: float) -> Verdict:
-    """Say whether gains follow family, how sure that is, and what the design could have seen.
+class FamilyRows(NamedTuple):
+    """The rows that the family claim goes by; None where there is no such row."""
 
-    D and I each fall into one class: they differ where Holm's p is below 0.05 with one sign on
-    both scales; beyond the bound a difference is excluded where the equivalence test's p is below
-    0.05 (Lakens 2017). A difference of both kinds is small but real, one of neither cannot be
-    told; where the scales disagree it depends on the scale (Loftus 1978). A D that holds in points
-    and is not established in logits is said as just that.
+    languages: Estimate | None
+    families: Estimate | None
+    arms_languages: Estimate | None
+    arms_families: Estimate | None
+
+
+def verdict(estimates: Sequence[Estimate], bound: float, scale: str = "points") -> Verdict:
+    """Say what a study shows of its claims, each in one sentence with its numbers.
+
+    A difference is claimed where the 98.33 % interval excludes zero (Bonferroni over D, B and I),
+    and that is the interval shown. A null is claimed where the equivalence tests of both units
+    have p below 0.05; the interval shown is the wider of their 90 % ones. The family claim has
+    four levels (see family_level).
 
     Args:
         estimates: All rows of an analysis; those of the primary arm count.
-        bound: Pre-registered equivalence bound in proportion, above 0.
+        bound: Equivalence bound in proportion, above 0.
+        scale: Scale of the claims, `points` or `logit`.
 
     Returns:
-        The headline about D, and sentences about D, I, the arms that tell relatedness and format
-        apart, and the published regression, each with its numbers.
+        The claims on family, baseline strength, both, and reasoning where it was run; and what
+        they rest on.
 
     Raises:
         ValueError: If the bound is not above 0.
     """
     check_bound(bound)
-    family, by_baseline = (_contrast(estimates, name, bound) for name in "DI")
-    sentences = [
-        *_numbers(family),
-        *_reach(family),
-        _interaction_headline(by_baseline),
-        *_numbers(by_baseline),
-        *_reach(by_baseline),
-        *arm_sentences(estimates),
-        *_published(estimates, family),
+    claims = [
+        Claim("Do gains follow language family?", _family_sentence(estimates, bound, scale)),
+        Claim("Do gains follow baseline strength?", _strength_sentence(estimates, scale)),
+        Claim(
+            "Does family matter more in weak models than in strong ones?",
+            _interaction_sentence(estimates, bound, scale),
+        ),
     ]
-    return Verdict(_family_headline(family), tuple(sentences))
+    reasoning = _reasoning_sentence(estimates)
+    if reasoning:
+        claims.append(Claim("Does reasoning help the same models?", reasoning))
+    basis = [
+        *_family_basis(estimates, scale),
+        *_strength_basis(estimates),
+        *_interaction_basis(estimates, scale),
+        *_equivalence_basis(estimates, bound),
+        *arm_sentences(estimates),
+        *_published(estimates),
+    ]
+    return Verdict(tuple(claims), tuple(basis))
 
 
-def _contrast(estimates: Sequence[Estimate], name: str, bound: float) -> _Contrast:
-    """Return the primary rows of one contrast, so far as there are any."""
-    estimator = {"D": "ttest", "I": "mixed_anova"}[name]
-
-    def find(estimand: str, scale: str, estimator: str | None) -> Estimate | None:
-        fitting = (
-            row
-            for row in estimates
-            if (row.estimand, row.scale) == (estimand, scale)
-            and estimator in (None, row.estimator)
-            and (row.unit == "languages" or estimator is None)
+def family_rows(estimates: Sequence[Estimate], scale: str = "points") -> FamilyRows:
+    """Return the rows of the family claim; of the arms those without kin, where there are any."""
+    arms = f"D ({_ARMS}, {WITHOUT_KIN})"
+    if find_row(estimates, arms, "welch", "languages", scale) is None:
+        arms = f"D ({_ARMS})"
+    return FamilyRows(
+        *(
+            find_row(estimates, name, estimator, unit, scale)
+            for name in ("D", arms)
+            for estimator, unit in (("welch", "languages"), ("random_effects", "families"))
         )
-        return next(fitting, None)
-
-    return _Contrast(
-        name,
-        find(name, "points", estimator),
-        find(name, "logit", estimator),
-        find(name, "points", "tost"),
-        find(f"MDE of {name}", "points", None),
-        bound,
     )
 
 
-def _class(contrast: _Contrast) -> str:
-    return classify(contrast.points, contrast.logit, contrast.tost, removable=contrast.name == "I")
+def family_level(rows: FamilyRows) -> int:
+    """Return how far the family claim goes.
+
+    0: Welch's interval over languages holds zero. 1: it does not. 2: nor does that over families,
+    on the same side. 3: both also hold for finetuned - control-source. Intervals are 98.33 %.
+    """
+    side = excluded_side(rows.languages)
+    if not side:
+        return NOT_TOLD
+    if excluded_side(rows.families) != side:
+        return LANGUAGES_DIFFER
+    arms = (rows.arms_languages, rows.arms_families)
+    return RELATEDNESS if all(excluded_side(row) == side for row in arms) else FAMILIES_DIFFER
 
 
-def _short(contrast: _Contrast) -> str:
-    """Estimate and interval in points, for a headline."""
-    row = contrast.points
+def excluded_side(row: Estimate | None) -> int:
+    """Return 1 if a row's 98.33 % interval lies above 0, -1 if below, else (or without one) 0."""
+    limits = None if row is None else row.interval_at(FAMILYWISE)
+    if limits is None:
+        return 0
+    return int(limits[0] > 0) - int(limits[1] < 0)
+
+
+def equivalent(first: Estimate | None, second: Estimate | None) -> bool:
+    """Return whether both units' equivalence tests reject a difference as large as the bound."""
+    return all(row is not None and row.p is not None and row.p < _ALPHA for row in (first, second))
+
+
+def _tost(estimates: Sequence[Estimate], name: str, *units: str) -> list[Estimate | None]:
+    return [find_row(estimates, name, "tost", unit) for unit in units]
+
+
+def _interval(row: Estimate, confidence: float = FAMILYWISE) -> str:
+    """Write the interval of a row with its coverage, such as `98.3 % interval −2.0 to +3.1`."""
+    limits = row.interval_at(confidence)
+    if limits is None:
+        return f"no interval: {row.status}"
+    low, high = (on_scale(value, row.scale) for value in limits)
+    return f"{_coverage(confidence)} interval {low} to {high}"
+
+
+def _coverage(confidence: float) -> str:
+    return f"{100 * confidence:.1f}".removesuffix(".0") + " %"
+
+
+def _amount(row: Estimate) -> str:
+    """Write the size of an estimate without its sign, with its unit."""
+    value = abs(row.estimate or 0.0)
+    if row.scale == "points":
+        return f"{unsigned_points(value)} points"
+    return f"{value:.2f} logits"
+
+
+def _wider(rows: Sequence[Estimate | None]) -> Estimate:
+    """Return the row whose 90 % interval reaches farther from zero."""
+    there = [row for row in rows if row is not None]
+    return max(there, key=lambda row: max(map(abs, row.interval_at(0.90) or (0.0, 0.0))))
+
+
+def _family_sentence(estimates: Sequence[Estimate], bound: float, scale: str) -> str:
+    """Say what the study shows of D."""
+    rows = family_rows(estimates, scale)
+    row = rows.languages
+    if row is None or row.estimate is None or row.interval_at(0.95) is None:
+        return f"No verdict on family: {_missing(row)}."
+    level, tests = family_level(rows), _tost(estimates, "D", "languages", "families")
+    more = "more" if row.estimate > 0 else "less"
+    within = f"by less than ±{unsigned_points(bound)} points"
+    if level == NOT_TOLD and equivalent(*tests):
+        widest = _wider(tests)
+        return (
+            f"Gains do not follow language family {within}: related languages gained "
+            f"{_amount(widest)} {'more' if (widest.estimate or 0) > 0 else 'less'} than controls "
+            f"({_interval(widest, 0.90)}, by {widest.unit})."
+        )
+    if level == NOT_TOLD:
+        return (
+            f"Related and control languages are not told apart: related ones gained {_amount(row)} "
+            f"{more} ({_interval(row)}){_could_have_seen(estimates)}."
+        )
+    if level == LANGUAGES_DIFFER:
+        return (
+            f"These related languages gained {_amount(row)} {more} than these controls "
+            f"({_interval(row)}), {_short_of_relatedness(rows.families)}"
+            f"{_branches(estimates)}."
+        )
+    deciding = rows.arms_families if level == RELATEDNESS else rows.families
+    if deciding is None:
+        return f"No verdict on family: {_missing(deciding)}."
+    small = f", {within}" if equivalent(*tests) else ""
+    if level == FAMILIES_DIFFER:
+        return (
+            f"Related languages gained {_amount(deciding)} {more} than unrelated families do, more "
+            f"than these differ among themselves ({_interval(deciding)}){small}."
+        )
+    return (
+        f"Gains follow relatedness to the source: the source adds {_amount(deciding)} {more} in "
+        f"related languages than in unrelated families, compared with training on an unrelated "
+        f"language ({_interval(deciding)}){small}."
+    )
+
+
+def _could_have_seen(estimates: Sequence[Estimate]) -> str:
+    row = next((row for row in estimates if row.estimand == "MDE of D"), None)
     if row is None or row.estimate is None:
         return ""
-    return f"{points(row.estimate)} points (95 % interval {interval(row)})"
+    return f"; a difference of {unsigned_points(row.estimate)} points would be found 4 times in 5"
 
 
-def _family_headline(contrast: _Contrast) -> str:
-    """Say what the study shows of D."""
-    short, bound = _short(contrast), unsigned_points(contrast.bound)
-    row, kind = contrast.points, _class(contrast)
-    if kind in (DIFFERS, SMALL):
-        more = "more" if row is not None and (row.estimate or 0) > 0 else "less"
-        first = f"Gains differ by family: related languages gained {more} than controls, {short}"
-        first += f", by less than ±{bound} points" if kind == SMALL else ""
-        return f"{first}{only_in_points(contrast.logit)}."
-    if kind == EXCLUDED:
-        return f"No family difference as large as ±{bound} points: {short}."
-    if kind == BY_SCALE:
-        return f"Whether gains differ by family depends on the scale: {short} in points."
-    if kind == CANNOT_TELL:
-        return f"These data cannot tell whether gains differ by family: {short}."
-    return f"No verdict on family: {_missing(row)}."
+def _short_of_relatedness(families: Estimate | None) -> str:
+    """Say why a difference of languages is not yet one of families."""
+    limits = None if families is None else families.interval_at(FAMILYWISE)
+    if families is None or limits is None or families.df is None:
+        why = "" if families is None else f" ({families.status})"
+        return f"but whether families differ cannot be told{why}"
+    half = (limits[1] - limits[0]) / 2
+    size = f"{unsigned_points(half)} points" if families.scale == "points" else f"{half:.2f} logits"
+    return (
+        f"but with {int(families.df) + 1} control families only a difference above {size} would "
+        "count as relatedness"
+    )
 
 
-def _interaction_headline(contrast: _Contrast) -> str:
-    """Say what the study shows of I, in one sentence."""
-    short, bound = _short(contrast), unsigned_points(contrast.bound)
-    row, kind = contrast.points, _class(contrast)
-    start = "Weak against strong models (I)"
-    if kind in (DIFFERS, SMALL):
-        larger = "weak" if row is not None and (row.estimate or 0) > 0 else "strong"
-        end = f", by less than ±{bound} points" if kind == SMALL else ""
-        return f"{start}: the family difference is greater in {larger} models, {short}{end}."
-    return {
-        EXCLUDED: f"{start}: no interaction as large as ±{bound} points: {short}.",
-        BY_SCALE: f"{start}: it depends on the scale whether there is an interaction, {short} in "
-        "points; a change of scale can remove it, so it is no finding.",
-        CANNOT_TELL: f"{start}: the data cannot tell whether there is an interaction: {short}.",
-        NO_NUMBER: f"{start}: no verdict, {_missing(row)}.",
-    }[kind]
+def _branches(estimates: Sequence[Estimate]) -> str:
+    """Say how many unrelated branches differ as much from the rest."""
+    row = next((row for row in estimates if row.estimator == "placebo_branches"), None)
+    if row is None or row.estimate is None or row.n_control == 0:
+        return ""
+    as_much = int(row.estimate) - 1
+    return f"; {as_much} of {row.n_control} unrelated branches differ as much from the others"
+
+
+def _strength_sentence(estimates: Sequence[Estimate], scale: str) -> str:
+    """Say what the study shows of B."""
+    row = primary_row(estimates, "B", scale)
+    if row is None or row.estimate is None or row.interval_at(0.95) is None:
+        return f"No verdict on baseline strength: {_missing(row)}."
+    more = "more" if row.estimate > 0 else "less"
+    these = " (in these models)" if row.unit == "languages" else ""
+    numbers = f"weak models gained {_amount(row)} {more} than strong ones ({_interval(row)}){these}"
+    if BASELINES_ALIKE in (row.status, row.note.split("; ")[0]):
+        return (
+            f"The models' baselines are too much alike to say whether gains follow them: {numbers}."
+        )
+    side = excluded_side(row)
+    if not side:
+        return f"Whether gains follow baseline strength is not told: {numbers}."
+    beyond = next((r for r in estimates if r.estimand == "B beyond headroom"), None)
+    end = ""
+    if beyond is not None and beyond.interval_at(0.95) is not None:
+        other = excluded_side(beyond)
+        end = (
+            ", which their larger room to improve may explain by itself" if not other
+            else ", more than their larger room to improve explains" if other == side
+            else ", but less than their larger room to improve would give"
+        )  # fmt: skip
+    return f"{numbers[0].upper()}{numbers[1:]}{end}."
+
+
+def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: str) -> str:
+    """Say what the study shows of I."""
+    row = primary_row(estimates, "I", scale)
+    if row is None or row.estimate is None or row.interval_at(0.95) is None:
+        return f"No verdict on family and baseline together: {_missing(row)}."
+    larger = "larger" if row.estimate > 0 else "smaller"
+    these = " (in these models)" if row.unit == "languages" else ""
+    numbers = (
+        f"the family difference is {_amount(row)} {larger} in weak than in strong models "
+        f"({_interval(row)}){these}"
+    )
+    if row.status == SCALE_DEPENDENT:
+        return f"It depends on the scale, so it is no finding: {numbers}."
+    tests = _tost(estimates, "I", "models", "languages")
+    if row.unit == "languages":
+        tests = [tests[1], tests[1]]
+    within = f"±{unsigned_points(bound)} points"
+    if excluded_side(row):
+        small = f", by less than {within}" if equivalent(*tests) else ""
+        return f"{numbers[0].upper()}{numbers[1:]}{small}."
+    if equivalent(*tests):
+        widest = _wider(tests)
+        return (
+            "Family matters alike in weak and strong models: the difference of the two differences "
+            f"is {on_scale(widest.estimate or 0.0, widest.scale)} points "
+            f"({_interval(widest, 0.90)}, by {widest.unit}{these}), within {within}."
+        )
+    return f"Whether family matters more in weak models is not told: {numbers}."
+
+
+def _reasoning_sentence(estimates: Sequence[Estimate]) -> str:
+    """Say whether fine-tuning and reasoning help the same models; empty where none reasoned."""
+    row = next((row for row in estimates if row.estimand == _REASONING), None)
+    if row is None:
+        return ""
+    if row.estimate is None or row.ci_low is None or row.ci_high is None:
+        return f"No verdict on reasoning: {_missing(row)}."
+    numbers = f"r = {row.estimate:+.2f} (95 % interval {row.ci_low:+.2f} to {row.ci_high:+.2f})"
+    numbers = numbers.replace("-", "\N{MINUS SIGN}")
+    n = f"over {row.n_models} models"
+    if row.ci_low > 0:
+        return f"Reasoning helps the models that fine-tuning helps: {numbers} {n}."
+    if row.ci_high < 0:
+        return f"Reasoning helps the models that fine-tuning helps least: {numbers} {n}."
+    return f"Whether reasoning helps the models that fine-tuning helps is not told: {numbers} {n}."
 
 
 def _missing(row: Estimate | None) -> str:
-    """Say why a row has no test."""
+    """Say why a row has no interval."""
     if row is None:
         return "the analysis has no such estimate"
     if row.estimate is None:
-        return f"no number, because: {row.status}"
-    return f"{points(row.estimate)} points, but no interval, because: {row.status}"
+        return row.status
+    return f"{on_scale(row.estimate, row.scale)}, but no interval ({row.status})"
 
 
-def _numbers(contrast: _Contrast) -> list[str]:
-    """Write estimate, interval, unit and Holm's p on both scales."""
-    sentences = []
-    for scale, row in (("points", contrast.points), ("logits", contrast.logit)):
-        if row is None or row.estimate is None or row.p is None:
-            if row is not None and scale == "logits" and _class(contrast) != NO_NUMBER:
-                sentences.append(f"{contrast.name} on the logit scale: {_missing_status(row)}.")
-            continue
-        what = f" ({contrast.subject})" if scale == "points" else " on the guess-corrected scale"
-        df = "" if row.df is None else f", {row.df:g} degrees of freedom"
-        holm = p_words(row.p_holm, "Holm's p") or p_words(row.p)
-        sampled = ""
-        if scale == "points":
-            sampled = (
-                f"; sampling unit: {row.unit}, {row.n_related} related and {row.n_control} control"
-                f", {row.n_models} model{'' if row.n_models == 1 else 's'}"
-            )
-        sentences.append(
-            f"{contrast.name}{what} is {on_scale(row.estimate, row.scale)} {scale}, 95 % interval "
-            f"{interval(row)}, {holm}{df}{sampled}."
-        )
-    return sentences
-
-
-def _missing_status(row: Estimate) -> str:
-    return f"no test, because: {row.status}"
-
-
-def _reach(contrast: _Contrast) -> list[str]:
-    """Say what is excluded, and what the design could have seen."""
-    sentences = []
-    tost, bound = contrast.tost, unsigned_points(contrast.bound)
-    if tost is not None and tost.ci_low is not None and tost.ci_high is not None:
-        smallest = max(abs(tost.ci_low), abs(tost.ci_high))
-        met = "is met" if contrast.equivalent else "is not met"
-        sentences.append(
-            f"The smallest equivalence bound for {contrast.name} that these data can prove is "
-            f"±{unsigned_points(smallest)} points (90 % interval {interval(tost)}); the "
-            f"pre-registered bound of ±{bound} points {met} ({p_words(tost.p, 'TOST p')})."
-        )
-    if contrast.mde is not None and contrast.mde.estimate is not None:
-        sentences.append(
-            f"With these languages, models and items a true {contrast.name} of "
-            f"{unsigned_points(contrast.mde.estimate)} points would be found 80 times in 100 "
-            "(minimal detectable effect); a smaller one would more often be missed."
-        )
-    elif _class(contrast) == CANNOT_TELL and contrast.points is not None:
-        low, high = contrast.points.ci_low, contrast.points.ci_high
-        if low is not None and high is not None:
-            sentences.append(
-                f"Any {contrast.name} between {points(low)} and {points(high)} points is "
-                "compatible with the data."
-            )
-    return sentences
-
-
-def _published(estimates: Sequence[Estimate], family: _Contrast) -> list[str]:
-    """Write the published regression beside D, and why they differ."""
-    row = next(
-        (
-            row
-            for row in estimates
-            if row.estimand == "D (published regression)" and row.scale == "points"
-        ),
-        None,
-    )
+def _family_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
+    """Say what the family claim rests on."""
+    rows = family_rows(estimates, scale)
+    row, families = rows.languages, rows.families
     if row is None or row.estimate is None:
         return []
-    ours = family.points
-    beside = ""
-    if ours is not None and ours.estimate is not None:
-        gap = signed(100 * (row.estimate - ours.estimate), 1)
-        beside = f", {gap} points away from D ({points(ours.estimate)})"
-    p = p_words(row.p)
-    about = f" (95 % interval {interval(row)}{f', {p}' if p else ''})" if interval(row) else ""
+    models = f"{row.n_models} model{'' if row.n_models == 1 else 's'}"
+    said = [
+        f"D (family) compares {_languages(row.n_related, 'related')} with "
+        f"{_languages(row.n_control, 'control')} in {models}; all related languages are one branch,"
+        f" so one family is treated{_by_families(families)}."
+    ]
+    if row.status not in ("ok", SCALE_DEPENDENT):
+        said.append(f"These numbers are of a {row.status}.")
+    if rows.arms_languages is None:
+        said.append(
+            "There is no control-source arm, so D cannot tell relatedness from whatever else the "
+            "related languages share."
+        )
+    mde = next((r for r in estimates if r.estimand == "MDE of D" and r.estimate is not None), None)
+    if mde is not None:
+        about = "" if mde.ci_low is None or mde.ci_high is None else (
+            f" (95 % interval {unsigned_points(mde.ci_low)} to {unsigned_points(mde.ci_high)})"
+        )  # fmt: skip
+        said.append(
+            f"A true D of {unsigned_points(mde.estimate or 0)} points{about} would be found 4 "
+            "times in 5 by languages; a smaller one would more often be missed."
+        )
+    return said
+
+
+def _languages(n: int, family: str) -> str:
+    return f"{n} {family} language{'' if n == 1 else 's'}"
+
+
+def _by_families(row: Estimate | None) -> str:
+    if row is None or row.estimate is None or row.interval_at(0.95) is None:
+        return "" if row is None else f" (by families: {row.status})"
+    return f" (by families: {on_scale(row.estimate, row.scale)}, {_interval(row)})"
+
+
+def _strength_basis(estimates: Sequence[Estimate]) -> list[str]:
+    """Say which models are weak and strong, and what their headroom alone would give."""
+    row = primary_row(estimates, "B")
+    if row is None:
+        return []
+    said = [f"B (baseline): {row.note}."] if row.note else []
+    beyond = next((r for r in estimates if r.estimand == "B beyond headroom"), None)
+    alone = next((r for r in estimates if r.estimand == "B from headroom alone"), None)
+    if beyond is not None and beyond.estimate is not None and alone is not None:
+        said.append(
+            "Removing the same share of errors in every model would give B = "
+            f"{points(alone.estimate or 0.0)} points; what is beyond that is "
+            f"{points(beyond.estimate)} points ({_interval(beyond)})."
+        )
+    return said
+
+
+def _interaction_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
+    """Say by which unit I is judged, and what the other scale says."""
+    said = []
+    row, other = (
+        primary_row(estimates, "I", of)
+        for of in (scale, "logit" if scale == "points" else "points")
+    )
+    if row is not None and row.interval_at(0.95) is not None:
+        numbers = ""
+        if other is not None and other.estimate is not None:
+            numbers = f"; in {'logits' if other.scale == 'logit' else 'points'} it is "
+            numbers += f"{on_scale(other.estimate, other.scale)} ({_interval(other)})"
+        said.append(f"I (both) is judged by {row.unit}: {p_words(row.p)}{numbers}.")
+    logit = primary_row(estimates, "D", "logit")
+    if logit is not None and logit.estimate is None:
+        said.append(f"There is no verdict in logits: {logit.status}.")
+    elif logit is not None:
+        clipped = [part for part in logit.note.split("; ") if "clipped" in part]
+        numbers = f"In logits D is {on_scale(logit.estimate or 0, 'logit')} ({_interval(logit)})"
+        said.append(f"{'; '.join([numbers, *clipped])}.")
+    return said
+
+
+def _equivalence_basis(estimates: Sequence[Estimate], bound: float) -> list[str]:
+    """Say which bound these data could prove, of D and of I: the larger of both units'."""
+    said = []
+    for name, units in (("D", ("languages", "families")), ("I", ("models", "languages"))):
+        rows = [row for row in _tost(estimates, name, *units) if row is not None]
+        limits = [row.interval_at(0.90) for row in rows]
+        if len(rows) < 2 or None in limits:
+            continue
+        smallest = max(max(map(abs, pair)) for pair in limits if pair is not None)
+        met = "is met" if equivalent(*rows) else "is not met"
+        said.append(
+            f"The smallest bound for {name} that these data can prove, by {units[0]} and by "
+            f"{units[1]}, is ±{unsigned_points(smallest)} points; that of "
+            f"±{unsigned_points(bound)} points {met}."
+        )
+    return said
+
+
+def _published(estimates: Sequence[Estimate]) -> list[str]:
+    """Write the published regression beside D, and the parts of their distance."""
+    row = find_row(estimates, "D (published regression)", "linear_regression", "cells")
+    ours = primary_row(estimates, "D")
+    if row is None or row.estimate is None or ours is None or ours.estimate is None:
+        return []
+    start = "distance from D: "
+    parts = [
+        f"{points(part.estimate)} from {part.estimand.removeprefix(start)}"
+        for part in estimates
+        if part.estimand.startswith(start) and part.estimate is not None
+    ]
+    made_of = f": {', '.join(parts)}" if parts else ""
     return [
-        f"The published form of the analysis, one pooled regression of gain on family and "
-        f"baseline, gives {points(row.estimate)} points{about}{beside}. It is not the same "
-        "quantity: its baseline and its gain share the same held-out items, so that chance which "
-        "lowers the one raises the other (regression to the mean), and it counts cells as "
-        "independent, which makes its interval too narrow. In simulations of the published design "
-        f"its bias is about {signed(-4, 0)} points; read D, not this."
+        "The published form of the analysis, one pooled regression of gain on family and baseline, "
+        f"gives {points(row.estimate)} points, {points(row.estimate - ours.estimate)} away from D"
+        f"{made_of}. Its baseline and its gain share the held-out items, and it counts cells as "
+        "independent; read D."
     ]
