@@ -83,6 +83,7 @@ def study_context(study: Study, pulled: PulledRuns, bound: float, command: str) 
         note=MINI_SET_NOTE if study.data.source == "mini" else "",
         command=command,
         sources=[_source(run) for run in pulled.runs],
+        trained_on=study.languages.source,
         left_out=study.languages.control_source,
         kin=[code for code in codes if is_kin(code, study.languages.control_source)],
     )

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimates import OK, Estimate, write_estimates
+from analysis.estimators.baseline_strength import strength_rows
+from analysis.estimators.contrasts import contrast_rows
 from analysis.estimators.power import power_rows, power_table
 from analysis.estimators.variance import DEFAULT_COMPONENTS, VarianceComponents, variance_components
 from analysis.figures.power import power_figure
@@ -27,6 +29,8 @@ _ITEMS = (50, 100, 200, 400, 900)
 _LANGUAGES = ((3, 3), (6, 10), (10, 20))
 _MODELS = (4, 7, 15)
 _SEEDS = (1, 3)
+BOUND = 0.05
+"""Of the equivalence tests, which the standard errors do not depend on."""
 _REACH = ("mde_d", "bound_d", "mde_i", "bound_i")
 
 
@@ -125,7 +129,8 @@ def study_components(
     compared = compare_runs(pulled.records, pulled.accuracies, design)
     table, groups = compared.primary.table, compared.primary.groups
     try:
-        return variance_components(table), tuple(power_rows(table, groups))
+        judged = contrast_rows(table, groups, BOUND) + strength_rows(table, groups)
+        return variance_components(table), tuple(power_rows(table, groups, judged))
     except ValueError as error:
         raise ValueError(
             f"study {study.name!r} gives no variance components: {error}; finish its runs "
@@ -197,7 +202,8 @@ def write_power(result: PowerResult, design: Design, folder: Path) -> None:
     figure = power_figure(
         curves,
         title=f"What {_count(design.models, 'model')} and {_count(design.seeds, 'seed')} can see",
-        note=f"variances: {components.source}; 5 % level, languages as the sampling unit",
+        note=f"variances: {components.source}; effects at the 5/3 % level, bounds at 5 %, languages as "
+        "the sampling unit",
         design=result.design,
     )
     save_figure(figure, folder / "figures" / "power")
@@ -226,7 +232,7 @@ def _summary(
     if own:
         lines.append("the study itself:")
         lines += [
-            f"  {found.estimand}: "
+            f"  {found.estimand} by {found.unit}: "
             + (_points(found.estimate) if found.status == OK and found.estimate else found.status)
             for found in own
         ]

@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.estimates import Estimate
 from analysis.estimators.baseline_strength import BASELINE_GAP, strength_rows
+from analysis.estimators.branches import branch_rows
 from analysis.estimators.calibration import calibration_rows
 from analysis.estimators.chain_of_thought import chain_of_thought_arrays, chain_of_thought_rows
 from analysis.estimators.contrasts import contrast_rows
@@ -51,10 +52,11 @@ def study_estimates(
     primary = compared.primary
     table, groups = primary.table, primary.groups
     # A stream for each estimator: adding one leaves the others' draws as they were.
-    streams = iter(np.random.default_rng(seed).spawn(4))
+    streams = iter(np.random.default_rng(seed).spawn(5))
     rows = contrast_rows(table, groups, bound)
     rows += strength_rows(table, groups)
-    rows += power_rows(table, groups)
+    rows += power_rows(table, groups, rows)
+    rows += branch_rows(table, compared.sources, next(streams))
     rows += unit_rows(table, groups, next(streams), draws=DRAWS)
     rows += permutation_rows(table, groups, next(streams))
     rows += regression_rows(table, primary.training)

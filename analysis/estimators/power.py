@@ -1,18 +1,24 @@
-"""What a design can see: minimal detectable effects and provable equivalence bounds of D and I."""
+"""What a design can see: minimal detectable effects of D, B and I, and provable bounds of D and I.
+
+An effect is detected where the 98.33 % interval excludes zero, as in the verdict; a bound is proved
+by two one-sided tests at 5 %.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pingouin
 from scipy import integrate, optimize, stats
 
-from analysis.estimates import OK, ZERO_VARIANCE, Estimate
+from analysis.estimates import FAMILYWISE, OK, ZERO_VARIANCE, Estimate
+from analysis.estimators.primary import find_row, primary_row
 from analysis.estimators.variance import (
     VarianceComponents,
     interaction_variance,
@@ -23,11 +29,10 @@ from analysis.gains.baselines import BaselineGroups
 from analysis.gains.gain_table import POINTS, GainTable
 
 POWER, ALPHA = 0.8, 0.05
+FAMILYWISE_ALPHA = 1 - FAMILYWISE
 POWER_COLUMNS = (
     "models", "related", "control", "items", "seeds", "mde_d", "bound_d", "mde_i", "bound_i",
 )  # fmt: skip
-
-_KINDS = (("MDE", "power_ttest2n"), ("provable bound", "tost_power"))
 
 
 @dataclass(frozen=True)
@@ -135,58 +140,133 @@ def power_table(
     return pd.DataFrame(rows, columns=list(POWER_COLUMNS))
 
 
-def power_rows(table: GainTable, groups: BaselineGroups) -> list[Estimate]:
-    """Return what a study could have seen of D and I, by its own variance components and sizes.
+def power_rows(
+    table: GainTable, groups: BaselineGroups, judged: Sequence[Estimate]
+) -> list[Estimate]:
+    """Return what a study could have seen of D, B and I.
+
+    By languages from its variance components; by families and by models from the standard error
+    and the degrees of freedom of the rows that judge. An interval is that of the variance, a
+    multiple of chi-square with the test's degrees of freedom.
 
     Args:
         table: The gains of one arm.
         groups: Weak and strong models.
+        judged: The rows of D, B and I (analysis.estimators.contrasts and baseline_strength).
 
     Returns:
-        Four rows on points: the minimal detectable effect at 80 % power and the smallest bound
-        that can be proved with 80 % power where there is no difference, of D and of I. They have
-        an estimate and neither interval nor p; where there is none, a status.
+        Rows on points with an estimate and no p: the minimal detectable effect at 80 % power of D
+        by languages and by families, of B, and of I (the larger of models' and languages'); the
+        smallest bound that can be proved with 80 % power where there is no difference, of D and of
+        I, the larger of both units'. A row without a number has a status.
     """
-    shared = {**table.shared, "unit": "languages"}
+    label = table.label
+    d_languages, i_languages, note = _by_languages(table, groups)
+    d_families = _of_row(find_row(judged, f"D{label}", "random_effects", "families"))
+    i_models = _of_row(find_row(judged, f"I{label}", "welch", "models"))
+    strength = _of_row(primary_row(judged, "B", label=label))
+    if i_models.status != OK and i_languages.status == OK:
+        i_models = i_languages  # one model in a group: languages alone
+    found = (
+        ("MDE of D", "languages", (d_languages,), note),
+        ("MDE of D", "families", (d_families,), ""),
+        ("MDE of B", strength.unit, (strength,), ""),
+        ("MDE of I", "models, languages", (i_models, i_languages), note),
+        ("provable bound of D", "languages, families", (d_languages, d_families), note),
+        ("provable bound of I", "models, languages", (i_models, i_languages), note),
+    )
+    return [
+        _reach_row(
+            Estimate(
+                f"{name}{label}", POINTS, "noncentral_t" if name[0] == "M" else "tost_power",
+                note=words, baseline_source="none" if name.endswith("D") else groups.source,
+                **{**table.shared, "unit": unit},
+            ),
+            errors,
+        )
+        for name, unit, errors, words in found
+    ]  # fmt: skip
+
+
+class _Error(NamedTuple):
+    """A standard error and the degrees of freedom of its estimate, or why there is none."""
+
+    se: float
+    df: float
+    status: str
+    unit: str
+
+
+def _of_row(row: Estimate | None) -> _Error:
+    """Take a row's standard error."""
+    if row is None:
+        return _Error(0.0, 0.0, "not available", "models")
+    if row.se is None or row.df is None:
+        return _Error(0.0, 0.0, row.status, row.unit)
+    return _Error(row.se, row.df, OK, row.unit)
+
+
+def _by_languages(table: GainTable, groups: BaselineGroups) -> tuple[_Error, _Error, str]:
+    """Return the standard errors of D and of I over languages, and a note on the components."""
+    missing = _Error(0.0, 0.0, table.status, "languages")
+    if table.status != OK:
+        return missing, missing, ""
+    n_related, n_control = int(table.related.sum()), int((~table.related).sum())
+    sizes = {"items": table.shared["n_items"], "seeds": table.shared["n_seeds"]}
     try:
         components = variance_components(table)
+        variance = language_variance(components, len(table.models), **sizes)
     except ValueError as error:
-        return [
-            Estimate(f"{kind} of {name}{table.label}", POINTS, how, status=str(error), **shared)
-            for name, (kind, how) in product("DI", _KINDS)
-        ]
-    sizes = {name: int(shared[f"n_{name}"]) for name in ("related", "control", "items", "seeds")}
-    n_weak, n_strong = groups.sizes(table.models)
-
-    def of_difference() -> Reach:
-        return reach_of_difference(components, models=len(table.models), **sizes)
-
-    def of_interaction() -> Reach:
-        return reach_of_interaction(components, weak=n_weak, strong=n_strong, **sizes)
-
-    rows: list[Estimate] = []
-    for name, status, reach in (("D", OK, of_difference), ("I", groups.status, of_interaction)):
-        source = groups.source if name == "I" else "none"
-        for kind, how in _KINDS:
-            row = Estimate(
-                f"{kind} of {name}{table.label}", POINTS, how, status=status,
-                note=_note(components, name == "I" and bool(groups.changing)),
-                baseline_source=source, **shared,
-            )  # fmt: skip
-            rows.append(_filled(row, kind, reach))
-    return rows
+        missing = missing._replace(status=str(error))
+        return missing, missing, ""
+    # One related language has the controls' variance, and adds nothing to what is known of it.
+    share, df = 1 / n_related + 1 / n_control, n_related + n_control - 2
+    d = _Error((variance * share) ** 0.5, df, OK, "languages")
+    i = missing._replace(status=groups.status)
+    if groups.status == OK:
+        n_weak, n_strong = groups.sizes(table.models)
+        variance = interaction_variance(components, n_weak, n_strong, **sizes)
+        i = _Error((variance * share) ** 0.5, df, OK, "languages")
+    return d, i, _note(components, bool(groups.changing))
 
 
-def _filled(row: Estimate, kind: str, reach: Callable[[], Reach]) -> Estimate:
-    """Return the row with its number, or with the reason why it has none."""
-    if row.status != OK:
-        return row
-    try:
-        found = reach()
-    except ValueError as error:
-        return replace(row, status=str(error))
-    value = found.mde if kind == "MDE" else found.bound
-    return replace(row, estimate=value) if value > 0 else replace(row, status=ZERO_VARIANCE)
+def _reach_row(row: Estimate, errors: Sequence[_Error]) -> Estimate:
+    """Fill a row with the largest of what the units can see, and its interval."""
+    lacking = next((error.status for error in errors if error.status != OK), OK)
+    if lacking != OK:
+        return replace(row, status=lacking)
+    if min(error.se for error in errors) <= 0:
+        return replace(row, status=ZERO_VARIANCE)
+    size = detectable if row.estimator == "noncentral_t" else provable
+    value, of = max((error.se * size(error.df), error) for error in errors)
+    low, high = (value * float(np.sqrt(of.df / stats.chi2.ppf(q, of.df))) for q in (0.975, 0.025))
+    said = (
+        f"80 % power; by {of.unit}, {of.df:.3g} degrees of freedom; interval: 95 % of its variance"
+    )
+    return replace(
+        row, estimate=value, df=of.df, ci_low=low, ci_high=high,
+        note="; ".join(filter(None, [said, row.note])),
+    )  # fmt: skip
+
+
+def detectable(df: float, power: float = POWER, alpha: float = FAMILYWISE_ALPHA) -> float:
+    """Return the effect, in standard errors, that a two-sided t test finds with this power."""
+    critical = float(stats.t.isf(alpha / 2, df))
+
+    def found(effect: float) -> float:
+        # The other tail holds next to nothing where the power is 80 %.
+        return float(stats.nct.sf(critical, df, effect))
+
+    # With one or two degrees of freedom effects are huge: double until one is found.
+    high = critical + 3.0
+    while found(high) < power:
+        high *= 2
+    return float(optimize.brentq(lambda effect: found(effect) - power, 0.0, high, xtol=1e-8))
+
+
+def provable(df: float, power: float = POWER, alpha: float = ALPHA) -> float:
+    """Return the smallest bound, in standard errors, that TOST proves with this power."""
+    return _provable(df, power, alpha)
 
 
 def _note(components: VarianceComponents, changing: bool = False) -> str:
@@ -196,7 +276,7 @@ def _note(components: VarianceComponents, changing: bool = False) -> str:
                             ("seed", "seed"), ("item_language", "item by language"),
                             ("residual", "one answer"))
     )  # fmt: skip
-    said = f"80 % power; standard deviations in points: {sd}"
+    said = f"standard deviations in points: {sd}"
     if changing:
         said += "; models change groups between folds, so the numbers of weak and strong are means"
     return f"{said}; {components.note}" if components.note else said
@@ -204,7 +284,7 @@ def _note(components: VarianceComponents, changing: bool = False) -> str:
 
 def _reach(variance: float, related: int, control: int) -> Reach:
     return Reach(
-        minimal_detectable_effect(variance, related, control),
+        minimal_detectable_effect(variance, related, control, alpha=FAMILYWISE_ALPHA),
         smallest_provable_bound(variance, related, control),
     )
 
@@ -222,7 +302,7 @@ def _detectable(n_related: int, n_control: int, power: float, alpha: float) -> f
 
 
 @lru_cache(maxsize=4096)
-def _provable(df: int, power: float, alpha: float) -> float:
+def _provable(df: float, power: float, alpha: float) -> float:
     """Return the smallest provable bound in standard errors of the difference."""
     t = float(stats.t.isf(alpha, df))
 

@@ -31,7 +31,8 @@ _CONTROL_SOURCE = "control-source"
 class StudyDesign:
     """How a study's runs are to be compared.
 
-    `family` maps each language to `related`, `control` or `source`; `left_out` are the languages
+    `family` maps each language to `related`, `control` or `source`, `sources` are those trained
+    on, whether tested or not; `left_out` are the languages
     that the control-source arm was tuned on: they are that arm's own sources, so its contrasts are
     without them. `kin` share a top family with one of those, so what the control-source arm does to
     them may be transfer within their family. `bases` and `developers` map a model to its base
@@ -45,6 +46,7 @@ class StudyDesign:
     bases: Mapping[str, str] = field(default_factory=dict)
     developers: Mapping[str, str] = field(default_factory=dict)
     split: float | str = MEDIAN
+    sources: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class Comparisons:
     The primary condition is always there, if only with a status. `left_out` are the target
     languages that the control-source arm was tuned on, sorted: its tables are without them, its
     cells are not. `kin` are the other target languages that are akin to one of those, sorted; all
-    tables have them. `base_conditions` are the (reasoning, scoring) that any base model was run
-    with, with item records or without.
+    tables have them. `sources` are those of the primary arm. `base_conditions` are the
+    (reasoning, scoring) that any base model was run with, with item records or without.
     """
 
     cells: pd.DataFrame
@@ -91,6 +93,7 @@ class Comparisons:
     by_condition: dict[Condition, Comparison]
     left_out: tuple[str, ...] = ()
     kin: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     base_conditions: frozenset[Condition] = frozenset()
 
     @property
@@ -144,6 +147,7 @@ def compare_runs(
         comparisons,
         left_out=gone,
         kin=tuple(sorted(set(design.kin) & set(targets) - set(gone))),
+        sources=tuple(design.sources),
         base_conditions=frozenset(tuple(map(str, row)) for row in base.to_numpy()),
     )
 

@@ -38,8 +38,8 @@ class StudyContext:
     English name; `distance` to the branches that it does not share with the source. `bound` is
     the equivalence bound of D in proportion, above 0; `seed` is that of every draw. `note` is small
     print such as that of the mini set. `command` repeats the analysis; `sources` are the runs
-    behind it; `left_out` are the languages that the control-source arm was tuned on, `kin` those
-    that share a branch with one of them.
+    behind it; `trained_on` are the source languages; `left_out` are those that the control-source
+    arm was tuned on, `kin` those that share a branch with one of them.
     """
 
     family: Mapping[str, str]
@@ -53,11 +53,12 @@ class StudyContext:
     sources: Sequence[RunSource] = ()
     left_out: Sequence[str] = ()
     kin: Sequence[str] = ()
+    trained_on: Sequence[str] = ()
 
     @property
     def design(self) -> StudyDesign:
         """How the runs are to be compared."""
-        return StudyDesign(self.family, self.left_out, self.kin)
+        return StudyDesign(self.family, self.left_out, self.kin, sources=self.trained_on)
 
 
 @dataclass(frozen=True)
