@@ -202,8 +202,8 @@ def write_power(result: PowerResult, design: Design, folder: Path) -> None:
     figure = power_figure(
         curves,
         title=f"What {_count(design.models, 'model')} and {_count(design.seeds, 'seed')} can see",
-        note=f"variances: {components.source}; effects at the 5/3 % level, bounds at 5 %, languages as "
-        "the sampling unit",
+        note=f"variances: {components.source}; effects at the 5/3 % level, bounds at 5 %, "
+        "languages as the sampling unit",
         design=result.design,
     )
     save_figure(figure, folder / "figures" / "power")

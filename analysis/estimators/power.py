@@ -176,7 +176,7 @@ def power_rows(
         ("provable bound of I", "models, languages", (i_models, i_languages), note),
     )
     return [
-        _reach_row(
+        reach_row(
             Estimate(
                 f"{name}{label}", POINTS, "noncentral_t" if name[0] == "M" else "tost_power",
                 note=words, baseline_source="none" if name.endswith("D") else groups.source,
@@ -188,7 +188,7 @@ def power_rows(
     ]  # fmt: skip
 
 
-class _Error(NamedTuple):
+class StandardError(NamedTuple):
     """A standard error and the degrees of freedom of its estimate, or why there is none."""
 
     se: float
@@ -197,18 +197,20 @@ class _Error(NamedTuple):
     unit: str
 
 
-def _of_row(row: Estimate | None) -> _Error:
+def _of_row(row: Estimate | None) -> StandardError:
     """Take a row's standard error."""
     if row is None:
-        return _Error(0.0, 0.0, "not available", "models")
+        return StandardError(0.0, 0.0, "not available", "models")
     if row.se is None or row.df is None:
-        return _Error(0.0, 0.0, row.status, row.unit)
-    return _Error(row.se, row.df, OK, row.unit)
+        return StandardError(0.0, 0.0, row.status, row.unit)
+    return StandardError(row.se, row.df, OK, row.unit)
 
 
-def _by_languages(table: GainTable, groups: BaselineGroups) -> tuple[_Error, _Error, str]:
+def _by_languages(
+    table: GainTable, groups: BaselineGroups
+) -> tuple[StandardError, StandardError, str]:
     """Return the standard errors of D and of I over languages, and a note on the components."""
-    missing = _Error(0.0, 0.0, table.status, "languages")
+    missing = StandardError(0.0, 0.0, table.status, "languages")
     if table.status != OK:
         return missing, missing, ""
     n_related, n_control = int(table.related.sum()), int((~table.related).sum())
@@ -221,16 +223,16 @@ def _by_languages(table: GainTable, groups: BaselineGroups) -> tuple[_Error, _Er
         return missing, missing, ""
     # One related language has the controls' variance, and adds nothing to what is known of it.
     share, df = 1 / n_related + 1 / n_control, n_related + n_control - 2
-    d = _Error((variance * share) ** 0.5, df, OK, "languages")
+    d = StandardError((variance * share) ** 0.5, df, OK, "languages")
     i = missing._replace(status=groups.status)
     if groups.status == OK:
         n_weak, n_strong = groups.sizes(table.models)
         variance = interaction_variance(components, n_weak, n_strong, **sizes)
-        i = _Error((variance * share) ** 0.5, df, OK, "languages")
+        i = StandardError((variance * share) ** 0.5, df, OK, "languages")
     return d, i, _note(components, bool(groups.changing))
 
 
-def _reach_row(row: Estimate, errors: Sequence[_Error]) -> Estimate:
+def reach_row(row: Estimate, errors: Sequence[StandardError]) -> Estimate:
     """Fill a row with the largest of what the units can see, and its interval."""
     lacking = next((error.status for error in errors if error.status != OK), OK)
     if lacking != OK:

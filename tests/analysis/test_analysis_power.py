@@ -11,26 +11,30 @@ import pytest
 from scipy import stats
 from simulated_records import FAMILY, accuracies_of, study
 
-from analysis.estimates import OK
+from analysis.estimates import OK, Estimate
+from analysis.estimators.baseline_strength import strength_rows
+from analysis.estimators.contrasts import contrast_rows
 from analysis.estimators.power import (
+    FAMILYWISE_ALPHA,
     POWER_COLUMNS,
+    StandardError,
+    detectable,
     minimal_detectable_effect,
     power_rows,
     power_table,
+    provable,
+    reach_row,
     smallest_provable_bound,
 )
+from analysis.estimators.primary import find_row
 from analysis.estimators.variance import (
     DEFAULT_COMPONENTS,
-    interaction_variance,
     language_variance,
     variance_components,
 )
 from analysis.figures.power import power_figure
 from analysis.figures.style import save_figure
-from analysis.gains.baselines import BaselineGroups, baseline_groups
-from analysis.gains.cells import gain_cells
-from analysis.gains.gain_table import PRIMARY, GainTable, gain_table
-from analysis.gains.responses import encode_responses
+from analysis.gains.comparisons import StudyDesign, UnitComparison, compare_runs
 from xling.records import check_records
 
 FEW, MANY = (3, 3), (6, 10)
@@ -40,10 +44,10 @@ def test_the_expected_numbers() -> None:
     table = power_table(
         DEFAULT_COMPONENTS, items=[100, 900], languages=[FEW, MANY], models=[7], seeds=[1]
     ).set_index(["related", "items"])
-    assert 100 * table.loc[(3, 100), "mde_d"] == pytest.approx(9.6, abs=0.2)
-    assert 100 * table.loc[(3, 100), "mde_i"] == pytest.approx(15, abs=0.4)
-    assert 100 * table.loc[(6, 900), "mde_d"] == pytest.approx(3.8, abs=0.1)
-    assert 100 * table.loc[(6, 900), "mde_i"] == pytest.approx(4.3, abs=0.2)
+    assert 100 * table.loc[(3, 100), "mde_d"] == pytest.approx(13.2, abs=0.2)
+    assert 100 * table.loc[(3, 100), "mde_i"] == pytest.approx(20.7, abs=0.4)
+    assert 100 * table.loc[(6, 900), "mde_d"] == pytest.approx(4.5, abs=0.1)
+    assert 100 * table.loc[(6, 900), "mde_i"] == pytest.approx(5.2, abs=0.2)
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), FEW, MANY])
@@ -112,62 +116,96 @@ def records(**changes: object) -> pd.DataFrame:
     return check_records(study(np.random.default_rng(2), **settings))
 
 
-def tabled(frame: pd.DataFrame, with_records: bool = True) -> tuple[GainTable, BaselineGroups]:
+def judged(frame: pd.DataFrame, with_records: bool = True) -> list[Estimate]:
+    """The power rows of a study, from the rows that judge it."""
     accuracies = accuracies_of(frame).assign(has_records=with_records)
     kept = frame if with_records else frame.iloc[:0]
-    table = gain_table(
-        gain_cells(kept, accuracies, FAMILY), encode_responses(kept), FAMILY, PRIMARY
-    )
-    groups = baseline_groups(kept, models=table.models, languages=table.languages,
-                             reasoning="direct", scoring="answer-token")  # fmt: skip
-    return table, groups
+    return rows_of(compare_runs(kept, accuracies, StudyDesign(FAMILY)).primary)
 
 
-ESTIMANDS = ["MDE of D", "provable bound of D", "MDE of I", "provable bound of I"]
+def rows_of(primary: UnitComparison) -> list[Estimate]:
+    table, groups = primary.table, primary.groups
+    rows = contrast_rows(table, groups, 0.05) + strength_rows(table, groups)
+    return power_rows(table, groups, rows)
+
+
+ESTIMANDS = [
+    ("MDE of D", "languages"), ("MDE of D", "families"), ("MDE of B", "models"),
+    ("MDE of I", "models, languages"), ("provable bound of D", "languages, families"),
+    ("provable bound of I", "models, languages"),
+]  # fmt: skip
+FOUR = {"a": 0.3, "b": 0.35, "c": 0.6, "d": 0.65}
 
 
 def test_a_study_says_what_it_could_have_seen() -> None:
-    table, groups = tabled(records(seeds=(0, 1), language_sd=0.05))
-    rows = power_rows(table, groups)
-    assert [row.estimand for row in rows] == ESTIMANDS
+    frame = records(base=FOUR, seeds=(0, 1), language_sd=0.05)
+    primary = compare_runs(frame, accuracies_of(frame), StudyDesign(FAMILY)).primary
+    rows = rows_of(primary)
+    assert [(row.estimand, row.unit) for row in rows] == ESTIMANDS
     assert {row.status for row in rows} == {OK}
-    found = variance_components(table)
-    assert rows[0].estimate == minimal_detectable_effect(language_variance(found, 3, 60, 2), 3, 3)
-    assert rows[3].estimate == smallest_provable_bound(
-        interaction_variance(found, 2, 1, 60, 2), 3, 3
+    found = variance_components(primary.table)
+    variance = language_variance(found, 4, 60, 2)
+    expected = minimal_detectable_effect(variance, 3, 3, alpha=FAMILYWISE_ALPHA)
+    assert rows[0].estimate == pytest.approx(expected, rel=1e-4)
+    by_row = contrast_rows(primary.table, primary.groups, 0.05)
+    families = find_row(by_row, "D", "random_effects", "families")
+    assert families is not None and families.se is not None and families.df is not None
+    assert rows[1].estimate == pytest.approx(families.se * detectable(families.df))
+    # A bound is proved by both units, so it is the larger of theirs.
+    by_languages = smallest_provable_bound(variance, 3, 3)
+    assert rows[4].estimate == pytest.approx(
+        max(by_languages, families.se * provable(families.df)), rel=1e-6
     )
-    assert [row.baseline_source for row in rows] == ["none"] * 2 + ["training split"] * 2
-    assert all((row.p, row.ci_low, row.unit) == (None, None, "languages") for row in rows)
+    assert all(row.p is None and row.ci_low < row.estimate < row.ci_high for row in rows)
     assert "standard deviations in points: language" in rows[0].note
+
+
+def test_the_interval_of_a_detectable_effect_covers_the_true_one() -> None:
+    """Components of known size: the effect that languages can see, in 95 of 100 studies."""
+    rng, sd = np.random.default_rng(5), 0.04
+    truth = sd * np.sqrt(2 / 3) * detectable(4)
+    inside = 0
+    for _ in range(1000):
+        gain = rng.normal(0, sd, 6)
+        pooled = (gain[:3].var(ddof=1) + gain[3:].var(ddof=1)) / 2
+        error = StandardError(float(np.sqrt(pooled * 2 / 3)), 4, OK, "languages")
+        row = reach_row(Estimate("MDE of D", "points", "noncentral_t", "languages"), [error])
+        inside += row.ci_low <= truth <= row.ci_high
+    assert 0.93 <= inside / 1000 <= 0.97
+
+
+@pytest.mark.parametrize("df", [1, 2, 4, 14.5])
+def test_an_effect_is_found_in_80_of_100(df: float) -> None:
+    rng, n = np.random.default_rng(3), 100_000
+    t = (rng.normal(size=n) + detectable(df)) / np.sqrt(rng.chisquare(df, n) / df)
+    found = np.abs(t) > stats.t.isf(FAMILYWISE_ALPHA / 2, df)
+    assert found.mean() == pytest.approx(0.80, abs=0.005)
 
 
 @pytest.mark.slow
 def test_what_cannot_be_known_has_a_status() -> None:
     def statuses(frame: pd.DataFrame, with_records: bool = True) -> list[str]:
-        rows = power_rows(*tabled(frame, with_records))
-        assert [row.estimand for row in rows] == ESTIMANDS
+        rows = judged(frame, with_records)
+        assert [(row.estimand, row.unit) for row in rows] == ESTIMANDS
         assert all((row.estimate is None) == (row.status != OK) for row in rows)
         return [row.status for row in rows]
 
-    few = ["needs 2 models to tell the variance components apart"] * 4
-    assert statuses(records(base={"a": 0.3})) == few
-    assert (
-        statuses(records(), with_records=False) == ["not available: a run has no item records"] * 4
-    )
-    no_groups = statuses(records(n_training=0))
-    assert no_groups == [OK, OK, *["needs training-split baseline"] * 2]
-    frame = records()
-    gone = (frame["model"] == "b") & (frame["language"] == "mlt_Latn") & (frame["arm"] != "base")
-    assert set(statuses(frame[~gone])) == {"missing cell b/mlt_Latn (finetuned)"}
+    few = "needs 2 models to tell the variance components apart"
+    assert statuses(records(base={"a": 0.3}))[0] == few
+    assert statuses(records(base=FOUR), with_records=False)[0].startswith("not available")
+    no_groups = statuses(records(base=FOUR, n_training=0))
+    assert no_groups == [OK, OK, *["needs training-split baseline"] * 2, OK,
+                         "needs training-split baseline"]  # fmt: skip
 
 
 def test_gains_that_never_vary_have_no_power() -> None:
-    frame = records(base={"a": 0.3, "b": 0.4, "c": 0.5, "d": 0.6})
-    table, groups = tabled(frame)
-    assert table.items is not None
-    same = replace(table.items, after=np.asarray(table.items.before)[None])
-    table = replace(table, items=same)
-    assert {row.status for row in power_rows(table, groups)} == {"zero variance"}
+    frame = records(base=FOUR)
+    primary = compare_runs(frame, accuracies_of(frame), StudyDesign(FAMILY)).primary
+    assert primary.table.items is not None
+    same = replace(primary.table.items, after=np.asarray(primary.table.items.before)[None])
+    still = {scale: np.zeros_like(v) for scale, v in primary.table.gain.items()}
+    rows = rows_of(replace(primary, table=replace(primary.table, items=same, gain=still)))
+    assert {row.status for row in rows} == {"zero variance"}
 
 
 @pytest.mark.slow
