@@ -10,6 +10,8 @@ import pandas as pd
 
 from analysis.estimates import Estimate, write_estimates
 from analysis.estimators.all_estimates import study_estimates
+from analysis.estimators.primary import PRIMARY_ROWS, primary_row
+from analysis.estimators.specifications import specification_rows, specifications
 from analysis.exhibits.all_exhibits import study_exhibits
 from analysis.exhibits.exhibit import Evidence
 from analysis.gains.comparisons import compare_runs
@@ -90,10 +92,17 @@ def compute_findings(pulled: PulledRuns, context: StudyContext) -> Findings:
     compared = compare_runs(pulled.records, pulled.accuracies, context.design)
     measures, trained = _measures(pulled), trained_shares(pulled.records, pulled.runs)
     estimates = study_estimates(compared, measures, trained, bound=context.bound, seed=context.seed)
+    primary = compared.primary
+    curve = specifications(primary.table, primary.groups, compared.sources)
+    signs = {
+        name: None if (row := primary_row(estimates, name)) is None else row.estimate
+        for name in PRIMARY_ROWS
+    }
+    estimates += specification_rows(curve, primary.table, signs)
     exhibits = study_exhibits(
         Evidence(
             compared, estimates, measures, trained, pulled.runs, _routing(pulled, context.family),
-            context.family, context.names,
+            context.family, context.names, curve,
         )
     )  # fmt: skip
     warnings = warning_notes(pulled, find_warnings(pulled, compared.responses))

@@ -106,6 +106,26 @@ def interaction(weak: tuple[Floats, Floats], strong: tuple[Floats, Floats]) -> D
     return Difference(result.estimate, result.se, result.df, result.low, result.high, p)
 
 
+def pooled_difference(first: Floats, second: Floats, confidence: float = 0.95) -> Difference:
+    """Test the mean of one group minus that of another, variances equal, df = n - 2 (Student).
+
+    mean_difference is the same test with pingouin's p, which takes milliseconds.
+
+    Args:
+        first: Shape (n1,), n1 >= 2, finite.
+        second: Shape (n2,), n2 >= 2, finite.
+        confidence: Coverage of the interval.
+
+    Raises:
+        ValueError: As welch_difference.
+    """
+    first, second = _checked(first, second)
+    df = len(first) + len(second) - 2
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in (first, second))
+    se = (squares / df * (1 / len(first) + 1 / len(second))) ** 0.5
+    return t_difference(float(first.mean() - second.mean()), se, df, confidence)
+
+
 def welch_difference(first: Floats, second: Floats, confidence: float = 0.95) -> Difference:
     """Test the mean of one group minus that of another, variances unequal (Welch 1947).
 

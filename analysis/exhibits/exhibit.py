@@ -51,7 +51,8 @@ class Evidence:
     `compared` and `estimates` are those of the analysis; `measures` and `trained` come from
     analysis.format_measures; `runs` are the evaluate runs with their metrics; `routing` is the
     table of measures.routing.routing_table, possibly empty; `family` and `names` map language
-    codes to families and English names.
+    codes to families and English names. `specifications` has SPECIFICATION_COLUMNS of
+    analysis.estimators.specifications, and may be empty.
     """
 
     compared: Comparisons
@@ -62,6 +63,7 @@ class Evidence:
     routing: pd.DataFrame
     family: Mapping[str, str]
     names: Mapping[str, str]
+    specifications: pd.DataFrame
 
 
 def target_means(

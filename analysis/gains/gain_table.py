@@ -182,16 +182,18 @@ class GainTable:
         )
 
 
-def guess_corrected_logit(accuracy: Floats, chance: float | None = OF_FOUR) -> Floats:
+def guess_corrected_logit(
+    accuracy: Floats, chance: float | None = OF_FOUR, clip: float = CLIP
+) -> Floats:
     """Return the log-odds of knowing an answer, given the chance of a right guess.
 
-    logit((p - c) / (1 - c)), the inner value clipped to 0.02 ... 0.98: a gain that looks smaller
-    near the floor or the ceiling in points may not be so here (Loftus 1978; Wagenmakers et al.
-    2012). NaN where the accuracy is NaN, and where chance is None: not known.
+    logit((p - c) / (1 - c)), the inner value clipped to `clip` ... 1 - `clip`: a gain that looks
+    smaller near the floor or the ceiling in points may not be so here (Loftus 1978; Wagenmakers et
+    al. 2012). NaN where the accuracy is NaN, and where chance is None: not known.
     """
     if chance is None:
         return np.full(np.shape(accuracy), np.nan)
-    known = np.clip((np.asarray(accuracy, np.float64) - chance) / (1 - chance), CLIP, 1 - CLIP)
+    known = np.clip((np.asarray(accuracy, np.float64) - chance) / (1 - chance), clip, 1 - clip)
     return np.asarray(np.log(known / (1 - known)), np.float64)
 
 

@@ -23,10 +23,7 @@ from analysis.estimators.variance import (
     VarianceComponents,
     variance_components,
 )
-from analysis.gains.baselines import BaselineGroups, baseline_groups
-from analysis.gains.cells import gain_cells
-from analysis.gains.gain_table import PRIMARY, GainTable, gain_table
-from analysis.gains.responses import encode_responses
+from analysis.gains.comparisons import StudyDesign, compare_runs
 from entrypoints.power import main
 from tests.place import make_store
 from xling import tracking
@@ -40,20 +37,6 @@ FEW = (3, 3)
 def records(**changes: object) -> pd.DataFrame:
     settings: dict = {"base": {"a": 0.3, "b": 0.35, "c": 0.6}, "n_items": 60} | changes
     return check_records(study(np.random.default_rng(2), **settings))
-
-
-def tabled(frame: pd.DataFrame, with_records: bool = True) -> tuple[GainTable, BaselineGroups]:
-    accuracies = accuracies_of(frame).assign(has_records=with_records)
-    kept = frame if with_records else frame.iloc[:0]
-    table = gain_table(
-        gain_cells(kept, accuracies, FAMILY), encode_responses(kept), FAMILY, PRIMARY
-    )
-    groups = baseline_groups(kept, models=table.models, languages=table.languages,
-                             reasoning="direct", scoring="answer-token")  # fmt: skip
-    return table, groups
-
-
-ESTIMANDS = ["MDE of D", "provable bound of D", "MDE of I", "provable bound of I"]
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +98,16 @@ def test_the_command_takes_the_variances_of_a_study(store: Path) -> None:
     done = CliRunner().invoke(main, ["--study", "demo", "--models", "3"])
     assert done.exit_code == 0, done.output
     (run,) = tracking.find_runs(kind="power", study="demo")
-    found = variance_components(tabled(frame)[0])
+    primary = compare_runs(frame, accuracies_of(frame), StudyDesign(FAMILY)).primary
+    found = variance_components(primary.table)
     expected = power_table(found, items=[100], languages=[FEW], models=[3], seeds=[1]).iloc[0]
     assert run.metrics["mde_d"] == pytest.approx(expected["mde_d"])
-    assert "the study itself:\n  MDE of D: " in done.output
+    assert "the study itself:\n  MDE of D by languages: " in done.output
     rows = tracking.download_artifact(run.run_id, "estimates.json", store)
-    assert [row["estimand"] for row in json.loads(rows.read_text())] == ESTIMANDS
+    assert [row["estimand"] for row in json.loads(rows.read_text())] == [
+        "MDE of D", "MDE of D", "MDE of B", "MDE of I",
+        "provable bound of D", "provable bound of I",
+    ]  # fmt: skip
 
 
 def test_a_study_without_components_is_told_and_logs_nothing(store: Path) -> None:
