@@ -206,10 +206,17 @@ def _family_sentence(estimates: Sequence[Estimate], bound: float, scale: str) ->
 
 
 def _could_have_seen(estimates: Sequence[Estimate]) -> str:
-    row = next((row for row in estimates if row.estimand == "MDE of D"), None)
-    if row is None or row.estimate is None:
+    found = _detectable(estimates)
+    return f"; a difference of {found} would be found 4 times in 5" if found else ""
+
+
+def _detectable(estimates: Sequence[Estimate]) -> str:
+    """Write the minimal detectable effect of D by languages with its interval, if there is one."""
+    row = find_row(estimates, "MDE of D", "noncentral_t", "languages")
+    if row is None or row.estimate is None or row.ci_low is None or row.ci_high is None:
         return ""
-    return f"; a difference of {unsigned_points(row.estimate)} points would be found 4 times in 5"
+    low, high = unsigned_points(row.ci_low), unsigned_points(row.ci_high)
+    return f"{unsigned_points(row.estimate)} points ({low} to {high})"
 
 
 def _short_of_relatedness(families: Estimate | None) -> str:
@@ -337,15 +344,9 @@ def _family_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
             "There is no control-source arm, so D cannot tell relatedness from whatever else the "
             "related languages share."
         )
-    mde = next((r for r in estimates if r.estimand == "MDE of D" and r.estimate is not None), None)
-    if mde is not None:
-        about = "" if mde.ci_low is None or mde.ci_high is None else (
-            f" (95 % interval {unsigned_points(mde.ci_low)} to {unsigned_points(mde.ci_high)})"
-        )  # fmt: skip
-        said.append(
-            f"A true D of {unsigned_points(mde.estimate or 0)} points{about} would be found 4 "
-            "times in 5 by languages; a smaller one would more often be missed."
-        )
+    found = _detectable(estimates)
+    if found and family_level(rows) > NOT_TOLD:
+        said.append(f"By languages a true D of {found} would be found 4 times in 5.")
     return said
 
 
