@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from analysis.figures.language_names import language_names
 from analysis.report.findings import RunSource, StudyContext
 from analysis.runs.pull import PulledRuns, pull_records
 from analysis.runs.run_files import DIGEST_TAG
@@ -77,7 +78,7 @@ def study_context(study: Study, pulled: PulledRuns, bound: float, command: str) 
     return StudyContext(
         family={code: study.languages.family(code) for code in codes},
         bound=bound,
-        names={code: get_language(code).name for code in codes},
+        names=language_names(codes),
         distance={code: branches_away(study, code) for code in codes},
         description=study.description,
         note=MINI_SET_NOTE if study.data.source == "mini" else "",

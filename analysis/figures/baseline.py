@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.arrays import Floats
 from analysis.estimates import Estimate
 from analysis.figures.labels import place_labels
 from analysis.figures.style import (
+    ACCENT,
     FAMILY_COLOURS,
     GREY,
     MAX_TIPS,
     NARROW_WIDTH,
+    draw_mark,
     family_handles,
     finish_figure,
     new_figure,
@@ -25,18 +29,20 @@ from analysis.figures.style import (
     quiet_axes,
     tip_id,
 )
+from analysis.tables.numbers import signed
 
 _MARKERS = "osD^vPX<>hp8"
 _LABEL_SIZE = 7.0
 # Beyond these numbers labels hide more than they tell, and placing them takes long.
 _MAX_LABELS, _MAX_LABELS_NARROW = 150, 24
-SLOPES = {
-    "slope naive": ("naive slope (biased)", "--"),
-    "slope cross-fitted": ("cross-fitted slope", "-"),
-    "slope training-split": ("training-split slope", ":"),
-    "slope out-of-fold": ("slope on other folds", ":"),
+BETWEEN = "slope between models"
+WITHIN = {
+    "slope training-split": ("training-split baseline", "-"),
+    "slope out-of-fold": ("baseline of other folds", "-"),
+    "slope cross-fitted": ("cross-fitted", "-"),
+    "slope naive": ("naive (biased)", "--"),
 }
-"""Estimands that are drawn as lines: their words and their line style."""
+"""Estimands of the slope within models, those free of shared items first: words, line style."""
 
 
 def baseline_plot(
@@ -53,8 +59,9 @@ def baseline_plot(
     `gains` are as figure_gains gives them, with a gain at least. `baseline` is training-split
     accuracy, models by languages (proportions); a language without one is left out. Without any,
     the held-out accuracy is drawn, and the axis says that gain and baseline share items. `slopes`
-    are rows of estimates; those of SLOPES on points (points of gain for each point of baseline) are
-    drawn through the mean of the target languages' points.
+    are rows of estimates, on points (points of gain for each point of baseline). A slope is drawn
+    where it holds: that within models as a short line through each model's own target languages,
+    that between models as one line through the models' means, which have large hollow marks.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -70,9 +77,11 @@ def baseline_plot(
     x, y = (100 * drawn[name].to_numpy(np.float64) for name in ("baseline", "gain"))
     colours = [FAMILY_COLOURS[name] for name in drawn["family"]]
     _draw_points(axes, drawn, colours, marker, 24 if narrow else 38)
-    lines = _draw_slopes(axes, drawn, slopes)
+    lines = _draw_slopes(axes, drawn, slopes, marker, shared=baseline is None)
     axes.set_xlabel(_baseline_words(baseline is None, narrow), fontsize=8 if narrow else 9)
-    axes.set_ylabel(f"gain (points); whiskers: {_whiskers(drawn)}", fontsize=8 if narrow else 9)
+    gap = "\n" if narrow else " "
+    whiskers = f"gain (points);{gap}whiskers: {_whiskers(drawn)}"
+    axes.set_ylabel(whiskers, fontsize=8 if narrow else 9)
     quiet_axes(axes)
     axes.margins(0.06)
     _legends(figure, drawn, marker, lines, narrow)
@@ -89,14 +98,22 @@ def _draw_points(
     """Draw a point with its whisker for each model and language."""
     low, high = (100 * drawn[name] for name in ("low", "high"))
     x = 100 * drawn["baseline"].to_numpy(np.float64)
-    axes.vlines(x, low, high, colors=list(colours), lw=0.9, alpha=0.35, zorder=2)
+    many = len(drawn) > MAX_TIPS
+    axes.vlines(x, low, high, colors=list(colours), lw=0.9, alpha=0.1 if many else 0.35, zorder=2)
+    if many:
+        for model, rows in drawn.groupby("model"):
+            axes.scatter(
+                100 * rows["baseline"], 100 * rows["gain"], s=size / 3, marker=marker[str(model)],
+                color=[FAMILY_COLOURS[name] for name in rows["family"]], alpha=0.5, linewidths=0,
+                zorder=3,
+            )  # fmt: skip
+        return
     for row, colour in zip(drawn.to_dict("records"), colours, strict=True):
         base, gain = 100 * row["baseline"], 100 * row["gain"]
-        tip = f"{row['model']}, {row['language']}: base {base:.1f} %, gain {gain:+.1f}"
+        tip = f"{row['model']}, {row['language']}: base {base:.1f} %, gain {signed(gain, 1)}"
         axes.scatter(
             base, gain, s=size, marker=marker[row["model"]], zorder=3, color=colour,
-            edgecolors="white", linewidths=0.6,
-            gid=tip_id(tip) if len(drawn) <= MAX_TIPS else None,
+            edgecolors="white", linewidths=0.6, gid=tip_id(tip),
         )  # fmt: skip
 
 
@@ -117,22 +134,63 @@ def _baseline_words(shared: bool, narrow: bool) -> str:
     return "\n".join(textwrap.wrap(text, 46 if narrow else 80))
 
 
-def _draw_slopes(axes: Axes, drawn: pd.DataFrame, slopes: Sequence[Estimate]) -> list[Line2D]:
-    """Draw a line for each slope, through the mean of the targets' points."""
+def _draw_slopes(
+    axes: Axes,
+    drawn: pd.DataFrame,
+    slopes: Sequence[Estimate],
+    marker: Mapping[str, str],
+    *,
+    shared: bool,
+) -> list[Line2D]:
+    """Draw slopes within models through each model's points, that between them through the means.
+
+    Returns:
+        The legend's entries.
+    """
+    known = {row.estimand: row.estimate for row in slopes if row.scale == "points"}
     targets = drawn[drawn["family"] != "source"]
-    if targets.empty:
-        return []
-    centre = 100 * targets[["baseline", "gain"]].mean()
-    ends = 100 * np.array([targets["baseline"].min(), targets["baseline"].max()])
-    lines: list[Line2D] = []
-    for row in slopes:
-        if row.estimand not in SLOPES or row.scale != "points" or row.estimate is None:
-            continue
-        words, style = SLOPES[row.estimand]
-        height = centre["gain"] + row.estimate * (ends - centre["baseline"])
-        label = f"{words} {row.estimate:+.2f}".replace("-0", "\N{MINUS SIGN}0")
-        lines += axes.plot(ends, height, ls=style, color="#000000", lw=1.6, label=label, zorder=2)
-    return lines
+    points = {
+        str(model): 100 * rows[["baseline", "gain"]].to_numpy(np.float64)
+        for model, rows in targets.groupby("model")
+    }
+    handles: list[Line2D] = []
+    look: dict[str, Any]
+    for name in _drawn_within([name for name in WITHIN if known.get(name) is not None], shared):
+        words, style = WITHIN[name]
+        slope = float(known[name] or 0.0)
+        look = {"color": "#000000", "lw": 1.2, "ls": style, "zorder": 4}
+        for of_model in points.values():
+            _line(axes, of_model, slope, **look)
+        label = f"within models, {words}: {signed(slope, 2)}"
+        handles.append(Line2D([], [], label=_wrapped(label, 26), **look))
+    between = known.get(BETWEEN)
+    if between is not None and len(points) > 1:
+        means = np.array([of_model.mean(axis=0) for of_model in points.values()])
+        look = {"color": ACCENT, "lw": 2.4, "ls": "-", "zorder": 3}
+        _line(axes, means, between, **look)
+        for model, (x, y) in zip(points, means, strict=True):
+            draw_mark(
+                axes, x, y, marker[model], ms=10, mfc="none", mec=ACCENT, mew=1.6, zorder=5,
+                gid=tip_id(f"{model}: mean base {x:.1f} %, mean gain {signed(y, 1)}"),
+            )  # fmt: skip
+        label = f"between models, through their means (hollow): {signed(between, 2)}"
+        handles.append(Line2D([], [], label=_wrapped(label, 26), **look))
+    return handles
+
+
+def _drawn_within(known: Sequence[str], shared: bool) -> list[str]:
+    """Choose the slopes that hold on the axis: the naive one only where items are shared."""
+    fair = [name for name in known if name != "slope naive"]
+    # On the held-out axis the cross-fitted slope is the one of these very items.
+    fair = fair[-1:] if shared else fair[:1]
+    return fair + [name for name in known if name == "slope naive" and (shared or not fair)]
+
+
+def _line(axes: Axes, points: Floats, slope: float, **look: Any) -> None:
+    """Draw a line of a slope through the mean of points (n, 2), as wide as they are."""
+    x, y = points.mean(axis=0)
+    ends = np.array([points[:, 0].min(), points[:, 0].max()])
+    axes.plot(ends, y + slope * (ends - x), **look)
 
 
 def _with_baseline(gains: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.DataFrame:

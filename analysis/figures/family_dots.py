@@ -25,6 +25,7 @@ from analysis.figures.style import (
     quiet_axes,
     tip_id,
 )
+from analysis.tables.numbers import signed
 
 _FAMILIES = ("related", "control")
 _MARKERS = {"related": "o", "control": "s"}
@@ -86,7 +87,7 @@ def _draw(axes: Axes, row: Mapping[Any, Any], place: float) -> None:
     at = place + (_OFFSET if family == "control" else -_OFFSET)
     value, low, high = (100 * float(row[name]) for name in ("estimate", "low", "high"))
     said_value, said_low, said_high = (
-        f"{number:+.1f}".replace("-", "\N{MINUS SIGN}") for number in (value, low, high)
+        signed(number, 1) if np.isfinite(number) else "" for number in (value, low, high)
     )
     tip = f"{row['label']}, {family}: {said_value} points"
     if np.isfinite(low) and np.isfinite(high):

@@ -23,6 +23,7 @@ from analysis.figures.style import (
     new_figure,
     plain_text,
 )
+from analysis.tables.numbers import signed
 
 
 def gain_heatmap(
@@ -100,11 +101,10 @@ def _heatmap_cell(axes: Axes, x: float, y: int, value: float, norm: Normalize) -
     colour = colormaps["RdBu"](norm(value))
     axes.add_patch(_square(x, y, facecolor=colour, edgecolor="white"))
     light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 0.55
-    text = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if abs(value) >= 0.05 else "0.0"
     axes.text(
         x + 0.5,
         y + 0.5,
-        text,
+        signed(value, 1),
         ha="center",
         va="center",
         fontsize=9,

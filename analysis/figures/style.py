@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+
+from analysis.arrays import Floats
 
 FAMILY_ORDER = ("source", "related", "control")
 # Okabe & Ito's palette, told apart by readers with any common form of colour blindness.
@@ -98,6 +102,51 @@ def draw_mark(axes: Axes, x: float, y: float, marker: str, **style: Any) -> None
     axes.plot([x], [y], marker=marker, **style)
 
 
+def robust_limits(
+    centre: Floats, low: Floats, high: Floats, *, times: float = 5.0, margin: float = 0.05
+) -> tuple[float, float]:
+    """Return limits of an axis that hold every estimate, and every interval but absurd ones.
+
+    Args:
+        centre: Shape (n,), the estimates, finite; n >= 1.
+        low: Shape (n,), lower ends; NaN where there is no interval.
+        high: Shape (n,), upper ends.
+        times: An interval that reaches further than so many times the median reach is cut.
+        margin: Room on both sides, as a share of the whole.
+    """
+    reach = np.maximum(high - centre, centre - low)
+    known = reach[np.isfinite(reach)]
+    most = times * float(np.median(known)) if known.size else 0.0
+    lowest = float(np.min(np.fmax(np.fmin(low, centre), centre - most)))
+    highest = float(np.max(np.fmin(np.fmax(high, centre), centre + most)))
+    room = margin * (highest - lowest) or 1.0
+    return lowest - room, highest + room
+
+
+def draw_interval(
+    axes: Axes,
+    ends: tuple[float, float],
+    at: float,
+    limits: tuple[float, float],
+    *,
+    upright: bool = False,
+    **style: Any,
+) -> None:
+    """Draw an interval within limits of the axis, with an arrow where it goes on."""
+    low, high = max(ends[0], limits[0]), min(ends[1], limits[1])
+    along, across = [low, high], [at, at]
+    axes.plot(*((across, along) if upright else (along, across)), solid_capstyle="butt", **style)
+    for end, edge, marker in (
+        (ends[0], low, "v" if upright else "<"),
+        (ends[1], high, "^" if upright else ">"),
+    ):
+        if end != edge:
+            axes.plot(
+                *(([at], [edge]) if upright else ([edge], [at])), marker=marker, ms=5, mew=0,
+                clip_on=False, color=style.get("color"), zorder=style.get("zorder", 2),
+            )  # fmt: skip
+
+
 def name_rows(axes: Axes, labels: Sequence[str]) -> None:
     """Make the vertical axis a list of rows, the first one on top."""
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
@@ -137,9 +186,28 @@ def finish_figure(figure: Figure, axes: Axes, title: str, note: str) -> None:
         wrapped = "\n".join(textwrap.wrap(plain_text(title), width))
         axes.set_title(wrapped, loc="left", fontsize=11, pad=10)
     if note:
-        figure.supxlabel(
-            plain_text(note), x=0.01, ha="left", fontsize=8, color=GREY, style="italic"
-        )
+        _write_note(figure, note)
+
+
+def _write_note(figure: Figure, note: str) -> None:
+    """Write small print at the figure's foot, below a legend that stands there."""
+    height = 72 * figure.get_figheight()
+    foot = (6.0 + 11.0 * (note.count("\n") + 1)) / height
+    taken = foot
+    # The layout would put note and legend upon each other: it gets what lies above the two.
+    for legend in figure.legends:
+        box = legend.get_window_extent().transformed(figure.transFigure.inverted())
+        if box.x0 < 0.2:
+            taken = foot + box.height + 6.0 / height
+            legend.set_bbox_to_anchor((0, foot, 1, 1 - foot), figure.transFigure)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, taken, 1, 1 - taken))
+    below = figure.text(
+        0.01, 0.45 * foot, plain_text(note), ha="left", va="center", fontsize=8, color=GREY,
+        style="italic",
+    )  # fmt: skip
+    below.set_in_layout(False)
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:

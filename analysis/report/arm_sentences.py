@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from analysis.estimates import FAMILYWISE, Estimate
 from analysis.estimators.source_arms import LOST, WITHOUT_KIN
-from analysis.tables.numbers import interval, p_words, points
+from analysis.tables.numbers import fixed, interval, p_words, points
 
 _ARMS = "finetuned - control-source"
 _DIFFERENCE, _OF_OTHERS = f"D ({_ARMS})", f"D ({_ARMS}, {WITHOUT_KIN})"
@@ -135,4 +135,4 @@ def _format(row: Estimate) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f}".replace("-", "\N{MINUS SIGN}")
+    return fixed(100 * share, 0)

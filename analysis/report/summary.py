@@ -91,7 +91,7 @@ def summary_lines(
         lines.append(
             f"{means['model']}, {means['family']}: mean accuracy "
             f"{means['accuracy_base']:.3f} (base) -> {means['accuracy']:.3f} (finetuned), "
-            f"gain {100 * means['gain']:+.1f} points"
+            f"gain {100 * means['gain']:+z.1f} points"
         )
     lines += verdict
     counts = cells["status"].value_counts()

@@ -9,8 +9,14 @@ _MINUS = "\N{MINUS SIGN}"
 
 def signed(value: float, digits: int) -> str:
     """Write a finite number with its sign and so many digits; a rounded zero has no sign."""
-    text = f"{value:+.{digits}f}".replace("-", _MINUS)
-    return text[1:] if float(f"{value:.{digits}f}") == 0 else text
+    text = fixed(value, digits)
+    return text if text.startswith(_MINUS) or float(text) == 0 else f"+{text}"
+
+
+def fixed(value: float, digits: int) -> str:
+    """Write a finite number with so many digits; a rounded zero has no sign."""
+    # z: no negative zero (PEP 682).
+    return f"{value:z.{digits}f}".replace("-", _MINUS)
 
 
 def points(value: float) -> str:
@@ -20,7 +26,7 @@ def points(value: float) -> str:
 
 def unsigned_points(value: float) -> str:
     """Write a proportion from 0 up as points without a sign, such as 9.6 or 5."""
-    return f"{100 * value:.1f}".removesuffix(".0")
+    return fixed(100 * value, 1).removesuffix(".0")
 
 
 def on_scale(value: float, scale: str) -> str:
