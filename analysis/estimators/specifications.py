@@ -65,8 +65,8 @@ def specifications(
 
     Returns:
         A row for each specification that has a number, SPECIFICATION_COLUMNS: proportions in
-        points, logits in logits, 95 % intervals; `clip` is NaN in points, `left_out` empty for
-        all.
+        points, logits in logits, 95 % intervals; `clip` is NaN in points, `left_out` empty,
+        `language: <code>` or `model: <name>`.
     """
     if table.status != OK:
         return pd.DataFrame(columns=list(SPECIFICATION_COLUMNS))
@@ -165,11 +165,14 @@ def _without_each(
         stays = np.arange(len(table.languages)) != k
         related = cells.related[stays]
         if related.sum() >= 1 and (~related).sum() >= 2:
-            yield code, _Cells(gain[:, stays], related, cells.weak, cells.strong, cells.baseline)
+            yield (
+                f"language: {code}",
+                _Cells(gain[:, stays], related, cells.weak, cells.strong, cells.baseline),
+            )
     for m, model in enumerate(table.models):
         stays = np.arange(len(table.models)) != m
         if stays.any():
-            yield model, _Cells(
+            yield f"model: {model}", _Cells(
                 gain[stays], cells.related, cells.weak[stays], cells.strong[stays],
                 cells.baseline[stays],
             )  # fmt: skip

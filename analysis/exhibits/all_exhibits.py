@@ -8,7 +8,7 @@ from analysis.exhibits.exhibit import Evidence, Exhibit
 from analysis.exhibits.experts import routing_exhibits
 from analysis.exhibits.logged import cloze_exhibit, reasoning_exhibit
 from analysis.exhibits.options import orders_exhibit, positions_exhibit
-from analysis.exhibits.specifications import specification_exhibit
+from analysis.exhibits.specifications import specification_exhibits
 
 
 def study_exhibits(evidence: Evidence) -> list[Exhibit]:
@@ -26,6 +26,6 @@ def study_exhibits(evidence: Evidence) -> list[Exhibit]:
         reasoning_exhibit(evidence),
         calibration_exhibit(evidence),
         *routing_exhibits(evidence),
-        specification_exhibit(evidence),
+        *specification_exhibits(evidence),
     ]
     return [exhibit for exhibit in found if exhibit is not None]

@@ -2,46 +2,54 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 
 from analysis.exhibits.exhibit import Evidence, Exhibit
+from analysis.figures.specifications import specification_plot
 from analysis.tables.fields import Field, make_table, number_field, p_field
 from analysis.tables.numbers import on_scale
 
 _COLUMNS = (
-    ("estimand", False), ("scale", False), ("clip", True), ("test", False), ("branch", False),
+    ("scale", False), ("clip", True), ("test", False), ("branch", False),
     ("baseline", False), ("without", False), ("estimate", True), ("95 % interval", True),
     ("p", True),
 )  # fmt: skip
 
 
-def specification_exhibit(evidence: Evidence) -> Exhibit | None:
+def specification_exhibits(evidence: Evidence) -> list[Exhibit]:
     """Show D, B and I under each specification, sorted by estimate.
 
     Returns:
-        The exhibit; None if no specification has a number.
+        One exhibit for each of them that has a number.
     """
     found = evidence.specifications
-    if found.empty:
-        return None
-    shares = [
-        f"{row.estimand.removeprefix('specifications of ')}: {100 * row.estimate:.0f} %"
-        for row in evidence.estimates
-        if row.estimator == "specification_curve" and row.estimate is not None
+    return [
+        _exhibit(evidence, name, found[found["estimand"] == name])
+        for name in ("D", "B", "I")
+        if (found["estimand"] == name).any()
     ]
-    rows = [_fields(row) for _, row in found.sort_values(["estimand", "estimate"]).iterrows()]
+
+
+def _exhibit(evidence: Evidence, name: str, rows: pd.DataFrame) -> Exhibit:
+    shares = [
+        f"{100 * row.estimate:.0f} % {row.estimand.removeprefix(f'specifications of {name} ')}"
+        for row in evidence.estimates
+        if row.estimand.startswith(f"specifications of {name} ") and row.estimate is not None
+    ]
     return Exhibit(
-        "specifications", "Had other choices been made", "Specifications",
+        f"specifications-{name.lower()}", f"{name}, had other choices been made",
+        f"{name}: specifications",
         (
-            f"{len(found)} specifications: scale, clipping of logits, test, branch level, form of "
+            f"{len(rows)} specifications: scale, clipping of logits, test, branch level, form of "
             "the baseline, and every language and model left out. They are of the same data, so "
-            "their shares describe how much rests on a choice and test nothing. "
-            f"Share of specifications {'; '.join(shares)}.",
+            f"they show what rests on a choice, and test nothing: {', '.join(shares)}.",
         ),
         "Each point is one specification with its 95 % interval; the dots below say which.",
-        "Estimates of D, B and I under every specification, sorted",
-        None,
-        make_table(_COLUMNS, rows),
+        f"Estimates of {name} under every specification, sorted",
+        partial(specification_plot, rows, name),
+        make_table(_COLUMNS, [_fields(row) for _, row in rows.sort_values("estimate").iterrows()]),
     )  # fmt: skip
 
 
@@ -49,7 +57,6 @@ def _fields(row: pd.Series) -> tuple[Field, ...]:
     scale = str(row["scale"])
     low, high = (on_scale(float(row[name]), scale) for name in ("ci_low", "ci_high"))
     return (
-        Field(str(row["estimand"])),
         Field(scale),
         number_field(row["clip"], "{:g}"),
         Field(str(row["test"])),

@@ -9,14 +9,17 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.estimates import OK
 from analysis.exhibits.exhibit import Exhibit
 from analysis.figures.baseline import baseline_plot
 from analysis.figures.before_after import answer_mass_plot, answer_mass_table
 from analysis.figures.chain_of_thought import chain_of_thought_plot, chain_of_thought_table
 from analysis.figures.distance import distance_plot
 from analysis.figures.forest import forest_lines, forest_plot
+from analysis.figures.headline import headline_lines, headline_plot
 from analysis.figures.inline import inline_svg
 from analysis.figures.style import figure_gains
+from analysis.figures.two_by_two import two_by_two_plot
 from analysis.gains.cells import CONDITION
 from analysis.gains.gain_table import PRIMARY
 from analysis.report.findings import Findings, StudyContext
@@ -52,10 +55,23 @@ def pictures(findings: Findings, context: StudyContext) -> dict[str, Picture]:
         context: Families, names, distances and the bound.
 
     Returns:
-        Some of `forest`, `baseline`, `distance`, `thought`, `mass`, by name.
+        Some of `headline`, `square`, `forest`, `baseline`, `distance`, `thought`, `mass`, by name.
     """
     found: dict[str, Picture] = {}
     estimates, cells = findings.estimates, findings.compared.cells
+    primary = findings.compared.primary
+    if any(line.row.estimate is not None for line in headline_lines(estimates)):
+        found["headline"] = _picture(
+            "headline",
+            "D, B and I with the intervals that the sentences go by",
+            partial(headline_plot, estimates, title="", bound=context.bound),
+        )
+    if primary.table.status == OK and primary.groups.status == OK:
+        found["square"] = _picture(
+            "square",
+            "Mean gains of related and control languages in weak and in strong models",
+            partial(two_by_two_plot, primary.table, primary.groups, title=""),
+        )
     if any(line.estimate is not None for line in forest_lines(estimates)):
         found["forest"] = _picture(
             "forest",

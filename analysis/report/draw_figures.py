@@ -6,13 +6,16 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from analysis.estimates import OK
 from analysis.figures.baseline import baseline_plot
 from analysis.figures.before_after import answer_mass_plot, answer_mass_table
 from analysis.figures.chain_of_thought import chain_of_thought_plot, chain_of_thought_table
 from analysis.figures.distance import distance_plot
 from analysis.figures.forest import forest_lines, forest_plot
+from analysis.figures.headline import headline_lines, headline_plot
 from analysis.figures.heatmap import gain_heatmap
 from analysis.figures.style import figure_gains, save_figure
+from analysis.figures.two_by_two import two_by_two_plot
 from analysis.gains.comparisons import Comparison
 from analysis.gains.gain_table import PRIMARY
 from analysis.report.findings import Findings, StudyContext
@@ -44,6 +47,15 @@ def draw_figures(findings: Findings, context: StudyContext, folder: Path) -> lis
         title = f"{study}: D and I by estimator"
         drawn["contrasts"] = forest_plot(
             findings.estimates, title=title, bound=context.bound, note=note
+        )
+    if any(line.row.estimate is not None for line in headline_lines(findings.estimates)):
+        drawn["headline"] = headline_plot(
+            findings.estimates, title=f"{study}: D, B and I", bound=context.bound, note=note
+        )
+    primary = compared.primary
+    if primary.table.status == OK and primary.groups.status == OK:
+        drawn["family-by-baseline"] = two_by_two_plot(
+            primary.table, primary.groups, title=f"{study}: gain by family and baseline", note=note
         )
     masses = answer_mass_table(findings.answered, context.family, PRIMARY)
     if not masses.empty:

@@ -180,8 +180,8 @@ def _family_sentence(estimates: Sequence[Estimate], bound: float, scale: str) ->
         )
     if level == NOT_TOLD:
         return (
-            f"Related and control languages are not told apart: related ones gained {_amount(row)} "
-            f"{more} ({_interval(row)}){_could_have_seen(estimates)}."
+            "Related and control languages cannot be told apart: related ones gained "
+            f"{_amount(row)} {more} ({_interval(row)}){_could_have_seen(estimates)}."
         )
     if level == LANGUAGES_DIFFER:
         return (
@@ -256,7 +256,7 @@ def _strength_sentence(estimates: Sequence[Estimate], scale: str) -> str:
         )
     side = excluded_side(row)
     if not side:
-        return f"Whether gains follow baseline strength is not told: {numbers}."
+        return f"These data cannot tell whether gains follow baseline strength: {numbers}."
     beyond = next((r for r in estimates if r.estimand == "B beyond headroom"), None)
     end = ""
     if beyond is not None and beyond.interval_at(0.95) is not None:
@@ -296,7 +296,7 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
             f"is {on_scale(widest.estimate or 0.0, widest.scale)} points "
             f"({_interval(widest, 0.90)}, by {widest.unit}{these}), within {within}."
         )
-    return f"Whether family matters more in weak models is not told: {numbers}."
+    return f"These data cannot tell whether family matters more in weak models: {numbers}."
 
 
 def _reasoning_sentence(estimates: Sequence[Estimate]) -> str:
@@ -313,7 +313,10 @@ def _reasoning_sentence(estimates: Sequence[Estimate]) -> str:
         return f"Reasoning helps the models that fine-tuning helps: {numbers} {n}."
     if row.ci_high < 0:
         return f"Reasoning helps the models that fine-tuning helps least: {numbers} {n}."
-    return f"Whether reasoning helps the models that fine-tuning helps is not told: {numbers} {n}."
+    return (
+        "These data cannot tell whether reasoning helps the models that fine-tuning helps: "
+        f"{numbers} {n}."
+    )
 
 
 def _missing(row: Estimate | None) -> str:

@@ -67,6 +67,7 @@ def table_of(
             "n_seeds": 1,
         },
         items=items,
+        n_items=None if items is None else np.full(before.shape, float(len(items.passage))),
         top_family=tuple(f"l{i}" for i in range(languages)),
         item_status="" if items is not None else "not available: a run has no item records",
     )

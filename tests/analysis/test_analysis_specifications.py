@@ -70,13 +70,15 @@ def test_each_specification_is_the_test_that_it_names() -> None:
                     left_out="").to_dict("records")  # fmt: skip
     wider = welch_difference(by_language[:6], by_language[6:])
     assert row["estimate"] == pytest.approx(wider.estimate)
-    (row,) = chosen(found, estimand="D", scale="points", left_out="fra_Latn").to_dict("records")
+    (row,) = chosen(found, estimand="D", scale="points", left_out="language: fra_Latn").to_dict("records")
     without = welch_difference(semitic[0], np.delete(semitic[1], LANGUAGES.index("fra_Latn") - 3))
     assert (row["estimate"], row["ci_high"]) == pytest.approx((without.estimate, without.high))
     (row,) = chosen(found, estimand="B", scale="points", test="welch", branch="as in the study",
                     baseline="weak and strong", left_out="").to_dict("records")  # fmt: skip
     assert row["estimate"] == pytest.approx(gain[:3].mean() - gain[3:].mean())
-    assert set(found["left_out"]) == {"", *LANGUAGES, *table.models}
+    assert set(found["left_out"]) == {
+        "", *(f"language: {code}" for code in LANGUAGES), *(f"model: {m}" for m in table.models)
+    }  # fmt: skip
 
 
 def test_a_baseline_that_explains_all_gives_the_same_b_both_ways() -> None:
