@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from analysis.estimates import Estimate
-from analysis.estimators.baseline_strength import BASELINE_GAP, strength_rows
+from analysis.estimates import OK, ZERO_VARIANCE, Estimate
+from analysis.estimators.baseline_strength import BASELINE_GAP, models_strength, strength_rows
 from analysis.estimators.branches import branch_rows
 from analysis.estimators.calibration import calibration_rows
 from analysis.estimators.chain_of_thought import chain_of_thought_arrays, chain_of_thought_rows
-from analysis.estimators.contrasts import contrast_rows
+from analysis.estimators.contrasts import DEVELOPERS, WELCH, contrast_rows, models_row
 from analysis.estimators.format_alignment import format_rows
 from analysis.estimators.gain_parts import gain_part_rows
 from analysis.estimators.permutation import permutation_rows
@@ -19,13 +21,15 @@ from analysis.estimators.position_prior import position_prior_rows
 from analysis.estimators.power import power_rows
 from analysis.estimators.primary import with_holm, with_status
 from analysis.estimators.regression import regression_rows
-from analysis.estimators.sampling_units import unit_rows
+from analysis.estimators.rows import with_difference
+from analysis.estimators.sampling_units import models_difference, unit_rows
 from analysis.estimators.slopes import slope_rows
 from analysis.estimators.source_arms import source_arm_rows
 from analysis.gains.baselines import BASELINES_ALIKE
 from analysis.gains.cells import CONDITION
-from analysis.gains.comparisons import Comparisons
-from analysis.gains.gain_table import PRIMARY
+from analysis.gains.comparisons import Comparison, Comparisons
+from analysis.gains.gain_table import POINTS, PRIMARY
+from analysis.gains.weighted import contrast_of
 from analysis.measures.formats import GoldShares
 
 DRAWS = 2000
@@ -55,6 +59,7 @@ def study_estimates(
     streams = iter(np.random.default_rng(seed).spawn(5))
     rows = contrast_rows(table, groups, bound)
     rows += strength_rows(table, groups)
+    rows += developer_rows(primary)
     rows += power_rows(table, groups, rows)
     rows += branch_rows(table, compared.sources, next(streams))
     rows += unit_rows(table, groups, next(streams), draws=DRAWS)
@@ -69,11 +74,36 @@ def study_estimates(
     rows += source_arm_rows(compared.tables, groups, compared.left_out, compared.kin)
     rows += gain_part_rows(compared.tables, compared.left_out, compared.kin)
     rows += _chain_of_thought(compared, bound, next(streams))
-    rows += format_rows(compared.tables_by_model, seed)
+    rows += format_rows(compared.tables_by_model)
     rows += permuted_rows(compared.tables_by_model, measures)
     rows += calibration_rows(compared.tables_by_model, measures)
     rows += position_prior_rows(compared.tables_by_model, measures, trained)
     return with_holm(_alike(rows))
+
+
+def developer_rows(primary: Comparison) -> list[Estimate]:
+    """Return D, B and I with one unit for each developer; no rows where none has two models."""
+    found = primary.by_developer
+    table, groups = found.table, found.groups
+    if len(table.models) == len(primary.table.models):
+        return []
+    contrast = contrast_of(table, None)
+    d = Estimate(
+        f"D{table.label}", POINTS, "ttest", status=table.status,
+        **{**table.shared, "unit": DEVELOPERS},
+    )  # fmt: skip
+    if d.status == OK and len(table.models) < 2:
+        d = replace(d, status="needs 2 developers")
+    elif d.status == OK:
+        tested = models_difference(table.gain[POINTS], contrast)
+        d = replace(d, status=ZERO_VARIANCE) if tested is None else with_difference(d, tested)
+    i = Estimate(
+        f"I{table.label}", POINTS, WELCH, note=groups.note, baseline_source=groups.source,
+        status=table.status if table.status != OK else groups.status,
+        **{**table.shared, "unit": DEVELOPERS},
+    )  # fmt: skip
+    i = i if i.status != OK else models_row(i, table, groups, POINTS)
+    return [d, models_strength(table, groups, POINTS, DEVELOPERS), i]
 
 
 def _alike(rows: list[Estimate]) -> list[Estimate]:

@@ -25,7 +25,7 @@ NEEDS_MODELS = "needs 3 models"
 NEEDS_PASSAGES = "needs 2 passages"
 NO_HEADROOM = "no headroom: a base model answers every question of a half"
 _SCORING = "answer-token"
-_OTHER_HALVINGS = 200
+HALVINGS = 200
 _ROUNDING = 1e-12
 _R = "r (fine-tuning gain, chain-of-thought gain)"
 _LEVEL = "accuracy finetuned - chain-of-thought"
@@ -176,39 +176,37 @@ def _wanted_runs(seeds: Sequence[int]) -> list[dict[str, Any]]:
 def _correlation_row(row: Estimate, answers: ChainOfThought, rng: np.random.Generator) -> Estimate:
     if answers.n_passages < 2:
         return replace(row, status=NEEDS_PASSAGES)
-    tuned, reasoned = split_half_gains(answers, rng, _OTHER_HALVINGS)
-    if not (np.isfinite(tuned[0]).all() and np.isfinite(reasoned[0]).all()):
+    tuned, reasoned = split_half_gains(answers, rng, HALVINGS)
+    if not (np.isfinite(tuned).all() and np.isfinite(reasoned).all()):
         return replace(row, status=NO_HEADROOM)
-    if min(np.ptp(tuned[0]), np.ptp(reasoned[0])) < _ROUNDING:
+    found = _correlations(tuned, reasoned)
+    if not np.isfinite(found).all():
         return replace(row, status=ZERO_VARIANCE)
-    tested = pingouin.corr(tuned[0], reasoned[0]).iloc[0]
+    n = len(answers.models)
+    r = float(np.clip(np.median(found), -1 + 1e-9, 1 - 1e-9))
     row = replace(
-        row, estimate=float(tested["r"]), p=float(tested["p_val"]), df=float(tested["n"] - 2),
-        note=_correlation_note(answers, tuned, reasoned),
+        row, estimate=r, p=2 * float(stats.t.sf(abs(r) * ((n - 2) / (1 - r * r)) ** 0.5, n - 2)),
+        df=float(n - 2), note=_correlation_note(answers, found),
     )  # fmt: skip
-    if len(answers.models) == 3:
+    if n == 3:
         return replace(row, note=f"{row.note}; an interval needs 4 models")
-    # scipy's interval is the same, but not rounded to two decimals.
-    limits = stats.pearsonr(tuned[0], reasoned[0]).confidence_interval(0.95)
-    return replace(row, ci_low=float(limits.low), ci_high=float(limits.high))
+    half = float(stats.norm.ppf(0.975)) / (n - 3) ** 0.5  # Fisher's z
+    low, high = np.tanh([np.arctanh(r) - half, np.arctanh(r) + half])
+    return replace(row, ci_low=float(low), ci_high=float(high))
 
 
-def _correlation_note(answers: ChainOfThought, tuned: Floats, reasoned: Floats) -> str:
+def _correlation_note(answers: ChainOfThought, found: Floats) -> str:
     everything = np.ones((1, len(answers.passage)), np.bool_)
     both = [
         _headroom_gain(answers.before, after, everything)[0]
         for after in (answers.finetuned, answers.reasoned)
     ]
+    low, high = np.quantile(found, [0.05, 0.95])
     notes = [
-        "headroom-normalised gains, each from its own half of the passages; noise draws r towards 0"
+        f"median of {len(found)} random halvings of the passages, each gain from its own half and "
+        f"as a share of headroom (5 to 95 % of them {low:.2f} to {high:.2f}); noise draws r "
+        "towards 0"
     ]
-    found = _correlations(tuned, reasoned)
-    if np.isfinite(found).all():
-        low, middle, high = np.quantile(found, [0.05, 0.5, 0.95])
-        notes.append(
-            f"over {len(found)} random halvings r has median {middle:.2f}, 5 to 95 % of them "
-            f"{low:.2f} to {high:.2f}"
-        )
     shared = _correlations(both[0][None], both[1][None])[0]
     if np.isfinite(shared):
         notes.append(f"with one shared baseline r is {shared:.2f}, inflated by its noise")

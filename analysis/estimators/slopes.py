@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
+from scipy import stats
 
 from analysis.arrays import Bits, Floats, Singles
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
@@ -31,7 +32,7 @@ _NOISY = "noise in the baseline draws the slope towards 0"
 def slope_rows(
     table: GainTable, training: pd.DataFrame, rng: np.random.Generator, splits: int = 20
 ) -> list[Estimate]:
-    """Estimate three slopes of gain on baseline, in points per point, with model fixed effects.
+    """Estimate slopes of gain on baseline, in points per point, within models and between them.
 
     Args:
         table: Gains of one arm; the source languages are not in it.
@@ -45,18 +46,23 @@ def slope_rows(
         language, df = languages - 1. Of a cross-fitted study the last is `slope out-of-fold`:
         gains of a fold on accuracies in the other folds, with fixed effects of model x fold, and
         the other two leave folds aside. The cross-fitted variance is the mean over halvings, an
-        upper bound of the variance of their mean. A row without a number has a status.
+        upper bound of the variance of their mean. Then `slope between models`: of the models' mean
+        gains on their mean training-split baselines, df = models - 2. Where there are accuracies
+        alone, `slope moment-corrected`: the naive slope less the known binomial noise of the
+        baseline. A row without a number has a status.
 
     Raises:
         ValueError: If `splits` is below 1.
     """
     if splits < 1:
         raise ValueError(f"splits is {splits}; give the number of random halvings, at least 1")
-    return [
+    rows = [
         _naive_row(table),
         _cross_fitted_row(table, rng, splits),
         _other_items_row(table, training),
+        _between_row(table, training),
     ]
+    return rows if table.items is not None else [*rows, _moment_row(table)]
 
 
 def cross_fitted_pairs(
@@ -157,6 +163,53 @@ def _other_items_row(table: GainTable, training: pd.DataFrame) -> Estimate:
     # Each fold of a model is a row with a mean of its own, so no fold is compared with another.
     rows = (1, -1, len(table.languages))
     return _filled(row, seen.baseline.reshape(rows), seen.gain[POINTS].reshape(rows))
+
+
+def _between_row(table: GainTable, training: pd.DataFrame) -> Estimate:
+    """Estimate the slope over models: strong models against weak ones, not cell against cell."""
+    row = _row(table, "slope between models", "training split", _NOISY)
+    row = replace(row, estimator="ols", unit="models")
+    if table.folds is not None:
+        row = replace(row, baseline_source="other folds")
+    if row.status != OK:
+        return row
+    seen = observations(table, training)
+    if seen is None:
+        return replace(row, status=NEEDS_BASELINE, baseline_source="none")
+    if len(table.models) < 3:
+        return replace(row, status="needs 3 models")
+    x, y = (
+        np.tensordot(seen.weight, values, 1).mean(axis=1)
+        for values in (seen.baseline, seen.gain[POINTS])
+    )
+    if min(np.ptp(x), np.ptp(y)) < ROUNDING:
+        return replace(row, status=ZERO_VARIANCE)
+    fitted = stats.linregress(x, y)
+    if fitted.stderr < ROUNDING:
+        return replace(row, estimate=float(fitted.slope), status=ZERO_VARIANCE)
+    return with_t_interval(row, float(fitted.slope), float(fitted.stderr), len(x) - 2)
+
+
+def _moment_row(table: GainTable) -> Estimate:
+    """Correct the naive slope for the binomial noise of accuracies (Fuller 1987, section 1.2).
+
+    Chance in a baseline enters the gain with the other sign: with noise variance s2 the covariance
+    is too small by s2 and the baseline's variance too large by it. Answers before and after are
+    taken to share no chance.
+    """
+    said = "naive slope less the binomial noise of the baselines, whose numbers of items are known"
+    row = replace(_row(table, "slope moment-corrected", "accuracies", said), estimator="moments")
+    if row.status != OK:
+        return row
+    if table.n_items is None or not np.isfinite(table.n_items).all():
+        return replace(row, status="needs n_items of every accuracy")
+    x, y = within_groups(table.before), within_groups(table.gain[POINTS])
+    share = 1 - 1 / len(table.languages)
+    noise = share * float((table.before * (1 - table.before) / table.n_items).sum())
+    size = float((x * x).sum()) - noise
+    if size < noise:
+        return replace(row, status="baselines vary by hardly more than chance")
+    return replace(row, estimate=(float((x * y).sum()) + noise) / size)
 
 
 def _cross_fitted_row(table: GainTable, rng: np.random.Generator, splits: int) -> Estimate:
