@@ -155,12 +155,12 @@ def _jackknife_rows(table: GainTable, seen: Observations | None) -> list[Estimat
     """Return the same coefficients on points with the cluster jackknife over languages."""
     rows = [
         replace(row, estimator="ols_cr3", unit="languages", note=_JACKKNIFE_NOTE)
-        if row.status == OK
-        else replace(row, estimator="ols_cr3", unit="languages")
         for row in _continuous_rows(table, seen, POINTS)
     ]
-    if seen is None or rows[0].status != OK or rows[0].se is None:
+    lacking = [row for row in rows if row.status not in (OK, NOT_POSITIVE)]
+    if seen is None or lacking:
         return rows
+    rows = [replace(row, status=OK) for row in rows]
     found = cluster_jackknife(seen.gain[POINTS], seen.baseline, seen.weight, table.related)
     if found is None:
         few = "needs 3 related languages: one is left out at a time"
