@@ -16,6 +16,13 @@ from xling.study.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
+# Of a study file: what only the analysis reads, and no cell's result depends on.
+ANALYSIS_KEYS = {
+    "analysis": True,
+    "data": {"n_options"},
+    "models": {"__all__": {"base", "developer"}},
+}
+
 
 def run_prepare(data: StudyData, *, force: bool = False) -> str:
     """Log a study's data: digests, manifest, items and tokens by language.
@@ -34,7 +41,7 @@ def run_prepare(data: StudyData, *, force: bool = False) -> str:
         {
             "kind": "prepare",
             "data": data.data_identity,
-            "study": study.model_dump(mode="json"),
+            "study": study.model_dump(mode="json", exclude=ANALYSIS_KEYS),
         },
         stages=("prepare",),
     )

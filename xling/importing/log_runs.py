@@ -114,7 +114,11 @@ def log_imported(
                 families={code: families[code] for code in run.accuracy},
                 records=run.records,
                 accuracy=None if run.records is not None else run.accuracy,
-                n_items=run.n_items or None,
+                known={
+                    "n_items": run.n_items,
+                    "stderr": run.stderr,
+                    "n_options": run.n_options,
+                },
             )
             for run in tqdm(
                 results.runs, desc="import", unit="run", disable=not progress, leave=False

@@ -9,7 +9,10 @@ from typing import Self
 import yaml
 from pydantic import Field, model_validator
 
+from xling.languages import family_of
 from xling.messages.values import format_value
+from xling.models.catalog import catalog
+from xling.study.analysis_settings import AnalysisSettings
 from xling.study.settings import (
     ARMS,
     REASONING,
@@ -78,6 +81,7 @@ class Study(Strict):
         training: the optimiser.
         prompt: the text.
         scoring: how prompts are batched.
+        analysis: what is settled of the analysis before there are results; None: nothing.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=LONGEST_STUDY_NAME)
@@ -95,6 +99,7 @@ class Study(Strict):
     prompt: PromptSettings = PromptSettings()
     chain_of_thought: ReasoningSettings = ReasoningSettings()
     scoring: ScoringSettings = ScoringSettings()
+    analysis: AnalysisSettings | None = None
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -158,6 +163,67 @@ class Study(Strict):
                 "chain_of_thought.arms, with scoring answer-token; add 'direct' to reasoning"
             )
         return self
+
+    @model_validator(mode="after")
+    def _analysis_fits(self) -> Self:
+        """Check that the registered arm is there, and that its branch parts the languages."""
+        if self.analysis is None:
+            return self
+        if self.analysis.arm not in self.arms:
+            raise ValueError(
+                f"analysis.arm is {self.analysis.arm}, which arms lacks; add it to arms, or leave "
+                "the section analysis out"
+            )
+        branch, source = self.analysis.branch, self.languages.source
+        if branch:
+            try:
+                families = {
+                    code: family_of(code, source_languages=source, branch=branch)
+                    for code in (*source, *self.languages.control_source)
+                }
+            except ValueError as error:
+                raise ValueError(f"analysis.branch: {error}") from error
+            inside = [code for code, family in families.items() if family == "related"]
+            if inside:
+                raise ValueError(
+                    f"analysis.branch {branch} holds {', '.join(inside)} of "
+                    "languages.control_source; name a branch without them, or other languages "
+                    "there"
+                )
+        return self
+
+    @property
+    def planned_analysis(self) -> AnalysisSettings:
+        """The section `analysis`, or its defaults, with the branch spelled out."""
+        planned = self.analysis or AnalysisSettings()
+        return planned.model_copy(update={"branch": planned.branch or self.languages.branch})
+
+    @property
+    def analysis_sha256(self) -> str:
+        """Hash of what the section `analysis` settles; empty where there is none."""
+        return self.planned_analysis.sha256 if self.analysis else ""
+
+    @property
+    def bases(self) -> dict[str, str]:
+        """The base checkpoint of each model, by label: what the file says, else the model's id.
+
+        A base that is named as the study names one of its models is that model's id.
+        """
+        ids = {model.label: model.id for model in self.models}
+        return {model.label: ids.get(model.base, model.base) or model.id for model in self.models}
+
+    @property
+    def developers(self) -> dict[str, str]:
+        """The developer of each model, by label; empty where neither file nor catalog says."""
+        known = {
+            name: recipe.developer
+            for recipe in catalog().values()
+            for name in (recipe.name, recipe.repository)
+        }
+        return {
+            model.label: model.developer or known.get(self.bases[model.label], "")
+            for model in self.models
+        }
 
     def find_model(self, name: str) -> ModelSettings:
         """Find the model of that name or id; the first one if the name is empty.
