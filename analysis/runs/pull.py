@@ -17,14 +17,13 @@ from analysis.runs.conditions import differing_conditions
 from analysis.runs.run_files import RECORDS_FILE, fetch_files, files_by_run, run_words
 from xling.messages.values import format_name
 from xling.records import ARMS, REASONINGS, RECORD_SCHEMA, RUN_COLUMNS, SCORINGS, check_records
+from xling.study.settings import ACCURACY_LIMITS
 
 if TYPE_CHECKING:
     from xling.tracking import LoggedRun
 
-_KNOWN = ("n_items", "stderr", "n_options")
+_KNOWN = tuple(ACCURACY_LIMITS)
 ACCURACY_COLUMNS = (*RUN_COLUMNS, "language", "accuracy", "has_records", "run_id", *_KNOWN)
-# Of accuracies without records: least and most.
-_LIMITS = {"n_items": (1, 2**63), "stderr": (0, 0.5), "n_options": (2, 26)}
 # Item records have four options (xling.records.RECORD_SCHEMA).
 _RECORD_OPTIONS = 4
 _ALLOWED = {"arm": ARMS, "reasoning": REASONINGS, "scoring": SCORINGS}
@@ -73,9 +72,9 @@ class PulledRuns:
     empty. `accuracies` holds one row per run and language (columns of ACCURACY_COLUMNS; held-out
     accuracy in proportion, from the records where `has_records`; `n_items` and `n_options` of each
     question, `stderr` of an accuracy in proportion as its run logged it, NaN where not known; with
-    records the items are counted, their options are four and `stderr` is NaN). `run_ids` are the runs used,
-    `notes` what a reader should know of them, `runs` the runs as the store has them. `routing`
-    holds the tables routing.parquet of mixture-of-experts models by run id, `formats` the tables
+    records the items are counted, their options are four and `stderr` is NaN). `run_ids` are the
+    runs used, `notes` what a reader should know of them, `runs` the runs as the store has them.
+    `routing` holds the tables routing.parquet of mixture-of-experts models by run id, `formats` the tables
     format.csv of runs that have no records.
     """
 
@@ -289,7 +288,7 @@ def _logged(run: LoggedRun, code: str) -> dict[str, float]:
         value = run.metrics.get(f"{name}/{code}")
         if value is None:
             continue
-        least, most = _LIMITS[name]
+        least, most = ACCURACY_LIMITS[name]
         if not least <= value <= most or (name != "stderr" and value != int(value)):
             whole = "a number" if name == "stderr" else "a whole number"
             raise ValueError(

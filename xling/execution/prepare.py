@@ -16,13 +16,6 @@ from xling.study.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
-# Of a study file: what only the analysis reads, and no cell's result depends on.
-ANALYSIS_KEYS = {
-    "analysis": True,
-    "data": {"n_options"},
-    "models": {"__all__": {"base", "developer"}},
-}
-
 
 def run_prepare(data: StudyData, *, force: bool = False) -> str:
     """Log a study's data: digests, manifest, items and tokens by language.
@@ -37,11 +30,20 @@ def run_prepare(data: StudyData, *, force: bool = False) -> str:
             (with room for a reasoning, where the study has any) is longer than its context.
     """
     study = data.study
+    # Without what only the analysis reads: no cell's result depends on it.
+    settings = study.model_dump(
+        mode="json",
+        exclude={
+            "analysis": True,
+            "data": {"n_options"},
+            "models": {"__all__": {"base", "developer"}},
+        },
+    )
     digest = fingerprint(
         {
             "kind": "prepare",
             "data": data.data_identity,
-            "study": study.model_dump(mode="json", exclude=ANALYSIS_KEYS),
+            "study": settings,
         },
         stages=("prepare",),
     )

@@ -15,7 +15,7 @@ from xling.importing.imported import MAX_NAME, ImportedResults, ImportedRun, fil
 from xling.languages import get_language
 from xling.messages.values import format_name, format_value
 from xling.records import ARMS, REASONINGS, SCORINGS
-from xling.study.settings import LEAST_OPTIONS, MOST_OPTIONS
+from xling.study.settings import ACCURACY_LIMITS
 
 REQUIRED = ("model", "arm", "language", "accuracy")
 OF_A_MODEL = ("base", "developer")  # each has one value in all lines of a model
@@ -23,7 +23,6 @@ OPTIONAL = ("n_items", "stderr", "n_options", "seed", "reasoning", "scoring", *O
 COLUMNS = REQUIRED + OPTIONAL
 
 MAX_SEED = 2**63 - 1
-MAX_STDERR = 0.5  # of the mean of zeros and ones
 # Six decimals of an accuracy over a thousand questions leave less than this.
 _NEAR_WHOLE = 1e-3
 
@@ -230,11 +229,7 @@ def _check_line(where: str, number: int, row: Mapping[str, str]) -> _Line:
         _proportion(row["accuracy"], f"{where}, column accuracy"),
         _whole(row["n_items"], f"{where}, column n_items", least=1) if row["n_items"] else None,
         _error(row["stderr"], f"{where}, column stderr") if row["stderr"] else None,
-        _whole(
-            row["n_options"], f"{where}, column n_options", least=LEAST_OPTIONS, most=MOST_OPTIONS
-        )
-        if row["n_options"]
-        else None,
+        _options(row["n_options"], f"{where}, column n_options") if row["n_options"] else None,
         {column: row[column] for column in OF_A_MODEL if row[column]},
     )
 
@@ -281,12 +276,18 @@ def _proportion(value: str, where: str) -> float:
 
 def _error(value: str, where: str) -> float:
     number = _number(value)
-    if not 0 <= number <= MAX_STDERR:  # NaN fails this too
+    least, most = ACCURACY_LIMITS["stderr"]
+    if not least <= number <= most:  # NaN fails this too
         raise ValueError(
-            f"{where}: {format_value(value)}; it must be a number from 0 to {MAX_STDERR}: the "
+            f"{where}: {format_value(value)}; it must be a number from {least} to {most}: the "
             "standard error of a proportion, not of per cent"
         )
     return number
+
+
+def _options(value: str, where: str) -> int:
+    least, most = map(int, ACCURACY_LIMITS["n_options"])
+    return _whole(value, where, least=least, most=most)
 
 
 def _refuse_repeated(path: Path, lines: Sequence[_Line]) -> None:

@@ -42,8 +42,10 @@ LARGEST = 10**9
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-# Options are labelled by letters.
-LEAST_OPTIONS, MOST_OPTIONS = 2, 26
+# What may be known of an accuracy that has no item records: its least and most. Options are
+# labelled by letters; a mean of zeros and ones has no larger error.
+ACCURACY_LIMITS = {"n_items": (1, 2**63), "stderr": (0, 0.5), "n_options": (2, 26)}
+_OPTIONS = ACCURACY_LIMITS["n_options"]
 
 
 class Strict(BaseModel):
@@ -381,7 +383,7 @@ class DataSettings(Strict):
     folds: int = Field(default=5, ge=2, le=LARGEST)
     seed: Seed = 0
     baseline_items: Whole = 0
-    n_options: int | None = Field(default=None, ge=LEAST_OPTIONS, le=MOST_OPTIONS)
+    n_options: int | None = Field(default=None, ge=_OPTIONS[0], le=_OPTIONS[1])
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -204,6 +204,11 @@ class Study(Strict):
         return self.planned_analysis.sha256 if self.analysis else ""
 
     @property
+    def analysis_tags(self) -> dict[str, str]:
+        """The tag of a study's run that registers the section `analysis`; none without one."""
+        return {"analysis_hash": self.analysis_sha256} if self.analysis else {}
+
+    @property
     def bases(self) -> dict[str, str]:
         """The base checkpoint of each model, by label: what the file says, else the model's id.
 
@@ -211,19 +216,6 @@ class Study(Strict):
         """
         ids = {model.label: model.id for model in self.models}
         return {model.label: ids.get(model.base, model.base) or model.id for model in self.models}
-
-    @property
-    def developers(self) -> dict[str, str]:
-        """The developer of each model, by label; empty where neither file nor catalog says."""
-        known = {
-            name: recipe.developer
-            for recipe in catalog().values()
-            for name in (recipe.name, recipe.repository)
-        }
-        return {
-            model.label: model.developer or known.get(self.bases[model.label], "")
-            for model in self.models
-        }
 
     def find_model(self, name: str) -> ModelSettings:
         """Find the model of that name or id; the first one if the name is empty.
@@ -288,3 +280,11 @@ class Study(Strict):
             return text
         # PyYAML writes this character so that it is read as a space; escaped, it stays what it is.
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=False)
+
+
+def developer_of(base: str) -> str:
+    """Return who made a base checkpoint, by its name or id in the catalog; empty: not known."""
+    recipes = catalog()
+    by_id = {recipe.repository: recipe for recipe in recipes.values() if recipe.repository}
+    recipe = recipes.get(base) or by_id.get(base)
+    return recipe.developer if recipe else ""

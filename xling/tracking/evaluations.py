@@ -13,12 +13,11 @@ import pandas as pd
 
 from xling.files.checksums import hash_file
 from xling.records import summarize_records, write_records
+from xling.study.settings import ACCURACY_LIMITS
 from xling.tracking.logs import log_data_set, log_file, log_metrics, set_tags
 from xling.tracking.runs import tracked_run
 
 RECORDS_FILE = "records.parquet"
-# Least and most of what may be known of an accuracy that has no item records.
-KNOWN_OF_ACCURACIES = {"n_items": (1, 2**63), "stderr": (0, 0.5), "n_options": (2, 26)}
 
 
 def log_evaluation(
@@ -115,7 +114,7 @@ def _accuracy_metrics(
         metrics[f"accuracy/{code}"] = float(value)
         given = {key: values[code] for key, values in known.items() if code in values}
         for key, number in given.items():
-            least, most = KNOWN_OF_ACCURACIES[key]
+            least, most = ACCURACY_LIMITS[key]
             if not least <= number <= most:
                 raise ValueError(
                     f"{name}: {key} {number} in {code}; give {least} to {most}, or none"
