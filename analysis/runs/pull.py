@@ -69,13 +69,13 @@ class PulledRuns:
     """What the evaluate runs of a study say.
 
     `records` holds item records (columns of RECORD_SCHEMA) of all runs that have them, and may be
-    empty. `accuracies` holds one row per run and language (columns of ACCURACY_COLUMNS; held-out
-    accuracy in proportion, from the records where `has_records`; `n_items` and `n_options` of each
-    question, `stderr` of an accuracy in proportion as its run logged it, NaN where not known; with
-    records the items are counted, their options are four and `stderr` is NaN). `run_ids` are the
-    runs used, `notes` what a reader should know of them, `runs` the runs as the store has them.
-    `routing` holds the tables routing.parquet of mixture-of-experts models by run id, `formats` the tables
-    format.csv of runs that have no records.
+    empty. `accuracies` holds one row per run and language (columns of ACCURACY_COLUMNS): held-out
+    accuracy in proportion, from the records where `has_records`; `n_items`; `stderr` in proportion;
+    `n_options` of each question. The last three are as the run logged them, NaN where it did not;
+    with records, items are counted, options are four, and `stderr` is NaN. `run_ids` are the runs
+    used, `notes` what a reader should know of them, `runs` the runs as the store has them.
+    `routing` holds the tables routing.parquet of mixture-of-experts models by run id, `formats` the
+    tables format.csv of runs that have no records.
     """
 
     study: str

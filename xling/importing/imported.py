@@ -46,6 +46,11 @@ class ImportedRun:
     params: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def known(self) -> dict[str, Mapping[str, float]]:
+        """What is known of the accuracies, by name of its metric and language code."""
+        return {"n_items": self.n_items, "stderr": self.stderr, "n_options": self.n_options}
+
+    @property
     def name(self) -> str:
         """Short name, such as ``qwen3-4b/base/seed-0``; the usual reasoning and scoring unsaid."""
         usual = ("direct", "answer-token")

@@ -114,11 +114,7 @@ def log_imported(
                 families={code: families[code] for code in run.accuracy},
                 records=run.records,
                 accuracy=None if run.records is not None else run.accuracy,
-                known={
-                    "n_items": run.n_items,
-                    "stderr": run.stderr,
-                    "n_options": run.n_options,
-                },
+                known=run.known,
             )
             for run in tqdm(
                 results.runs, desc="import", unit="run", disable=not progress, leave=False
