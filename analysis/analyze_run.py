@@ -8,11 +8,13 @@ from tempfile import TemporaryDirectory
 
 from analysis.figures.language_names import language_names
 from analysis.report.findings import RunSource, StudyContext
+from analysis.runs.model_origins import model_origins
 from analysis.runs.pull import PulledRuns, pull_records
+from analysis.runs.registration import Registration, find_registration
 from analysis.runs.run_files import DIGEST_TAG
 from analysis.study_analysis import MINI_SET_NOTE, Analysis, analyze_records
 from xling import tracking
-from xling.languages import get_language, shared_branches
+from xling.languages import family_of, get_language, shared_branches
 from xling.study import Study
 
 
@@ -20,7 +22,7 @@ def run_analysis(
     study: Study,
     *,
     experiment: str = "",
-    bound: float,
+    bound: float | None,
     parameters: Mapping[str, object],
     run_ids: Collection[str] = (),
 ) -> Analysis:
@@ -29,7 +31,8 @@ def run_analysis(
     Args:
         study: its name says which runs, its languages which family each belongs to.
         experiment: name; empty: the selected one.
-        bound: equivalence bound of D, in proportion.
+        bound: equivalence bound of D and I, in proportion; None: the study file's, else
+            `xling.study.analysis_settings.DEFAULT_BOUND`.
         parameters: as the entry point got them, for `xling.command`.
         run_ids: the only runs to analyse; empty: all of the study, the newest of each cell.
 
@@ -44,12 +47,17 @@ def run_analysis(
             f"no finished evaluate run of study {study.name!r} at {tracking.tracking_uri()}; "
             f"run the study first: {tracking.run_command('main', _same_data(parameters))}"
         )
+    registration = find_registration(tracking, study, experiment=experiment, bound=bound)
     with (
         tracking.tracked_run(
             "analyze",
             name=f"analyze {study.name}",
             study=study.name,
-            params={"bound": bound, "experiment": experiment},
+            params={
+                "bound": registration.bound,
+                "bound_is": registration.sentence,
+                "experiment": experiment,
+            },
             tags={"command": tracking.run_command("analyze", parameters)},
         ),
         TemporaryDirectory(prefix="xling-") as name,
@@ -62,22 +70,30 @@ def run_analysis(
             folder=folder / "runs",
             run_ids=run_ids,
             cache=tracking.records_cache(),
-        )
+        ).with_options(study.data.n_options)
         analysis = analyze_records(
             pulled,
-            study_context(study, pulled, bound, tracking.run_command("analyze", parameters)),
+            study_context(study, pulled, registration, tracking.run_command("analyze", parameters)),
             folder / "analysis",
         )
         _log(analysis, folder / "analysis", pulled.run_ids)
     return analysis
 
 
-def study_context(study: Study, pulled: PulledRuns, bound: float, command: str) -> StudyContext:
-    """Gather how a study is to be read from its file and its runs."""
+def study_context(
+    study: Study, pulled: PulledRuns, registration: Registration, command: str
+) -> StudyContext:
+    """Gather how a study is to be read from its file and its runs.
+
+    Raises:
+        ValueError: As analysis.runs.model_origins.model_origins.
+    """
+    source, branch = study.languages.source, registration.settings.branch
+    bases, developers = model_origins(study, pulled.runs)
     codes = sorted(set(pulled.accuracies["language"]) | set(study.languages.evaluated))
     return StudyContext(
-        family={code: study.languages.family(code) for code in codes},
-        bound=bound,
+        family={code: family_of(code, source_languages=source, branch=branch) for code in codes},
+        bound=registration.bound,
         names=language_names(codes),
         distance={code: branches_away(study, code) for code in codes},
         description=study.description,
@@ -87,6 +103,9 @@ def study_context(study: Study, pulled: PulledRuns, bound: float, command: str) 
         trained_on=study.languages.source,
         left_out=study.languages.control_source,
         kin=[code for code in codes if is_kin(code, study.languages.control_source)],
+        bases=bases,
+        developers=developers,
+        registration=registration,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from entrypoints.common import (
@@ -13,6 +15,21 @@ from entrypoints.common import (
     study_option,
 )
 from xling.study import Study
+from xling.study.analysis_settings import DEFAULT_BOUND
+
+_PROPORTION = Finite(0, 1, min_open=True, max_open=True)
+
+
+class _Bound(click.ParamType[float | None]):
+    """A number between 0 and 1, or nothing: None."""
+
+    name = "float"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | None:
+        """Read the number; a wrong one is a usage error."""
+        return None if value == "" else _PROPORTION.convert(value, param, ctx)
 
 
 @click.command(cls=OneMessage)
@@ -22,13 +39,13 @@ from xling.study import Study
 @click.option("--experiment", default="", help="Experiment of the runs; empty: the run's own.")
 @click.option(
     "--bound",
-    type=Finite(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="Equivalence bound of D, as a proportion.",
+    type=_Bound(),
+    default="",
+    help="Equivalence bound of D and I, as a proportion; empty: the study file's (analysis.bound), "
+    f"else {DEFAULT_BOUND}.",
 )
 @entry_point
-def main(study: Study, data: str, limit: int, experiment: str, bound: float) -> None:
+def main(study: Study, data: str, limit: int, experiment: str, bound: float | None) -> None:
     """Analyse a study's finished evaluate runs."""
     from xling import tracking
     from xling.execution.study_data import resolve_study
@@ -42,7 +59,7 @@ def main(study: Study, data: str, limit: int, experiment: str, bound: float) -> 
         "data": data,
         "limit": limit or "",
         "experiment": experiment,
-        "bound": bound,
+        "bound": "" if bound is None else bound,
     }
     analysis = run_analysis(resolved, experiment=experiment, bound=bound, parameters=parameters)
     for line in analysis.summary:

@@ -21,8 +21,6 @@ from xling.study.settings import EXECUTIONS, Execution
 if TYPE_CHECKING:
     from xling.execution import StudyData
 
-BOUND = 0.05
-
 
 @click.command(cls=OneMessage)
 @study_option()
@@ -81,7 +79,7 @@ def _run(
         name=f"study {study.name}",
         study=study.name,
         params=study.model_dump(mode="json", exclude={"models", "prompt"}),
-        tags={"command": tracking.run_command("main", parameters)},
+        tags={"command": tracking.run_command("main", parameters), **study.analysis_tags},
     ):
         tracking.log_text(study.to_yaml(), "study.yaml")
         outcome = run_cells(study_data, force=force, execution=execution).in_store()
@@ -91,7 +89,7 @@ def _run(
 
             analysis = run_analysis(
                 study,
-                bound=BOUND,
+                bound=None,
                 parameters=study_data.parameters,
                 run_ids=set(outcome.evaluated.values()),
             )

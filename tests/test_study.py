@@ -13,7 +13,8 @@ import yaml
 from xling import records
 from xling.execution import resolve_study
 from xling.languages import belebele_codes
-from xling.study import Study
+from xling.models.catalog import catalog
+from xling.study import Study, developer_of
 from xling.study.load import load_study, parse_study, study_names
 from xling.study.settings import ARMS, REASONING, SCORING, ModelSettings
 
@@ -113,7 +114,7 @@ def test_a_file_that_is_no_study_is_an_error(tmp_path: Path, content: bytes, mes
 
 MODEL_KEYS = (
     "id, name, revision, chat, lora_modules, quantise, engine, server, processes, parallel, "
-    "training_items"
+    "training_items, base, developer"
 )
 
 
@@ -185,6 +186,20 @@ MODEL_KEYS = (
         ("arms", ["base", "base"], "study: arms repeats a value: base, base"),
         ("reasoning", ["think"], "reasoning.0: Input should be 'direct'"),
         ("scoring_modes", ["guess"], "scoring_modes.0: Input should be 'answer-token'"),
+        # analysis
+        ("models.1.base", " x", "models.1.base: must be a name on one line, without spaces"),
+        ("models.1.developer", "a\nb", "models.1.developer: must be a name on one line"),
+        ("data.n_options", 1, "data.n_options: Input should be greater than or equal to 2"),
+        ("data.n_options", 27, "data.n_options: Input should be less than or equal to 26"),
+        ("data.n_options", "2", "data.n_options: Input should be a valid integer (got '2')"),
+        ("analysis.bond", 0.1, "analysis.bond: unknown key; valid: bound, arm, scale, branch, sp"),
+        ("analysis.bound", 0, "analysis.bound: Input should be greater than 0 (got 0)"),
+        ("analysis.bound", 1, "analysis.bound: Input should be less than 1 (got 1)"),
+        ("analysis.arm", "base", "analysis.arm: Input should be 'finetuned' (got 'base')"),
+        ("analysis.scale", "logits", "analysis.scale: Input should be 'points' or 'logit'"),
+        ("analysis.split", 50, "analysis.split: must be 'median' or an accuracy between 0 and 1"),
+        ("analysis.split", True, "analysis.split: must be 'median' or an accuracy between 0 and"),
+        ("analysis.branch", "Turkic", "study: analysis.branch: branch: the source language arb_A"),
         # prompt
         ("prompt.template", "{passage}", "prompt.template: prompt template must hold each of {pas"),
     ],
@@ -394,3 +409,63 @@ def test_other_questions_make_another_name(small: Study, data: str, limit: int, 
     assert resolved.data.path == data
     assert resolved.origin == small.origin
     assert parse_study(resolved.to_yaml(), where=resolved.origin) == resolved
+
+
+def test_a_section_analysis_that_does_not_fit_its_study_is_refused() -> None:
+    content = copy.deepcopy(SMALL) | {"analysis": {}, "arms": ["base"]}
+    with pytest.raises(ValueError, match="analysis.arm is finetuned, which arms lacks"):
+        parse_study(yaml.safe_dump(content), where="small.yaml")
+    content = copy.deepcopy(SMALL) | {"arms": ["base", "finetuned", "control-source"]}
+    content["languages"] |= {"control_source": ["hau_Latn", "fra_Latn"]}
+    content["analysis"] = {"branch": "Afro-Asiatic"}  # Hausa is outside Semitic, but not this
+    with pytest.raises(ValueError, match="analysis.branch Afro-Asiatic holds hau_Latn of lang"):
+        parse_study(yaml.safe_dump(content), where="small.yaml")
+
+
+def test_without_a_section_analysis_there_are_its_defaults_and_nothing_is_registered(
+    small: Study,
+) -> None:
+    assert small.analysis is None and small.analysis_tags == {}
+    planned = small.planned_analysis
+    assert (planned.bound, planned.scale, planned.split) == (0.05, "points", "median")
+    assert planned.branch == "Semitic"  # of `languages`
+    assert parse_study(small.to_yaml(), where="again").analysis is None
+
+
+def test_the_hash_of_an_analysis_is_of_what_it_settles() -> None:
+    def hashed(languages: str = "Semitic", **section: object) -> str:
+        content = copy.deepcopy(SMALL) | {"analysis": section}
+        content["languages"]["branch"] = languages
+        study = parse_study(yaml.safe_dump(content), where="small.yaml")
+        assert parse_study(study.to_yaml(), where="again").analysis_sha256 == study.analysis_sha256
+        return study.analysis_tags["analysis_hash"]
+
+    first = hashed()
+    assert len(first) == 64
+    assert first == hashed(bound=0.05, split="median") == hashed(branch="Semitic")
+    others = [
+        hashed(bound=0.1), hashed(scale="logit"), hashed(split=0.5), hashed(branch="West Semitic"),
+        hashed(languages="West Semitic"),
+    ]  # fmt: skip
+    assert len({first, *others}) == 5  # a branch is the same wherever it is named
+    assert others[3] == others[4]
+
+
+def test_models_have_a_base_and_the_catalog_a_developer_for_each() -> None:
+    content = copy.deepcopy(SMALL)
+    content["models"] += [
+        {"id": "tuner/Arabic-1B", "base": "some/Other-1B"},
+        {"id": "tuner/Small", "base": "gemma3-270m"},
+        {"id": "tuner/Other", "base": "other-1b"},
+    ]
+    assert parse_study(yaml.safe_dump(content), where="small.yaml").bases == {
+        "gemma3-270m": "gemma3-270m",
+        "other-1b": "some/Other-1B",
+        "arabic-1b": "some/Other-1B",
+        "small": "gemma3-270m",
+        "other": "some/Other-1B",  # named by its label
+    }
+    assert all(recipe.developer for recipe in catalog().values())
+    assert developer_of("Qwen/Qwen3-4B") == developer_of("Qwen/Qwen3-32B") == "Qwen"
+    assert developer_of("gemma3-270m") == developer_of("google/gemma-3-4b-pt") == "Google"
+    assert developer_of("some/Other-1B") == developer_of("") == ""

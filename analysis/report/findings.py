@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
@@ -12,6 +12,7 @@ from analysis.estimates import Estimate
 from analysis.exhibits.exhibit import Exhibit
 from analysis.gains.comparisons import Comparisons, StudyDesign
 from analysis.measures.formats import responses_summary
+from analysis.runs.registration import Registration
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,12 @@ class StudyContext:
     the equivalence bound of D in proportion, above 0; `seed` is that of every draw. `note` is small
     print such as that of the mini set. `command` repeats the analysis; `sources` are the runs
     behind it; `trained_on` are the source languages; `left_out` are those that the control-source
-    arm was tuned on, `kin` those that share a branch with one of them.
+    arm was tuned on, `kin` those that share a branch with one of them. `bases` and `developers`
+    are each model's base checkpoint and who made it; `registration` says what of the analysis was
+    settled before the results, its bound among it.
+
+    Raises:
+        ValueError: If `bound` is not that of `registration`.
     """
 
     family: Mapping[str, str]
@@ -54,11 +60,30 @@ class StudyContext:
     left_out: Sequence[str] = ()
     kin: Sequence[str] = ()
     trained_on: Sequence[str] = ()
+    bases: Mapping[str, str] = field(default_factory=dict)
+    developers: Mapping[str, str] = field(default_factory=dict)
+    registration: Registration = field(default_factory=Registration)
+
+    def __post_init__(self) -> None:
+        """Check that there is one bound."""
+        if self.bound != self.registration.bound:
+            raise ValueError(
+                f"the bound is {self.bound}, but {self.registration.bound} in the registration; "
+                "give the same"
+            )
 
     @property
     def design(self) -> StudyDesign:
         """How the runs are to be compared."""
-        return StudyDesign(self.family, self.left_out, self.kin, sources=self.trained_on)
+        return StudyDesign(
+            self.family,
+            self.left_out,
+            self.kin,
+            self.bases,
+            self.developers,
+            split=self.registration.settings.split,
+            sources=self.trained_on,
+        )
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -16,11 +17,15 @@ from analysis.runs.conditions import differing_conditions
 from analysis.runs.run_files import RECORDS_FILE, fetch_files, files_by_run, run_words
 from xling.messages.values import format_name
 from xling.records import ARMS, REASONINGS, RECORD_SCHEMA, RUN_COLUMNS, SCORINGS, check_records
+from xling.study.settings import ACCURACY_LIMITS
 
 if TYPE_CHECKING:
     from xling.tracking import LoggedRun
 
-ACCURACY_COLUMNS = (*RUN_COLUMNS, "language", "accuracy", "has_records", "run_id")
+_KNOWN = tuple(ACCURACY_LIMITS)
+ACCURACY_COLUMNS = (*RUN_COLUMNS, "language", "accuracy", "has_records", "run_id", *_KNOWN)
+# Item records have four options (xling.records.RECORD_SCHEMA).
+_RECORD_OPTIONS = 4
 _ALLOWED = {"arm": ARMS, "reasoning": REASONINGS, "scoring": SCORINGS}
 # Of a model's name; MLflow keeps no more of a parameter in some stores.
 MAX_NAME_CHARS = 500
@@ -64,11 +69,13 @@ class PulledRuns:
     """What the evaluate runs of a study say.
 
     `records` holds item records (columns of RECORD_SCHEMA) of all runs that have them, and may be
-    empty. `accuracies` holds one row per run and language (columns of ACCURACY_COLUMNS; held-out
-    accuracy in proportion, from the records where `has_records`). `run_ids` are the runs used,
-    `notes` what a reader should know of them, `runs` the runs as the store has them. `routing`
-    holds the tables routing.parquet of mixture-of-experts models by run id, `formats` the tables
-    format.csv of runs that have no records.
+    empty. `accuracies` holds one row per run and language (columns of ACCURACY_COLUMNS): held-out
+    accuracy in proportion, from the records where `has_records`; `n_items`; `stderr` in proportion;
+    `n_options` of each question. The last three are as the run logged them, NaN where it did not;
+    with records, items are counted, options are four, and `stderr` is NaN. `run_ids` are the runs
+    used, `notes` what a reader should know of them, `runs` the runs as the store has them.
+    `routing` holds the tables routing.parquet of mixture-of-experts models by run id, `formats` the
+    tables format.csv of runs that have no records.
     """
 
     study: str
@@ -79,6 +86,13 @@ class PulledRuns:
     runs: tuple[LoggedRun, ...] = ()
     routing: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     formats: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    def with_options(self, n_options: int | None) -> PulledRuns:
+        """Fill in the number of options where neither records nor the run say it."""
+        if n_options is None:
+            return self
+        filled = self.accuracies["n_options"].fillna(float(n_options))
+        return replace(self, accuracies=self.accuracies.assign(n_options=filled))
 
 
 def pull_records(
@@ -225,6 +239,7 @@ def _accuracies(run: LoggedRun, records: pd.DataFrame | None) -> tuple[pd.DataFr
                 "1; log proportions, not per cent"
             )
     notes = []
+    counts: dict[str, int] = {}
     if records is None:
         notes.append(
             f"{where}: no {RECORDS_FILE}, accuracies only; item-level outputs are not available"
@@ -234,6 +249,7 @@ def _accuracies(run: LoggedRun, records: pd.DataFrame | None) -> tuple[pd.DataFr
         heldout = records[records["part"] == "heldout"]
         means = heldout.groupby("language")["correct"].mean()
         values = {str(code): float(value) for code, value in means.items()}
+        counts = {str(code): int(n) for code, n in heldout["language"].value_counts().items()}
         notes += [
             f"{where}, language {code}: the metric says accuracy {logged[code]:.6f}, the "
             f"records {value:.6f}; the records are used"
@@ -253,10 +269,34 @@ def _accuracies(run: LoggedRun, records: pd.DataFrame | None) -> tuple[pd.DataFr
             "accuracy": value,
             "has_records": records is not None,
             "run_id": run.run_id,
+            **(
+                _logged(run, code)
+                if records is None
+                else {"n_items": counts[code], "n_options": _RECORD_OPTIONS}
+            ),
         }
         for code, value in sorted(values.items())
     ]
-    return pd.DataFrame(rows, columns=list(ACCURACY_COLUMNS)), notes
+    frame = pd.DataFrame(rows, columns=list(ACCURACY_COLUMNS))
+    return frame.astype(dict.fromkeys(_KNOWN, np.float64)), notes
+
+
+def _logged(run: LoggedRun, code: str) -> dict[str, float]:
+    """Return what a run logged of an accuracy (_KNOWN), as far as it did."""
+    found = {}
+    for name in _KNOWN:
+        value = run.metrics.get(f"{name}/{code}")
+        if value is None:
+            continue
+        least, most = ACCURACY_LIMITS[name]
+        if not least <= value <= most or (name != "stderr" and value != int(value)):
+            whole = "a number" if name == "stderr" else "a whole number"
+            raise ValueError(
+                f"{run_words(run)}, language {format_name(code)}: metric {name}/{code} is {value}, "
+                f"but must be {whole} from {least} to {most}; log the run again"
+            )
+        found[name] = float(value)
+    return found
 
 
 def _concatenate(parts: Sequence[pd.DataFrame | None]) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def log_simulation(
         name=f"study {called}",
         study=called,
         params={"seed": seed, "simulation": dataclasses.asdict(design)},
-        tags=tags | {"fingerprint": digest},
+        tags={**tags, "fingerprint": digest, **study.analysis_tags},
     ) as run_id:
         tracking.log_text(study.to_yaml(), "study.yaml")
         tracking.log_json(truth_of(answers, design, seed), "truth.json")

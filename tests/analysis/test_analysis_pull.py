@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from simulated_records import frame_of
 
-from analysis.runs.pull import ACCURACY_COLUMNS, pull_records
+from analysis.runs.pull import ACCURACY_COLUMNS, PulledRuns, pull_records
 from analysis.runs.run_files import DIGEST_TAG, RECORDS_FILE
 from xling.records import check_records, write_records
 
@@ -165,6 +165,46 @@ def test_a_bad_parameter_names_run_and_model(
     run = store.add("a")
     store.runs = [replace(run, params=run.params | {name: value})]
     with pytest.raises(ValueError, match=rf"run evaluate-m-base \(a\), model m: .*{message}"):
+        pull(store, tmp_path)
+
+
+def known(pulled: PulledRuns) -> list[list[float | None]]:
+    """`n_items`, `stderr` and `n_options` of each row; None where not known."""
+    columns = pulled.accuracies[["n_items", "stderr", "n_options"]]
+    return columns.astype(object).where(columns.notna(), None).to_numpy().tolist()
+
+
+def test_what_is_known_of_an_accuracy_comes_from_its_run(store: Store, tmp_path: Path) -> None:
+    store.add("a", model="a", records=False, heb_Hebr=0.25, fra_Latn=0.5).metrics.update(
+        {"n_items/fra_Latn": 900.0, "stderr/fra_Latn": 0.02, "n_options/fra_Latn": 2.0}
+    )
+    store.add("b", model="b", heb_Hebr=0.5).metrics.update(
+        {"n_items/heb_Hebr": 7.0, "stderr/heb_Hebr": 0.1, "n_options/heb_Hebr": 2.0}
+    )
+    pulled = pull(store, tmp_path)
+    # Records are counted, and have four options, whatever else was logged.
+    assert known(pulled) == [[900, 0.02, 2], [None] * 3, [10, None, 4]]
+    # What the study says is for accuracies that do not say it themselves.
+    assert [row[2] for row in known(pulled.with_options(3))] == [2, 3, 4]
+    assert pulled.with_options(None) is pulled
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "message"),
+    [
+        ("n_items", 0.0, "is 0.0, but must be a whole number from 1 to"),
+        ("n_items", 9.5, "is 9.5, but must be a whole number"),
+        ("n_items", float("inf"), "is inf, but must be a whole number"),
+        ("stderr", 0.51, "is 0.51, but must be a number from 0 to 0.5"),
+        ("stderr", float("nan"), "is nan, but must be a number"),
+        ("n_options", 1.0, "is 1.0, but must be a whole number from 2 to 26"),
+    ],
+)
+def test_a_metric_that_cannot_be_names_run_and_language(
+    store: Store, tmp_path: Path, metric: str, value: float, message: str
+) -> None:
+    store.add("a", records=False, heb_Hebr=0.25).metrics[f"{metric}/heb_Hebr"] = value
+    with pytest.raises(ValueError, match=rf"\(a\), model m, language heb_Hebr: .*{message}"):
         pull(store, tmp_path)
 
 

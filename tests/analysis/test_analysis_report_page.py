@@ -18,6 +18,7 @@ from analysis.gains.comparisons import StudyDesign, compare_runs
 from analysis.report.findings import Findings, RunSource, StudyContext
 from analysis.report.render import write_report
 from analysis.runs.pull import PulledRuns
+from analysis.runs.registration import Registration
 from xling.records import check_records
 from xling.study.load import load_study
 
@@ -116,7 +117,10 @@ def test_kin_share_a_branch_with_a_control_source(
 def test_a_study_of_all_languages_knows_the_kin_of_its_control_source() -> None:
     extended = load_study("extended")
     empty = pd.DataFrame({"language": []})
-    context = analyze_run.study_context(extended, PulledRuns("x", empty, empty, (), ()), 0.05, "")
+    pulled = PulledRuns("x", empty, empty, (), ())
+    context = analyze_run.study_context(
+        extended, pulled, Registration(settings=extended.planned_analysis), ""
+    )
     kin = set(context.kin)
     assert {"spa_Latn", "hin_Deva", "est_Latn", "zul_Latn"} <= kin
     assert not kin & set(extended.languages.control_source)
@@ -126,5 +130,5 @@ def test_a_study_of_all_languages_knows_the_kin_of_its_control_source() -> None:
     plain = load_study("demo")
     if not plain.languages.control_source:
         assert not analyze_run.study_context(
-            plain, PulledRuns("x", empty, empty, (), ()), 0.05, ""
+            plain, pulled, Registration(settings=plain.planned_analysis), ""
         ).kin

@@ -459,13 +459,18 @@ def test_accuracies_alone_are_logged_with_what_is_known(store: Path) -> None:
     tracking.open_store()
     run_id = log_evaluation(
         study="s", name="n", params=CELL, tags={"command": "c"}, families=FAMILIES,
-        accuracy={"heb_Hebr": 0.5, "mlt_Latn": 0.7, "fra_Latn": 0.8}, n_items={"heb_Hebr": 100},
+        accuracy={"heb_Hebr": 0.5, "mlt_Latn": 0.7, "fra_Latn": 0.8},
+        known={
+            "n_items": {"heb_Hebr": 100, "mlt_Latn": 100}, "stderr": {"mlt_Latn": 0.06},
+            "n_options": {"heb_Hebr": 2},
+        },
     )  # fmt: skip
     run = tracking.get_run(run_id)
     assert run.metrics == pytest.approx(
         {
             "accuracy/heb_Hebr": 0.5, "accuracy/mlt_Latn": 0.7, "accuracy/fra_Latn": 0.8,
-            "n_items/heb_Hebr": 100, "stderr/heb_Hebr": 0.05,
+            "n_items/heb_Hebr": 100, "stderr/heb_Hebr": 0.05, "n_options/heb_Hebr": 2,
+            "n_items/mlt_Latn": 100, "stderr/mlt_Latn": 0.06,
             "accuracy_family/related": 0.6, "accuracy_family/control": 0.8,
         }
     )  # fmt: skip
@@ -496,7 +501,14 @@ def test_a_bad_evaluation_is_refused_and_nothing_logged(store: Path) -> None:
         ({"accuracy": {"heb_Hebr": 55.0}}, "accuracy 55.0 in heb_Hebr lies outside 0 to 1"),
         ({"accuracy": {"heb_Hebr": float("nan")}}, "lies outside 0 to 1"),
         ({"accuracy": {"deu_Latn": 0.5}}, "language deu_Latn has no family"),
-        ({"accuracy": {"heb_Hebr": 0.5}, "n_items": {"heb_Hebr": 0}}, "n_items 0 in heb_Hebr"),
+        *(
+            ({"accuracy": {"heb_Hebr": 0.5}, "known": {key: {"heb_Hebr": value}}}, message)
+            for key, value, message in (
+                ("n_items", 0, "n_items 0 in heb_Hebr; give 1 to"),
+                ("stderr", 0.6, "stderr 0.6 in heb_Hebr; give 0 to 0.5"),
+                ("n_options", 1, "n_options 1 in heb_Hebr; give 2 to 26"),
+            )
+        ),
     ]
     for values, message in cases:
         with pytest.raises(ValueError, match=message):

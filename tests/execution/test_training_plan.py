@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from xling.execution import prepare_study
+from xling.execution import prepare, prepare_study
 from xling.execution.cell_run import CellJob
+from xling.execution.evaluate.run_evaluate import evaluate_fingerprint
 from xling.execution.finetune.run_finetune import finetune_fingerprint
 from xling.execution.finetune.setup import (
     CHECKPOINTS,
@@ -116,3 +117,30 @@ def test_settings_that_save_memory_find_the_same_adapter(study) -> None:
     assert digest(gradient_checkpointing=True, micro_batch_size=2, checkpoints=9) == same
     assert digest(learning_rate=1e-5) != same
     assert digest(batch_size=8) != same
+
+
+def test_what_only_the_analysis_reads_is_in_no_fingerprint(study, monkeypatch) -> None:
+    said = study.model_dump()
+    said["models"][0].update(base="org/base", developer="org")
+    said["data"]["n_options"] = 4
+    said["analysis"] = {"bound": 0.1, "split": 0.5}
+    known = Study.model_validate(said)
+    assert known.analysis_tags and not study.analysis_tags
+    monkeypatch.setattr(prepare, "run_once", lambda compute, digest, **rest: digest)
+
+    def fingerprints(of: Study) -> list[str]:
+        prepared, located = prepare_study(of), locate_model(of.models[0].id)
+        base, tuned = (CellJob(prepared, cell, located) for cell in prepared.study.cells())
+        return [
+            finetune_fingerprint(tuned),
+            evaluate_fingerprint(base, prepared.evaluated_items(base.cell), ()),
+            prepare.run_prepare(prepared),
+        ]
+
+    assert fingerprints(known) == fingerprints(study)
+    # Nor is a key of theirs, which would make every finished study's prepare run again.
+    monkeypatch.setattr(prepare, "fingerprint", lambda content, stages: content["study"])
+    settings = prepare.run_prepare(prepare_study(known))
+    assert "analysis" not in settings and "n_options" not in settings["data"]
+    assert not {"base", "developer"} & set(settings["models"][0])
+    assert settings["models"][0]["training_items"] == 0 and settings["lora"]["r"] == 16

@@ -64,6 +64,22 @@ def test_six_decimals_over_900_questions_are_not_rounded(tmp_path: Path) -> None
     assert read_table(write(tmp_path, text)).notes == ()
 
 
+def test_what_is_known_of_an_accuracy_and_of_a_model_goes_with_its_runs(tmp_path: Path) -> None:
+    header = "model,arm,language,accuracy,stderr,n_options,base,developer"
+    lines = [
+        "a,base,heb_Hebr,0.5,0.02,2,llama,Meta",
+        "a,base,fra_Latn,0.6,,4,,",
+        "a,finetuned,heb_Hebr,0.7,0,,,",
+        "b,base,heb_Hebr,0.5,,,,",
+    ]
+    base, finetuned, other = read_table(write(tmp_path, "\n".join([header, *lines]))).runs
+    assert (base.stderr, base.n_options) == ({"heb_Hebr": 0.02}, {"heb_Hebr": 2, "fra_Latn": 4})
+    assert (finetuned.stderr, finetuned.n_options) == ({"heb_Hebr": 0}, {})
+    # One line of a model says it for all of its runs.
+    assert base.params == finetuned.params == {"base": "llama", "developer": "Meta"}
+    assert other.params == {}
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -74,7 +90,7 @@ def test_six_decimals_over_900_questions_are_not_rounded(tmp_path: Path) -> None
         (row("a,base,0.5", "model,arm,accuracy"), ("line 1", "column 'language' is missing")),
         (
             row("a,base,heb_Hebr,0.5", "model,arm,lang,accuracy"),
-            ("line 1", "unknown column 'lang'. Did you mean 'language'?", "n_items, seed"),
+            ("line 1", "unknown column 'lang'. Did you mean 'language'?", "n_items, stderr"),
         ),
         (row("a,base,0.5,1", "model,arm,accuracy,arm"), ("'arm' appears twice",)),
         (row("a,base,heb_Hebr,0,5"), ("line 2: 5 values for 4 columns", "decimals with a point")),
@@ -115,6 +131,26 @@ def test_six_decimals_over_900_questions_are_not_rounded(tmp_path: Path) -> None
         (
             row("a,base,heb_Hebr,0.5,x", "model,arm,language,accuracy,scoring"),
             ("line 2, column scoring: 'x'", "answer-token, permuted, cloze"),
+        ),
+        *(
+            (row(f"a,base,heb_Hebr,0.5,{value}", f"model,arm,language,accuracy,{column}"), told)
+            for column, value, told in (
+                ("n_options", "1", ("line 2, column n_options: '1'", "whole number from 2 to 26")),
+                ("n_options", "27", ("line 2, column n_options: '27'", "from 2 to 26")),
+                ("n_options", "2.0", ("line 2, column n_options: '2.0'",)),
+                ("stderr", "1.5", ("line 2, column stderr: '1.5'", "number from 0 to 0.5")),
+                ("stderr", "-0.1", ("line 2, column stderr: '-0.1'", "not of per cent")),
+                ("stderr", "nan", ("line 2, column stderr: 'nan'",)),
+                ("base", "b" * 501, ("line 2, column base: ", "one line of 500 characters")),
+                ("developer", "b\x07", ("line 2, column developer: ", "one line of 500")),
+            )
+        ),
+        (
+            row(
+                "a,base,heb_Hebr,0.5,x\nb,base,heb_Hebr,0.5,y\na,finetuned,heb_Hebr,0.5,y",
+                "model,arm,language,accuracy,base",
+            ),
+            ("line 4, column base: 'y', but line 2 says 'x' of the same model 'a'", "one name"),
         ),
         (row('"a,base,heb_Hebr,0.5'), ("not CSV", "open double quote")),
         (GOOD.encode("utf-16"), ("line 1: not UTF-8 text; save it as CSV in UTF-8",)),

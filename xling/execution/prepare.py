@@ -30,11 +30,20 @@ def run_prepare(data: StudyData, *, force: bool = False) -> str:
             (with room for a reasoning, where the study has any) is longer than its context.
     """
     study = data.study
+    # Without what only the analysis reads: no cell's result depends on it.
+    settings = study.model_dump(
+        mode="json",
+        exclude={
+            "analysis": True,
+            "data": {"n_options"},
+            "models": {"__all__": {"base", "developer"}},
+        },
+    )
     digest = fingerprint(
         {
             "kind": "prepare",
             "data": data.data_identity,
-            "study": study.model_dump(mode="json"),
+            "study": settings,
         },
         stages=("prepare",),
     )

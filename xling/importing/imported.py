@@ -27,6 +27,8 @@ class ImportedRun:
         scoring: one of xling.records.SCORINGS.
         accuracy: proportion of correct answers by language code.
         n_items: questions behind each accuracy, for the languages of which it is known.
+        stderr: standard error of each accuracy, likewise.
+        n_options: answer options of each question, likewise.
         records: item records of the run, or None if only accuracies are known.
         params: what else is known of the run, logged under ``cfg.``.
     """
@@ -38,8 +40,15 @@ class ImportedRun:
     scoring: str
     accuracy: Mapping[str, float]
     n_items: Mapping[str, int] = field(default_factory=dict)
+    stderr: Mapping[str, float] = field(default_factory=dict)
+    n_options: Mapping[str, int] = field(default_factory=dict)
     records: pd.DataFrame | None = None
     params: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def known(self) -> dict[str, Mapping[str, float]]:
+        """What is known of the accuracies, by name of its metric and language code."""
+        return {"n_items": self.n_items, "stderr": self.stderr, "n_options": self.n_options}
 
     @property
     def name(self) -> str:

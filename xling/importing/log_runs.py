@@ -114,7 +114,7 @@ def log_imported(
                 families={code: families[code] for code in run.accuracy},
                 records=run.records,
                 accuracy=None if run.records is not None else run.accuracy,
-                n_items=run.n_items or None,
+                known=run.known,
             )
             for run in tqdm(
                 results.runs, desc="import", unit="run", disable=not progress, leave=False

@@ -15,9 +15,11 @@ from xling.importing.imported import MAX_NAME, ImportedResults, ImportedRun, fil
 from xling.languages import get_language
 from xling.messages.values import format_name, format_value
 from xling.records import ARMS, REASONINGS, SCORINGS
+from xling.study.settings import ACCURACY_LIMITS
 
 REQUIRED = ("model", "arm", "language", "accuracy")
-OPTIONAL = ("n_items", "seed", "reasoning", "scoring")
+OF_A_MODEL = ("base", "developer")  # each has one value in all lines of a model
+OPTIONAL = ("n_items", "stderr", "n_options", "seed", "reasoning", "scoring", *OF_A_MODEL)
 COLUMNS = REQUIRED + OPTIONAL
 
 MAX_SEED = 2**63 - 1
@@ -29,13 +31,19 @@ Cell = tuple[str, str, int, str, str]
 
 @dataclass(frozen=True)
 class _Line:
-    """A checked line; `number` is where it ends in the file, counted from 1."""
+    """A checked line; `number` is where it ends in the file, counted from 1.
+
+    `origin` has what it says of OF_A_MODEL.
+    """
 
     number: int
     cell: Cell
     language: str
     accuracy: float
     n_items: int | None
+    stderr: float | None
+    n_options: int | None
+    origin: Mapping[str, str]
 
 
 def read_table(path: Path, *, seed: int = 0, reasoning: str = "direct") -> ImportedResults:
@@ -43,7 +51,9 @@ def read_table(path: Path, *, seed: int = 0, reasoning: str = "direct") -> Impor
 
     Args:
         path: Comma separated, UTF-8, with a header; columns in any order: model, arm, language and
-            accuracy (a proportion), and if known n_items, seed, reasoning and scoring.
+            accuracy (a proportion), and if known n_items, stderr (of the accuracy, a proportion),
+            n_options (of each question), seed, reasoning and scoring, and of the model base (its
+            base checkpoint) and developer (who made that).
         seed: Of the lines that do not say.
         reasoning: Of the lines that do not say.
 
@@ -57,7 +67,8 @@ def read_table(path: Path, *, seed: int = 0, reasoning: str = "direct") -> Impor
     """
     header, rows = _read_rows(path)
     _refuse_per_cent(path, rows)
-    fallback = {"seed": str(seed), "reasoning": reasoning, "scoring": "answer-token", "n_items": ""}
+    fallback = dict.fromkeys(OPTIONAL, "")
+    fallback |= {"seed": str(seed), "reasoning": reasoning, "scoring": "answer-token"}
     lines = [
         _check_line(
             f"{path}, line {number}",
@@ -67,6 +78,7 @@ def read_table(path: Path, *, seed: int = 0, reasoning: str = "direct") -> Impor
         for number, row in rows
     ]
     _refuse_repeated(path, lines)
+    origins = _origins(path, lines)
     groups: dict[Cell, list[_Line]] = defaultdict(list)
     for line in lines:
         groups[line.cell].append(line)
@@ -75,15 +87,38 @@ def read_table(path: Path, *, seed: int = 0, reasoning: str = "direct") -> Impor
         path,
         "csv",
         files_sha256([path], path.parent),
-        tuple(_make_run(cell, group) for cell, group in groups.items()),
+        tuple(_make_run(cell, group, origins[cell[0]]) for cell, group in groups.items()),
         notes,
     )
 
 
-def _make_run(cell: Cell, lines: Sequence[_Line]) -> ImportedRun:
-    accuracy = {line.language: line.accuracy for line in lines}
-    counts = {line.language: line.n_items for line in lines if line.n_items is not None}
-    return ImportedRun(*cell, accuracy=accuracy, n_items=counts)
+def _make_run(cell: Cell, lines: Sequence[_Line], origin: Mapping[str, str]) -> ImportedRun:
+    return ImportedRun(
+        *cell,
+        accuracy={line.language: line.accuracy for line in lines},
+        n_items={line.language: line.n_items for line in lines if line.n_items is not None},
+        stderr={line.language: line.stderr for line in lines if line.stderr is not None},
+        n_options={line.language: line.n_options for line in lines if line.n_options is not None},
+        params=origin,
+    )
+
+
+def _origins(path: Path, lines: Sequence[_Line]) -> dict[str, dict[str, str]]:
+    """Return what the lines of each model say of OF_A_MODEL; ValueError where they differ."""
+    first: dict[tuple[str, str], tuple[str, int]] = {}
+    found: dict[str, dict[str, str]] = {line.cell[0]: {} for line in lines}
+    for line in lines:
+        model = line.cell[0]
+        for column, name in line.origin.items():
+            before, number = first.setdefault((model, column), (name, line.number))
+            if before != name:
+                raise ValueError(
+                    f"{path}, line {line.number}, column {column}: {format_value(name)}, but line "
+                    f"{number} says {format_value(before)} of the same model "
+                    f"{format_value(model)}; write one name in all of its lines"
+                )
+            found[model][column] = name
+    return found
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -170,11 +205,12 @@ def _check_line(where: str, number: int, row: Mapping[str, str]) -> _Line:
     for column in REQUIRED:
         if not row[column]:
             raise ValueError(f"{where}, column {column}: empty; fill it in, or drop the line")
-    if len(row["model"]) > MAX_NAME or not row["model"].isprintable():
-        raise ValueError(
-            f"{where}, column model: {format_value(row['model'])}; a name is one line of "
-            f"{MAX_NAME} characters at most"
-        )
+    for column in ("model", *OF_A_MODEL):
+        if len(row[column]) > MAX_NAME or not row[column].isprintable():
+            raise ValueError(
+                f"{where}, column {column}: {format_value(row[column])}; a name is one line of "
+                f"{MAX_NAME} characters at most"
+            )
     try:
         get_language(row["language"])
     except ValueError as error:
@@ -186,11 +222,16 @@ def _check_line(where: str, number: int, row: Mapping[str, str]) -> _Line:
         _one_of(REASONINGS, row["reasoning"], f"{where}, column reasoning"),
         _one_of(SCORINGS, row["scoring"], f"{where}, column scoring"),
     )
-    n_items = (
-        _whole(row["n_items"], f"{where}, column n_items", least=1) if row["n_items"] else None
+    return _Line(
+        number,
+        cell,
+        row["language"],
+        _proportion(row["accuracy"], f"{where}, column accuracy"),
+        _whole(row["n_items"], f"{where}, column n_items", least=1) if row["n_items"] else None,
+        _error(row["stderr"], f"{where}, column stderr") if row["stderr"] else None,
+        _options(row["n_options"], f"{where}, column n_options") if row["n_options"] else None,
+        {column: row[column] for column in OF_A_MODEL if row[column]},
     )
-    accuracy = _proportion(row["accuracy"], f"{where}, column accuracy")
-    return _Line(number, cell, row["language"], accuracy, n_items)
 
 
 def _one_of(allowed: Sequence[str], value: str, where: str) -> str:
@@ -199,12 +240,13 @@ def _one_of(allowed: Sequence[str], value: str, where: str) -> str:
     return value
 
 
-def _whole(value: str, where: str, *, least: int) -> int:
+def _whole(value: str, where: str, *, least: int, most: int = MAX_SEED) -> int:
     # Python reads no more than some thousand digits of a number.
     number = int(value) if value.isascii() and value.isdigit() and len(value) < 40 else -1
-    if not least <= number <= MAX_SEED:
+    if not least <= number <= most:
+        end = "up" if most == MAX_SEED else f"to {most}"
         raise ValueError(
-            f"{where}: {format_value(value)}; it must be a whole number from {least} up"
+            f"{where}: {format_value(value)}; it must be a whole number from {least} {end}"
         )
     return number
 
@@ -230,6 +272,22 @@ def _proportion(value: str, where: str) -> float:
             "not 53"
         )
     return number
+
+
+def _error(value: str, where: str) -> float:
+    number = _number(value)
+    least, most = ACCURACY_LIMITS["stderr"]
+    if not least <= number <= most:  # NaN fails this too
+        raise ValueError(
+            f"{where}: {format_value(value)}; it must be a number from {least} to {most}: the "
+            "standard error of a proportion, not of per cent"
+        )
+    return number
+
+
+def _options(value: str, where: str) -> int:
+    least, most = map(int, ACCURACY_LIMITS["n_options"])
+    return _whole(value, where, least=least, most=most)
 
 
 def _refuse_repeated(path: Path, lines: Sequence[_Line]) -> None:

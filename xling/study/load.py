@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from xling.files.strict_yaml import MAX_CHARS, read_settings
 from xling.messages.secrets import without_secrets
 from xling.messages.values import format_name, format_value
+from xling.study.analysis_settings import AnalysisSettings
 from xling.study.settings import (
     DataSettings,
     LanguageSettings,
@@ -191,6 +192,7 @@ def _section(location: tuple[int | str, ...]) -> type[Strict]:
         "prompt": PromptSettings,
         "chain_of_thought": ReasoningSettings,
         "scoring": ScoringSettings,
+        "analysis": AnalysisSettings,
     }
     if SERVER in location:
         return ServerSettings

@@ -31,6 +31,8 @@ SCORING: tuple[Scoring, ...] = get_args(Scoring)
 NAME = r"^[A-Za-z0-9._-]*$"
 # Names are parts of paths, runs and registered models, which take no more.
 LONGEST_NAME = 100
+# Of a base checkpoint or a developer; a store keeps no more of a parameter.
+LONGEST_BASE = 500
 DEFAULT_INSTRUCTION = (
     "Think step by step about the passage and the question in a few sentences, then answer."
 )
@@ -40,6 +42,10 @@ LARGEST = 10**9
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# What may be known of an accuracy that has no item records: its least and most. Options are
+# labelled by letters; a mean of zeros and ones has no larger error.
+ACCURACY_LIMITS = {"n_items": (1, 2**63), "stderr": (0, 0.5), "n_options": (2, 26)}
+_OPTIONS = ACCURACY_LIMITS["n_options"]
 
 
 class Strict(BaseModel):
@@ -138,6 +144,9 @@ class ModelSettings(Strict):
             it.
         training_items: training questions of this model at most; 0: all. For quick studies
             in which one model's tokens cost far more than another's.
+        base: the base checkpoint that the model was made from, as the other models name it;
+            empty: the model's own id. Models of one base are one unit of the analysis.
+        developer: who made the base checkpoint; empty: as the catalog says.
     """
 
     id: str = Field(min_length=1)
@@ -151,6 +160,17 @@ class ModelSettings(Strict):
     processes: Whole = 0
     parallel: Literal["fsdp", "ddp"] = "fsdp"
     training_items: Whole = 0
+    base: str = Field(default="", max_length=LONGEST_BASE)
+    developer: str = Field(default="", max_length=LONGEST_BASE)
+
+    @field_validator("base", "developer")
+    @classmethod
+    def _one_line(cls, name: str) -> str:
+        if name != name.strip() or not name.isprintable():
+            raise ValueError(
+                f"must be a name on one line, without spaces around it (got {format_value(name)})"
+            )
+        return name
 
     @model_validator(mode="before")
     @classmethod
@@ -346,6 +366,9 @@ class DataSettings(Strict):
         seed: of the split, and of the mini set.
         baseline_items: training-split questions that the base model also answers in each
             language, for a baseline that shares no item with the gains.
+        n_options: answer options of each question, where results have no item records and do not
+            say, such as imported ones; chance is one of them. None: not known. Item records
+            always have four.
     """
 
     source: Literal["hub", "folder", "mini"]
@@ -360,6 +383,7 @@ class DataSettings(Strict):
     folds: int = Field(default=5, ge=2, le=LARGEST)
     seed: Seed = 0
     baseline_items: Whole = 0
+    n_options: int | None = Field(default=None, ge=_OPTIONS[0], le=_OPTIONS[1])
 
     @model_validator(mode="after")
     def _check(self) -> Self:

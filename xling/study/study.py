@@ -9,7 +9,10 @@ from typing import Self
 import yaml
 from pydantic import Field, model_validator
 
+from xling.languages import family_of
 from xling.messages.values import format_value
+from xling.models.catalog import catalog
+from xling.study.analysis_settings import AnalysisSettings
 from xling.study.settings import (
     ARMS,
     REASONING,
@@ -78,6 +81,7 @@ class Study(Strict):
         training: the optimiser.
         prompt: the text.
         scoring: how prompts are batched.
+        analysis: what is settled of the analysis before there are results; None: nothing.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=LONGEST_STUDY_NAME)
@@ -95,6 +99,7 @@ class Study(Strict):
     prompt: PromptSettings = PromptSettings()
     chain_of_thought: ReasoningSettings = ReasoningSettings()
     scoring: ScoringSettings = ScoringSettings()
+    analysis: AnalysisSettings | None = None
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -159,6 +164,59 @@ class Study(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _analysis_fits(self) -> Self:
+        """Check that the registered arm is there, and that its branch parts the languages."""
+        if self.analysis is None:
+            return self
+        if self.analysis.arm not in self.arms:
+            raise ValueError(
+                f"analysis.arm is {self.analysis.arm}, which arms lacks; add it to arms, or leave "
+                "the section analysis out"
+            )
+        branch, source = self.analysis.branch, self.languages.source
+        if branch:
+            try:
+                families = {
+                    code: family_of(code, source_languages=source, branch=branch)
+                    for code in (*source, *self.languages.control_source)
+                }
+            except ValueError as error:
+                raise ValueError(f"analysis.branch: {error}") from error
+            inside = [code for code, family in families.items() if family == "related"]
+            if inside:
+                raise ValueError(
+                    f"analysis.branch {branch} holds {', '.join(inside)} of "
+                    "languages.control_source; name a branch without them, or other languages "
+                    "there"
+                )
+        return self
+
+    @property
+    def planned_analysis(self) -> AnalysisSettings:
+        """The section `analysis`, or its defaults, with the branch spelled out."""
+        planned = self.analysis or AnalysisSettings()
+        return planned.model_copy(update={"branch": planned.branch or self.languages.branch})
+
+    @property
+    def analysis_sha256(self) -> str:
+        """Hash of what the section `analysis` settles; empty where there is none."""
+        return self.planned_analysis.sha256 if self.analysis else ""
+
+    @property
+    def analysis_tags(self) -> dict[str, str]:
+        """The tag of a study's run that registers the section `analysis`; none without one."""
+        return {"analysis_hash": self.analysis_sha256} if self.analysis else {}
+
+    @property
+    def bases(self) -> dict[str, str]:
+        """The base checkpoint of each model, by label: what the file says, else the model's id.
+
+        A base that is named as the study names one of its models is that model's id.
+        """
+        ids = {model.label: model.id for model in self.models}
+        return {model.label: ids.get(model.base, model.base) or model.id for model in self.models}
+
     def find_model(self, name: str) -> ModelSettings:
         """Find the model of that name or id; the first one if the name is empty.
 
@@ -222,3 +280,11 @@ class Study(Strict):
             return text
         # PyYAML writes this character so that it is read as a space; escaped, it stays what it is.
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=False)
+
+
+def developer_of(base: str) -> str:
+    """Return who made a base checkpoint, by its name or id in the catalog; empty: not known."""
+    recipes = catalog()
+    by_id = {recipe.repository: recipe for recipe in recipes.values() if recipe.repository}
+    recipe = recipes.get(base) or by_id.get(base)
+    return recipe.developer if recipe else ""

@@ -13,6 +13,7 @@ import pandas as pd
 
 from xling.files.checksums import hash_file
 from xling.records import summarize_records, write_records
+from xling.study.settings import ACCURACY_LIMITS
 from xling.tracking.logs import log_data_set, log_file, log_metrics, set_tags
 from xling.tracking.runs import tracked_run
 
@@ -28,7 +29,7 @@ def log_evaluation(
     families: Mapping[str, str],
     records: pd.DataFrame | None = None,
     accuracy: Mapping[str, float] | None = None,
-    n_items: Mapping[str, int] | None = None,
+    known: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
     """Log one evaluate run, from item records or from accuracies alone.
 
@@ -40,7 +41,8 @@ def log_evaluation(
         families: language code to ``related``, ``control`` or ``source``.
         records: item records of this run (xling.records).
         accuracy: instead of records: proportion right by language code.
-        n_items: with `accuracy`: how many items it is of, where that is known.
+        known: with `accuracy`: what else is known of it, by language code: ``n_items``, ``stderr``
+            (where it is not given it is the binomial one of n_items) and ``n_options``.
 
     Returns:
         The run's id.
@@ -54,7 +56,7 @@ def log_evaluation(
     if records is not None:
         metrics = summarize_records(records, families)
     else:
-        metrics = _accuracy_metrics(name, accuracy or {}, n_items or {}, families)
+        metrics = _accuracy_metrics(name, accuracy or {}, known or {}, families)
     with (
         tracked_run("evaluate", name=name, study=study, params=params, tags=tags) as run_id,
         TemporaryDirectory(prefix="xling-") as folder,
@@ -95,7 +97,7 @@ def _log_items(study: str, records: pd.DataFrame) -> None:
 def _accuracy_metrics(
     name: str,
     accuracy: Mapping[str, float],
-    n_items: Mapping[str, int],
+    known: Mapping[str, Mapping[str, float]],
     families: Mapping[str, str],
 ) -> dict[str, float]:
     """Metrics of a run that has no item records; the error takes items as independent."""
@@ -110,12 +112,16 @@ def _accuracy_metrics(
                 f"{name}: accuracy {value} in {code} lies outside 0 to 1; give a proportion"
             )
         metrics[f"accuracy/{code}"] = float(value)
-        if code in n_items:
-            n = n_items[code]
-            if n < 1:
-                raise ValueError(f"{name}: n_items {n} in {code}; give at least 1, or none")
-            metrics[f"n_items/{code}"] = float(n)
-            metrics[f"stderr/{code}"] = math.sqrt(value * (1 - value) / n)
+        given = {key: values[code] for key, values in known.items() if code in values}
+        for key, number in given.items():
+            least, most = ACCURACY_LIMITS[key]
+            if not least <= number <= most:
+                raise ValueError(
+                    f"{name}: {key} {number} in {code}; give {least} to {most}, or none"
+                )
+        if "n_items" in given:
+            given = {"stderr": math.sqrt(value * (1 - value) / given["n_items"]), **given}
+        metrics |= {f"{key}/{code}": float(number) for key, number in given.items()}
     for family in ("related", "control"):
         members = [value for code, value in accuracy.items() if families[code] == family]
         if members:

@@ -69,20 +69,23 @@ def find_finished(fingerprint: str, *, kind: str, study: str) -> LoggedRun | Non
     return finished_before(outbox(), fingerprint, kind=kind, study=study)
 
 
-def find_runs(*, kind: str, study: str, experiment: str = "") -> list[LoggedRun]:
-    """Find finished runs of a kind and study, newest first; filtered and paged by the server.
+def find_runs(
+    *, kind: str, study: str, experiment: str = "", finished: bool = True
+) -> list[LoggedRun]:
+    """Find runs of a kind and study, newest first; filtered and paged by the server.
 
     Args:
         kind: tag ``xling.kind``.
         study: tag ``xling.study``.
         experiment: name; empty: the selected one.
+        finished: whether to leave out runs that failed or still go on.
 
     Raises:
         ValueError: no such experiment; the message lists those there are.
     """
     return _search(
-        f"tags.`xling.kind` = '{_quotable(kind)}' and tags.`xling.study` = '{_quotable(study)}' "
-        "and attributes.status = 'FINISHED'",
+        f"tags.`xling.kind` = '{_quotable(kind)}' and tags.`xling.study` = '{_quotable(study)}'"
+        + (" and attributes.status = 'FINISHED'" if finished else ""),
         [_experiment_id(experiment)],
     )
 
