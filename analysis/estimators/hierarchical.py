@@ -35,7 +35,7 @@ FEW_FAMILIES = f"fewer than {LEAST_FAMILIES} control families: D is its prior"
 _UNIT = "models, languages, families"
 _PRIOR_SHARE = 0.125
 _DF = 4.0
-_TINY = 1e-12
+_ROUNDS, _WIDER = 3, 1.2
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Posterior:
         """Return the value with this posterior probability below it."""
         far = 12 * self.spread + 1e-9
         low, high = self.estimate - far, self.estimate + far
-        return float(optimize.brentq(lambda q: self.below(q) - share, low, high, xtol=1e-9))
+        found: float = optimize.brentq(lambda q: self.below(q) - share, low, high, xtol=1e-9)
+        return found
 
 
 def hierarchical_rows(table: GainTable, groups: BaselineGroups, seed: int) -> list[Estimate]:
@@ -220,7 +221,7 @@ def rotate_gains(
     along = unit @ contrast
     names, place = np.unique(np.array(families, np.str_), return_inverse=True)
     columns = np.stack([np.ones(n_languages), r, mean])
-    sums = np.stack([np.bincount(place, column, len(names)) for column in columns])
+    sums = np.array([np.bincount(place, column, len(names)) for column in columns], np.float64)
     return RotatedGains(
         mean=mean, related=np.asarray(r, np.float64), by_family=sums, size=np.bincount(place),
         along=along, others=np.maximum((projected**2).sum(axis=0) - along**2, 0.0),
@@ -245,7 +246,7 @@ def condition(data: RotatedGains, spreads: Floats) -> _Conditional:
         data: Rotated gains.
         spreads: Standard deviations, shape (draws, 5), in the order of SPREADS.
     """
-    model, language, family, mixed, residual = (spreads**2).T
+    model, language, family, mixed, residual = np.minimum(spreads, 1e3).T ** 2
     noise = data.sampling + residual
     n_languages, m = len(data.mean), data.n_models
     norm = float(data.related @ data.related)
@@ -327,33 +328,62 @@ def fit(
 
     def log_posterior(logs: Floats) -> Floats:
         """Return the log density of log deviations, shape (draws, 5) to (draws,)."""
-        spreads = np.exp(logs)
-        prior = (stats.halfnorm.logpdf(spreads, scale=scales) + logs).sum(axis=1)
-        return np.asarray(condition(data, spreads).log_likelihood + prior, np.float64)
+        likelihood = condition(data, np.exp(logs)).log_likelihood
+        return np.asarray(likelihood + _log_prior(logs, scales), np.float64)
 
     mode, root = _mode(log_posterior, np.log(scales / 2))
-    points = qmc.Sobol(n + 1, rng=np.random.default_rng(seed)).random(n_points)
-    points = np.clip(points, 1e-10, 1 - 1e-10)
-    from_prior = int(_PRIOR_SHARE * n_points)
-    around, others = points[from_prior:], points[:from_prior]
-    stretch = np.sqrt(_DF / stats.chi2.ppf(around[:, n], _DF))[:, None]
-    logs = np.vstack([
-        np.log(stats.halfnorm.ppf(others[:, :n], scale=scales) + _TINY),
-        mode + stretch * stats.norm.ppf(around[:, :n]) @ root.T,
-    ])  # fmt: skip
-    logs = np.clip(logs, np.log(1e-7), np.log(10.0))
-    drawn = stats.multivariate_t(mode, root @ root.T, df=_DF).logpdf(logs)
-    prior = (stats.halfnorm.logpdf(np.exp(logs), scale=scales) + logs).sum(axis=1)
-    mixture = np.logaddexp(np.log(1 - _PRIOR_SHARE) + drawn, np.log(_PRIOR_SHARE) + prior)
+    rng = np.random.default_rng(seed)
+    # The mode's curvature misses ridges and tails: move the proposal to what was found, thrice.
+    for _ in range(_ROUNDS):
+        logs, mixture = _proposed(mode, root, scales, n_points // 4, rng)
+        weight = _weights(log_posterior(logs) - mixture)
+        mode = weight @ logs
+        off = (logs - mode) * np.sqrt(weight)[:, None]
+        spread = np.linalg.cholesky(off.T @ off + 1e-4 * np.eye(n))
+        root = np.asarray(_WIDER * spread, np.float64)
+    logs, mixture = _proposed(mode, root, scales, n_points, rng)
     given = condition(data, np.exp(logs))
-    log_weight = given.log_likelihood + prior - mixture
-    weight = np.exp(log_weight - log_weight.max())
-    weight = weight / weight.sum()
+    weight = _weights(given.log_likelihood + _log_prior(logs, scales) - mixture)
     sample = float(1 / (weight @ weight))
     return {
         name: Posterior(weight, given.mean[name], np.sqrt(given.variance[name]), sample)
         for name in given.mean
     }
+
+
+def _proposed(
+    centre: Floats, root: Floats, scales: Floats, n_points: int, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Draw log deviations from the mixture of a t around `centre` and the prior.
+
+    Returns:
+        The draws (n_points, 5) and the log density of the mixture at each.
+    """
+    n = len(centre)
+    points = np.clip(qmc.Sobol(n + 1, rng=rng).random(n_points), 1e-10, 1 - 1e-10)
+    first = int(_PRIOR_SHARE * n_points)
+    around, others = points[first:], points[:first]
+    stretch = np.sqrt(_DF / stats.chi2.ppf(around[:, n], _DF))[:, None]
+    logs = np.vstack([
+        np.log(stats.halfnorm.ppf(others[:, :n], scale=scales)),
+        centre + stretch * stats.norm.ppf(around[:, :n]) @ root.T,
+    ])  # fmt: skip
+    drawn = stats.multivariate_t(centre, root @ root.T, df=_DF).logpdf(logs)
+    prior = _log_prior(logs, scales)
+    return logs, np.logaddexp(np.log(1 - _PRIOR_SHARE) + drawn, np.log(_PRIOR_SHARE) + prior)
+
+
+def _log_prior(logs: Floats, scales: Floats) -> Floats:
+    """Return the prior's log density of log deviations, (draws, 5) to (draws,)."""
+    # Beyond ten scales the density is 0 to all digits, and its logarithm would overflow.
+    spreads = np.exp(np.minimum(logs, np.log(1e3)))
+    density = stats.halfnorm.logpdf(spreads, scale=scales) + logs
+    return np.asarray(density.sum(axis=1), np.float64)
+
+
+def _weights(log_weight: Floats) -> Floats:
+    weight = np.exp(log_weight - log_weight.max())
+    return np.asarray(weight / weight.sum(), np.float64)
 
 
 def _mode(log_density, start: Floats) -> tuple[Floats, Floats]:  # type: ignore[no-untyped-def]
