@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from analysis.estimates import Estimate
+from analysis.estimators.primary import primary_row
 from analysis.figures.style import (
     BAND,
     FAMILY_COLOURS,
@@ -52,12 +53,6 @@ HEADINGS = {
     "B": "B: weak \N{MINUS SIGN} strong models",
     "I": "I: D of weak \N{MINUS SIGN} D of strong models",
 }
-PRIMARY_ROWS = {
-    "D": (("welch", "languages"),),
-    "B": (("welch", "models"), ("one_sample_ttest", "languages")),
-    "I": (("intersection_union", "models, languages"), ("welch", "languages")),
-}
-"""Estimator and unit of the row that the words on a contrast rest on: the first with a number."""
 _VARIANTS = ("at mean baseline", "beyond headroom", "(published regression)")
 _SIZE = 7.5
 
@@ -120,20 +115,6 @@ def forest_lines(estimates: Sequence[Estimate]) -> list[ForestLine]:
 
 def _variants(contrast: str) -> tuple[str, ...]:
     return tuple(f"{contrast} {variant}" for variant in _VARIANTS)
-
-
-def primary_row(estimates: Sequence[Estimate], contrast: str) -> Estimate | None:
-    """Return the row in points that the words on D, B or I rest on; None if there is none.
-
-    Without any number it is the first of PRIMARY_ROWS, whose status says why.
-    """
-    found = [
-        row
-        for key in PRIMARY_ROWS[contrast]
-        for row in estimates
-        if (row.estimand, row.scale) == (contrast, POINTS) and (row.estimator, row.unit) == key
-    ]
-    return next((row for row in found if row.estimate is not None), found[0] if found else None)
 
 
 def forest_plot(
