@@ -119,7 +119,7 @@ def robust_limits(
     most = times * float(np.median(known)) if known.size else 0.0
     lowest = float(np.min(np.fmax(np.fmin(low, centre), centre - most)))
     highest = float(np.max(np.fmin(np.fmax(high, centre), centre + most)))
-    room = margin * (highest - lowest) or 1.0
+    room = margin * (highest - lowest) if highest > lowest else 1.0
     return lowest - room, highest + room
 
 
