@@ -115,7 +115,7 @@ def all_figures(narrow: bool) -> dict[str, Figure]:
         "heat": gain_heatmap(gains(), title="a $1 study"),
         "headline": headline_plot(estimates(), title="t", bound=0.05, narrow=narrow),
         "two": two_by_two_plot(table(), groups(4), title="t", note="n", narrow=narrow),
-        "curve": specification_plot(specifications(), "D", title="t", narrow=narrow),
+        "curve": specification_plot(specifications(), title="t", narrow=narrow),
     }
 
 
@@ -133,7 +133,7 @@ def groups(models: int, weak: int = 2) -> BaselineGroups:
 
 
 def specifications() -> pd.DataFrame:
-    left_out = ["none", *(f"model: m{i}" for i in range(4)), *(f"language: l{i}" for i in range(9))]
+    left_out = ["", *(f"m{i}" for i in range(4)), *belebele_codes()[:9]]
     rows = [
         {"estimand": estimand, "scale": scale, "clip": clip, "test": test, "left_out": gone,
          "estimate": 0.01 * k - 0.02, "ci_low": 0.01 * k - 0.05, "ci_high": 0.01 * k + 0.01,
@@ -358,19 +358,26 @@ def test_slopes_are_drawn_where_they_hold() -> None:
 
 
 def test_the_specification_curve_is_sorted_and_its_dots_stand_below() -> None:
-    figure = specification_plot(specifications(), "D", title="")
+    table = specifications()
+    figure = specification_plot(table, title="")
     curve, logit, dots = figure.axes[0], figure.axes[1], figure.axes[2]
-    heights = [points.get_offsets()[0, 1] for points in curve.collections[1:]
-               if len(points.get_offsets()) == 1]  # fmt: skip
-    assert len(heights) == 28 and heights == sorted(heights)
+    heights = curve.collections[-1].get_offsets()[:, 1].tolist()
+    chosen = table[(table["estimand"] == "D") & (table["scale"] == "points")]
+    assert heights == pytest.approx(sorted(100 * chosen["estimate"]))
     labels = [text.get_text() for text in dots.get_yticklabels()]
-    assert labels == ["test: pooled", "welch", "left out: none", "language (9)", "model (4)"]
-    counts = [len(points.get_offsets()) for points in dots.collections]
-    assert counts == [14, 14, 2, 18, 8]
+    assert labels == ["test: pooled", "welch", "left out: none", "a language (9)", "a model (4)"]
+    x, rows = dots.collections[0].get_offsets().T.astype(int)
+    assert np.bincount(rows).tolist() == [14, 14, 2, 18, 8]
+    ordered = chosen.sort_values("estimate", kind="stable")
+    assert x[rows == 0].tolist() == np.flatnonzero(ordered["test"] == "pooled").tolist()
     assert curve.get_xlabel() == "28 specifications: 22 above 0, 16 with p < 0.05"
-    assert logit.get_ylabel() == "D (guess-corrected logits)"
-    with pytest.raises(ValueError, match="no estimate of B"):
-        specification_plot(specifications(), "B", title="")
+    assert [axes.get_ylabel() for axes in (curve, logit, *figure.axes[4:6])] == [
+        "D (points)", "D (guess-corrected logits)", "I (points)", "I (guess-corrected logits)",
+    ]  # fmt: skip
+    alone = specification_plot(chosen, title="", narrow=True)
+    assert len(alone.axes) == 2
+    with pytest.raises(ValueError, match="no estimate of D, B or I"):
+        specification_plot(table.assign(estimate=np.nan), title="")
 
 
 @pytest.mark.parametrize("narrow", [False, True])
