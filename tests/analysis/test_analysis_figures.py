@@ -410,6 +410,17 @@ def test_languages_can_be_read_where_there_are_122(narrow: bool) -> None:
     assert legend.y1 < min(axes.get_tightbbox().y0 for axes in figure.axes)
 
 
+def test_a_heatmap_of_122_languages_has_them_as_rows() -> None:
+    found = everything(2)
+    found.loc[0, "gain"] = -0.0004
+    axes = gain_heatmap(found, title="", names=language_names(belebele_codes())).axes[0]
+    labels = {text.get_text() for text in axes.get_yticklabels()}
+    assert len(labels) == 122 and "Nepali (Latin) (npi_Latn)" in labels
+    words = [text.get_text() for text in axes.texts]
+    assert "0.0" in words and not {"-0.0", "−0.0", "+0.0"} & set(words)
+    assert [word for word in words if word.isalpha()] == ["source", "related", "control"]
+
+
 def test_a_rounded_zero_has_no_sign() -> None:
     assert [signed(-0.0004, 1), signed(0.04, 1), signed(-0.06, 1), signed(2, 0)] == [
         "0.0", "0.0", "−0.1", "+2",
