@@ -133,7 +133,7 @@ def forest_plot(
     lines = forest_lines(estimates)
     if not lines:
         raise ValueError("forest plot: no estimate of D, B or I")
-    scales = [s for s in (POINTS, LOGIT) if any(s in line.rows for line in lines)]
+    scales, missing = _scales(lines)
     # Panels side by side share their rows; one below another, each has its own.
     chosen = [[line for line in lines if scale in line.rows or not narrow] for scale in scales]
     ends = [_places(panel, 1.75 if narrow else 1.0)[2] for panel in chosen]
@@ -152,8 +152,19 @@ def forest_plot(
             [(line.label, place) for line, place in zip(lines, places, strict=True)],
             [(HEADINGS[name], place) for name, place in heads.items()],
         )
-    finish_figure(figure, panels[0], title, note)
+    finish_figure(figure, panels[0], title, ". ".join(filter(None, [note, missing])))
     return figure
+
+
+def _scales(lines: Sequence[ForestLine]) -> tuple[list[str], str]:
+    """Return the scales with a number, and why logits are left out where they have none."""
+    rows = {
+        scale: [line.rows[scale] for line in lines if scale in line.rows]
+        for scale in (POINTS, LOGIT)
+    }
+    drawn = [scale for scale, of in rows.items() if any(row.estimate is not None for row in of)]
+    missing = "" if LOGIT in drawn or not rows[LOGIT] else f"No logits: {rows[LOGIT][0].status}"
+    return drawn or [POINTS], missing
 
 
 def _draw_panel(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,11 @@ from analysis.figures.style import (
     quiet_axes,
     robust_limits,
 )
+from xling.languages import belebele_codes, get_language
 
 CHOICES = ("scale", "clip", "test", "branch", "left_out", "baseline")
 _WORDS = {"left_out": "left out", "branch": "branch"}
 _NONE = "none"
-_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 ESTIMANDS = ("D", "B", "I")
 
 
@@ -181,7 +181,13 @@ def _kind(value: str) -> str:
     """Return what values that are left out have in common."""
     if value == _NONE:
         return value
-    return "a language" if _CODE.fullmatch(value) else "a model"
+    return "a language" if value.split("_")[0] in _iso_codes() else "a model"
+
+
+@cache
+def _iso_codes() -> frozenset[str]:
+    """Return the ISO 639-3 codes by which languages are left out."""
+    return frozenset(get_language(code).iso639_3 for code in belebele_codes())
 
 
 def _counted(kind: str, members: set[str]) -> str:

@@ -191,6 +191,7 @@ def finish_figure(figure: Figure, axes: Axes, title: str, note: str) -> None:
 
 def _write_note(figure: Figure, note: str) -> None:
     """Write small print at the figure's foot, below a legend that stands there."""
+    note = "\n".join(textwrap.wrap(note, int(15 * figure.get_figwidth())))
     height = 72 * figure.get_figheight()
     foot = (6.0 + 11.0 * (note.count("\n") + 1)) / height
     taken = foot

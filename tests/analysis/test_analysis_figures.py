@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -133,7 +134,8 @@ def groups(models: int, weak: int = 2) -> BaselineGroups:
 
 
 def specifications() -> pd.DataFrame:
-    left_out = ["", *(f"m{i}" for i in range(4)), *belebele_codes()[:9]]
+    languages = [*belebele_codes()[:6], "npi", "sin", "zul"]
+    left_out = ["", *(f"m{i}" for i in range(4)), *languages]
     rows = [
         {"estimand": estimand, "scale": scale, "clip": clip, "test": test, "left_out": gone,
          "estimate": 0.01 * k - 0.02, "ci_low": 0.01 * k - 0.05, "ci_high": 0.01 * k + 0.01,
@@ -238,6 +240,12 @@ def test_forest_has_the_primary_arms_rows_in_order() -> None:
     assert any("+5.0 [−1.0, +11.0]" in word for word in words)
     assert [shade.get_datalim(figure.axes[0].transData).intervalx.tolist()
             for shade in figure.axes[0].collections] == [[-5.0, 5.0]] * 2  # fmt: skip
+    unknown = [
+        replace(row, estimate=None, ci_low=None, ci_high=None, p=None, status="chance unknown")
+        if row.scale == "logit" else row for row in estimates()
+    ]  # fmt: skip
+    alone = forest_plot(unknown, title="", bound=0.05)
+    assert len(alone.axes) == 1 and alone.texts[0].get_text() == "No logits: chance unknown"
     with pytest.raises(ValueError, match="no estimate of D, B or I"):
         forest_plot([], title="", bound=0.05)
 
