@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from analysis.figures.style import (
     quiet_axes,
     robust_limits,
 )
-from xling.languages import belebele_codes, get_language
 
 CHOICES = ("scale", "clip", "test", "branch", "left_out", "baseline")
 _WORDS = {"left_out": "left out", "branch": "branch"}
@@ -49,8 +47,9 @@ def specification_plot(
     """Draw the sorted estimates of D, B and I with their intervals, and their choices below.
 
     Each estimand has a panel on each scale, sorted by itself: scales side by side, on a phone one
-    below another. Choices that never vary have no dots. Languages left out in turn share a row of
-    dots, and so do models (Simonsohn, Simmons & Nelson 2020).
+    below another. Choices that never vary have no dots. What is left out in turn shares a row of
+    dots by its kind, which stands before a colon: `language: mlt_Latn`, `model: a` (Simonsohn,
+    Simmons & Nelson 2020).
 
     Args:
         table: A row for each specification, with the columns estimand, scale, estimate, ci_low,
@@ -178,16 +177,8 @@ def _choice_rows(panel: pd.DataFrame) -> list[_ChoiceRow]:
 
 
 def _kind(value: str) -> str:
-    """Return what values that are left out have in common."""
-    if value == _NONE:
-        return value
-    return "a language" if value.split("_")[0] in _iso_codes() else "a model"
-
-
-@cache
-def _iso_codes() -> frozenset[str]:
-    """Return the ISO 639-3 codes by which languages are left out."""
-    return frozenset(get_language(code).iso639_3 for code in belebele_codes())
+    """Return what values that are left out have in common: what stands before a colon."""
+    return value if ":" not in value else f"a {value.split(':')[0]}"
 
 
 def _counted(kind: str, members: set[str]) -> str:
