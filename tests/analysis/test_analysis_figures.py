@@ -32,6 +32,7 @@ from analysis.figures.style import ACCENT, new_figure, robust_limits, save_figur
 from analysis.figures.two_by_two import two_by_two_means, two_by_two_plot
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.gain_table import GainTable
+from analysis.tables.fields import number_field
 from analysis.tables.numbers import fixed, signed, unsigned_points
 from xling.languages import belebele_codes, family_of
 
@@ -432,6 +433,8 @@ def test_a_rounded_zero_has_no_sign() -> None:
     assert [signed(-0.0004, 1), signed(0.04, 1), signed(-0.06, 1), signed(2, 0)] == [
         "0.0", "0.0", "−0.1", "+2",
     ]  # fmt: skip
+    assert number_field(-0.04, "{:.1f}").text == "0.0"
+    assert number_field(-0.06, "{:.1f}").text == "-0.1"
     assert fixed(-0.4, 0) == "0" and fixed(-1.6, 0) == "−2" and unsigned_points(-1e-9) == "0"
 
 
