@@ -48,7 +48,7 @@ def _exhibit(evidence: Evidence, name: str, rows: pd.DataFrame) -> Exhibit:
         ),
         "Each point is one specification with its 95 % interval; the dots below say which.",
         f"Estimates of {name} under every specification, sorted",
-        partial(specification_plot, rows, name),
+        partial(specification_plot, rows),
         make_table(_COLUMNS, [_fields(row) for _, row in rows.sort_values("estimate").iterrows()]),
     )  # fmt: skip
 

@@ -23,9 +23,10 @@ from analysis.figures.style import (
     name_rows,
     new_figure,
     plain_text,
-    quiet_axes,
     tip_id,
 )
+
+_FEW = 40
 
 
 def before_after_table(
@@ -76,15 +77,20 @@ def before_after_plot(
     if table.empty:
         raise ValueError(f"{axis}: no model was scored both before and after")
     known = names or {}
-    figure = new_figure(NARROW_WIDTH if narrow else 8.6, 1.2 + 0.3 * len(table))
+    dense = len(table) > _FEW
+    figure = new_figure(
+        NARROW_WIDTH if narrow else 8.6, 1.2 + (0.155 if dense else 0.3) * len(table)
+    )
     axes = figure.add_subplot()
     for place, row in enumerate(table.to_dict("records")):
-        _draw_language(axes, place, row, known)
+        _draw_language(axes, place, row, known, 4 if dense else 7)
     name_rows(axes, [plain_text(known.get(code, code)) for code in table["language"]])
+    axes.tick_params(axis="y", labelsize=6.5 if dense else 8)
     highest = float(table[["before", "after"]].max().max())
     axes.set_xlim(*(limits or (0.0, max(108 * highest, 1.0))))
     axes.set_xlabel(axis, fontsize=9)
-    quiet_axes(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="x", labelsize=8)
     handles = [
         *family_handles(set(table["family"])),
         Line2D([], [], ls="", marker="o", color=GREY, mfc="white", label="before"),
@@ -96,7 +102,7 @@ def before_after_plot(
 
 
 def _draw_language(
-    axes: Axes, place: int, row: Mapping[Any, Any], names: Mapping[str, str]
+    axes: Axes, place: int, row: Mapping[Any, Any], names: Mapping[str, str], size: float
 ) -> None:
     """Draw one language: hollow before, full after."""
     colour = FAMILY_COLOURS[row["family"]]
@@ -105,7 +111,7 @@ def _draw_language(
     axes.plot([before, after], [place, place], color=colour, lw=1.4, alpha=0.6, zorder=2)
     for value, face in ((before, "white"), (after, colour)):
         draw_mark(
-            axes, value, place, "o", ms=7, color=colour, mfc=face, mew=1.4, zorder=3,
+            axes, value, place, "o", ms=size, color=colour, mfc=face, mew=1.4, zorder=3,
             gid=tip_id(tip),
         )  # fmt: skip
 

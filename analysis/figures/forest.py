@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from analysis.estimates import Estimate
+from analysis.estimators.primary import primary_row
 from analysis.figures.style import (
     BAND,
     FAMILY_COLOURS,
@@ -52,12 +53,6 @@ HEADINGS = {
     "B": "B: weak \N{MINUS SIGN} strong models",
     "I": "I: D of weak \N{MINUS SIGN} D of strong models",
 }
-PRIMARY_ROWS = {
-    "D": (("welch", "languages"),),
-    "B": (("welch", "models"), ("one_sample_ttest", "languages")),
-    "I": (("intersection_union", "models, languages"), ("welch", "languages")),
-}
-"""Estimator and unit of the row that the words on a contrast rest on: the first with a number."""
 _VARIANTS = ("at mean baseline", "beyond headroom", "(published regression)")
 _SIZE = 7.5
 
@@ -122,20 +117,6 @@ def _variants(contrast: str) -> tuple[str, ...]:
     return tuple(f"{contrast} {variant}" for variant in _VARIANTS)
 
 
-def primary_row(estimates: Sequence[Estimate], contrast: str) -> Estimate | None:
-    """Return the row in points that the words on D, B or I rest on; None if there is none.
-
-    Without any number it is the first of PRIMARY_ROWS, whose status says why.
-    """
-    found = [
-        row
-        for key in PRIMARY_ROWS[contrast]
-        for row in estimates
-        if (row.estimand, row.scale) == (contrast, POINTS) and (row.estimator, row.unit) == key
-    ]
-    return next((row for row in found if row.estimate is not None), found[0] if found else None)
-
-
 def forest_plot(
     estimates: Sequence[Estimate], *, title: str, bound: float, note: str = "", narrow: bool = False
 ) -> Figure:
@@ -152,7 +133,7 @@ def forest_plot(
     lines = forest_lines(estimates)
     if not lines:
         raise ValueError("forest plot: no estimate of D, B or I")
-    scales = [s for s in (POINTS, LOGIT) if any(s in line.rows for line in lines)]
+    scales, missing = _scales(lines)
     # Panels side by side share their rows; one below another, each has its own.
     chosen = [[line for line in lines if scale in line.rows or not narrow] for scale in scales]
     ends = [_places(panel, 1.75 if narrow else 1.0)[2] for panel in chosen]
@@ -171,8 +152,19 @@ def forest_plot(
             [(line.label, place) for line, place in zip(lines, places, strict=True)],
             [(HEADINGS[name], place) for name, place in heads.items()],
         )
-    finish_figure(figure, panels[0], title, note)
+    finish_figure(figure, panels[0], title, ". ".join(filter(None, [note, missing])))
     return figure
+
+
+def _scales(lines: Sequence[ForestLine]) -> tuple[list[str], str]:
+    """Return the scales with a number, and why logits are left out where they have none."""
+    rows = {
+        scale: [line.rows[scale] for line in lines if scale in line.rows]
+        for scale in (POINTS, LOGIT)
+    }
+    drawn = [scale for scale, of in rows.items() if any(row.estimate is not None for row in of)]
+    missing = "" if LOGIT in drawn or not rows[LOGIT] else f"No logits: {rows[LOGIT][0].status}"
+    return drawn or [POINTS], missing
 
 
 def _draw_panel(

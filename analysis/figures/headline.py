@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy import stats
 
-from analysis.estimates import Estimate
+from analysis.estimates import FAMILYWISE, Estimate
+from analysis.estimators.primary import find_row, primary_row
+from analysis.estimators.source_arms import WITHOUT_KIN
 from analysis.figures.forest import (
     HEADINGS,
     POINTS,
@@ -18,7 +19,6 @@ from analysis.figures.forest import (
     name_lines,
     own_interval,
     plain_rows,
-    primary_row,
     shade_bound,
     short_number,
     shorten,
@@ -38,12 +38,10 @@ from analysis.figures.style import (
     tip_id,
 )
 
-CONFIDENCE = 1 - 0.05 / 3
-"""Bonferroni's over D, B and I: what the words go by."""
 _CLAIMS = {**HEADINGS, "C": "C: fine-tuned \N{MINUS SIGN} chain-of-thought"}
 _COLOURS = {"D": FAMILY_COLOURS["related"], "B": FAMILY_COLOURS["control"], "I": ACCENT,
             "C": FAMILY_COLOURS["source"]}  # fmt: skip
-_ARMS = "D (finetuned - control-source"
+_ARMS = "finetuned - control-source"
 _BEYOND = "B beyond headroom"
 _ACCURACY = "accuracy finetuned - chain-of-thought"
 
@@ -68,46 +66,31 @@ def headline_lines(estimates: Sequence[Estimate]) -> list[HeadlineLine]:
         kin of the control source, where there is one); B, and B beyond headroom; I; the difference
         of accuracies where reasoning was run. A row without a number is there with its status.
     """
-    points = [row for row in estimates if row.scale == POINTS]
     found: list[tuple[str, str, Estimate | None]] = []
-    for start, words in (("D", ""), (_ARMS, "less control source, ")):
+    others = f"D ({_ARMS}, {WITHOUT_KIN})"
+    if find_row(estimates, others, "welch", "languages") is None:
+        others = f"D ({_ARMS})"
+    for name, words in (("D", ""), (others, "less control source, ")):
         for estimator, unit in (("welch", "languages"), ("random_effects", "families")):
-            of = [row for row in points if (row.estimator, row.unit) == (estimator, unit)]
-            named = [row for row in of if _is_estimand(row.estimand, start)]
-            # The last of the arms' rows leaves most out: without kin, without their families.
-            found.append(("D", f"{words}by {unit}", named[-1] if named else None))
+            found.append(("D", f"{words}by {unit}", find_row(estimates, name, estimator, unit)))
     main, interaction = (primary_row(estimates, name) for name in "BI")
     found.append(("B", "" if main is None else f"by {main.unit}", main))
-    beyond = next((row for row in points if row.estimand == _BEYOND), None)
-    found.append(("B", "beyond headroom", beyond))
+    found.append(("B", "beyond headroom", _named(estimates, _BEYOND)))
     unit = "" if interaction is None else interaction.unit.replace(", ", " and ")
     found.append(("I", f"by {unit}", interaction))
-    accuracy = next((row for row in points if row.estimand == _ACCURACY), None)
-    found.append(("C", "accuracy, by models", accuracy))
+    found.append(("C", "accuracy, by models", _named(estimates, _ACCURACY)))
     return [HeadlineLine(claim, label, row) for claim, label, row in found if row is not None]
 
 
-def _is_estimand(name: str, start: str) -> bool:
-    return name == start if start == "D" else name.startswith(start)
-
-
-def headline_interval(row: Estimate, confidence: float) -> tuple[float, float] | None:
-    """Return estimate -+ t se at a confidence; without se or df the row's own 95 % interval.
-
-    None if there is neither, or if only the 95 % interval is known and another is wanted.
-    """
-    if row.estimate is None:
-        return None
-    if row.se is not None and row.df is not None:
-        half = float(stats.t.ppf((1 + confidence) / 2, row.df)) * row.se
-        return row.estimate - half, row.estimate + half
-    return own_interval(row) if confidence == 0.95 else None
+def _named(estimates: Sequence[Estimate], name: str) -> Estimate | None:
+    """Return the first row of an estimand in points."""
+    return next((row for row in estimates if (row.estimand, row.scale) == (name, POINTS)), None)
 
 
 def shown_interval(line: HeadlineLine) -> tuple[float, float] | None:
     """Return the interval that the words go by; C, outside the correction, has its 95 % one."""
-    corrected = None if line.claim == "C" else headline_interval(line.row, CONFIDENCE)
-    return corrected or headline_interval(line.row, 0.95)
+    corrected = None if line.claim == "C" else line.row.interval_at(FAMILYWISE)
+    return corrected or line.row.interval_at(0.95) or own_interval(line.row)
 
 
 def headline_plot(
@@ -180,7 +163,7 @@ def _draw(
     if row.estimate is None:
         write_line(axes, place, line.label, plain_text(shorten(row.status, 34)), narrow)
         return
-    usual = headline_interval(row, 0.95)
+    usual = row.interval_at(0.95) or own_interval(row)
     shown = shown_interval(line)
     wide = shown if shown != usual else None
     for ends, width in ((wide, 1.0), (usual, 3.2)):

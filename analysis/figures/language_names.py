@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from xling.languages import get_language
+from xling.languages import belebele_codes, get_language
 
 # ISO 15924, English names; of the scripts that Belebele's languages with two scripts are in.
 _SCRIPTS = {
@@ -39,10 +39,9 @@ def language_names(codes: Collection[str]) -> dict[str, str]:
 def top_family_names(codes: Collection[str]) -> dict[str, str]:
     """Return the name of each language's outermost Glottolog family; an isolate is its own.
 
-    Raises:
-        ValueError: If a code is not one of Belebele's.
+    Codes that are not Belebele's are left out.
     """
-    known = {code: get_language(code) for code in codes}
+    known = {code: get_language(code) for code in codes if code in belebele_codes()}
     return {
         code: language.lineage[-1].name if language.lineage else language.name
         for code, language in known.items()

@@ -1,4 +1,4 @@
-"""The specification curve: an estimand under every defensible choice, sorted by its estimate."""
+"""The specification curve: D, B and I under every defensible choice, sorted by estimate."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.forest import POINTS, short_number
+from analysis.figures.forest import POINTS
 from analysis.figures.style import (
     FAMILY_COLOURS,
     GREY,
-    MAX_TIPS,
     NARROW_WIDTH,
     TIGHT,
     finish_figure,
@@ -25,13 +24,12 @@ from analysis.figures.style import (
     plain_text,
     quiet_axes,
     robust_limits,
-    tip_id,
 )
 
 CHOICES = ("scale", "clip", "test", "branch", "left_out", "baseline")
-_WORDS = {"left_out": "left out", "branch": "branch level", "baseline": "baseline split"}
-_MOST_VALUES = 8
+_WORDS = {"left_out": "left out", "branch": "branch"}
 _NONE = "none"
+ESTIMANDS = ("D", "B", "I")
 
 
 @dataclass(frozen=True)
@@ -44,61 +42,70 @@ class _ChoiceRow:
 
 
 def specification_plot(
-    table: pd.DataFrame, estimand: str, *, title: str, note: str = "", narrow: bool = False
+    table: pd.DataFrame, *, title: str, note: str = "", narrow: bool = False
 ) -> Figure:
-    """Draw the sorted estimates of one estimand with their intervals, and their choices below.
+    """Draw the sorted estimates of D, B and I with their intervals, and their choices below.
 
-    Each scale has a panel of its own, sorted by itself; on a phone one below another. Choices that
-    never vary have no dots. Of a choice with many values, such as each language left out in turn,
-    values that begin alike up to a colon (`language: arb_Latn`) share a row. Simonsohn et al. 2020.
+    Each estimand has a panel on each scale, sorted by itself: scales side by side, on a phone one
+    below another. Choices that never vary have no dots. What is left out in turn shares a row of
+    dots by its kind, which stands before a colon: `language: mlt_Latn`, `model: a` (Simonsohn,
+    Simmons & Nelson 2020).
 
     Args:
-        table: A row for each specification, with the columns estimand, estimate, ci_low, ci_high,
-            p (proportions on the scale `points`, logits on `logit`; NaN or None where there is no
+        table: A row for each specification, with the columns estimand, scale, estimate, ci_low,
+            ci_high, p (proportions on the scale `points`, logits on `logit`; NaN where there is no
             number), and those of CHOICES that were varied. Rows without an estimate are not drawn.
-        estimand: Which one to draw: `D`, `B` or `I`.
         title: What the figure shows.
         note: Small print below.
         narrow: Whether it is for a phone.
 
     Raises:
-        ValueError: If no specification of the estimand has an estimate.
+        ValueError: If no specification of D, B or I has an estimate.
     """
-    rows = table[(table["estimand"] == estimand) & table["estimate"].notna()]
+    rows = table[table["estimand"].isin(ESTIMANDS) & table["estimate"].notna()]
     if rows.empty:
-        raise ValueError(f"specification curve: no estimate of {estimand} to draw")
-    scales = rows["scale"] if "scale" in rows else pd.Series(POINTS, rows.index)
-    panels = [
-        (str(scale), rows[scales == scale].sort_values("estimate", kind="stable"))
-        for scale in sorted(scales.unique(), key=lambda name: name != POINTS)
-    ]
-    dots = [_choice_rows(panel) for _, panel in panels]
-    heights = [2.1, max(0.3, 0.155 * max(map(len, dots)))]
-    if narrow:
-        total = sum(2.7 + 0.155 * len(of_panel) for of_panel in dots)
-        figure = new_figure(NARROW_WIDTH, 0.7 + total)
-        ratios = [part for d in dots for part in (2.1, max(0.3, 0.155 * len(d)))]
-        axes = figure.subplots(2 * len(panels), 1, squeeze=False, height_ratios=ratios)
-        pairs = [(axes[2 * k, 0], axes[2 * k + 1, 0]) for k in range(len(panels))]
-    else:
-        figure = new_figure(6.2 * len(panels) if len(panels) > 1 else 8.6, 1.3 + sum(heights))
-        axes = figure.subplots(2, len(panels), squeeze=False, height_ratios=heights)
-        pairs = [(axes[0, k], axes[1, k]) for k in range(len(panels))]
-    for (curve, matrix), (scale, panel), rows_of in zip(pairs, panels, dots, strict=True):
-        _draw_curve(curve, panel, scale, estimand)
-        curve.set_xlabel(_summary(panel, "\n" if narrow else " "), fontsize=8, loc="left")
-        _draw_choices(matrix, rows_of, len(panel))
+        raise ValueError("specification curve: no estimate of D, B or I to draw")
+    scales = sorted(rows["scale"].unique(), key=lambda name: name != POINTS)
+    panels = {
+        key: panel.sort_values("estimate", kind="stable")
+        for key, panel in rows.groupby(["estimand", "scale"])
+    }
+    order = [(name, scale) for name in ESTIMANDS for scale in scales if (name, scale) in panels]
+    dots = {key: _choice_rows(panels[key]) for key in order}
+    columns = 1 if narrow else len(scales)
+    names = [name for name in ESTIMANDS if name in set(rows["estimand"])]
+    # Where each panel stands: its row and its column.
+    place = {key: divmod(i, 1) if narrow else (names.index(key[0]), scales.index(key[1]))
+             for i, key in enumerate(order)}  # fmt: skip
+    heights: list[float] = []
+    for row in range(1 + max(row for row, _ in place.values())):
+        most = max(len(dots[key]) for key in order if place[key][0] == row)
+        heights += [1.9, max(0.3, 0.15 * most)]
+    width = NARROW_WIDTH if narrow else 6.2 * columns if columns > 1 else 8.6
+    figure = new_figure(width, 0.6 + sum(heights) + 0.25 * len(heights))
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    for key in order:
+        row, column = place[key]
+        curve, matrix = axes[2 * row, column], axes[2 * row + 1, column]
+        _draw_curve(curve, panels[key], key)
+        curve.set_xlabel(_summary(panels[key], "\n" if narrow else " "), fontsize=8, loc="left")
+        _draw_choices(matrix, dots[key], len(panels[key]))
+    for row, column in np.ndindex(len(heights) // 2, columns):
+        if (row, column) not in place.values():
+            axes[2 * row, column].set_axis_off()
+            axes[2 * row + 1, column].set_axis_off()
     handles = [
         Line2D([], [], ls="-", marker="o", ms=4, color=colour, label=words)
         for colour, words in ((FAMILY_COLOURS["related"], "p < 0.05"), (GREY, "p 0.05 or more"))
     ]
     legend_below(figure, handles, 2, **TIGHT)
-    finish_figure(figure, pairs[0][0], title, note)
+    finish_figure(figure, axes[0, 0], title, note)
     return figure
 
 
-def _draw_curve(axes: Axes, panel: pd.DataFrame, scale: str, estimand: str) -> None:
-    """Draw the sorted estimates of one scale with their intervals."""
+def _draw_curve(axes: Axes, panel: pd.DataFrame, key: tuple[str, str]) -> None:
+    """Draw the sorted estimates of one estimand and scale with their intervals."""
+    estimand, scale = key
     factor = 100 if scale == POINTS else 1
     estimate, low, high = (
         factor * panel[name].to_numpy(np.float64, na_value=np.nan)
@@ -123,11 +130,7 @@ def _draw_curve(axes: Axes, panel: pd.DataFrame, scale: str, estimand: str) -> N
             x[cut], np.full(int(cut.sum()), edge), s=12, marker=marker, color=list(colours[cut]),
             linewidths=0, clip_on=False, zorder=3,
         )  # fmt: skip
-    for place, row in enumerate(panel.to_dict("records")):
-        axes.scatter(
-            place, estimate[place], s=6 if many else 18, color=str(colours[place]), linewidths=0,
-            zorder=3, gid=tip_id(_said(row, scale)) if len(panel) <= MAX_TIPS else None,
-        )  # fmt: skip
+    axes.scatter(x, estimate, s=6 if many else 18, color=list(colours), linewidths=0, zorder=3)
     axes.set_xlim(-1, len(panel))
     axes.set_xticks([])
     unit = "points" if scale == POINTS else "guess-corrected logits"
@@ -145,20 +148,6 @@ def _summary(panel: pd.DataFrame, gap: str) -> str:
     )
 
 
-def _said(row: dict[Any, Any], scale: str) -> str:
-    """Say estimate, interval and choices of one specification."""
-    text = short_number(row["estimate"], scale)
-    if pd.notna(row["ci_low"]) and pd.notna(row["ci_high"]):
-        ends = (short_number(row[name], scale) for name in ("ci_low", "ci_high"))
-        text += f" [{', '.join(ends)}]"
-    choices = (
-        f"{_WORDS.get(name, name)} {row[name]}"
-        for name in CHOICES
-        if name in row and _is_value(row[name])
-    )
-    return f"{text}; {', '.join(choices)}"
-
-
 def _is_value(value: Any) -> bool:
     return not pd.isna(value) and str(value) != ""
 
@@ -171,7 +160,7 @@ def _choice_rows(panel: pd.DataFrame) -> list[_ChoiceRow]:
             continue
         values = [str(value) if _is_value(value) else _NONE for value in panel[choice]]
         names = list(dict.fromkeys(values))
-        if len(names) > _MOST_VALUES:
+        if choice == "left_out":
             members: dict[str, set[str]] = {}
             for value in names:
                 members.setdefault(_kind(value), set()).add(value)
@@ -188,10 +177,8 @@ def _choice_rows(panel: pd.DataFrame) -> list[_ChoiceRow]:
 
 
 def _kind(value: str) -> str:
-    """Return what values have in common: their part before a colon, else `other`."""
-    if value == _NONE:
-        return value
-    return value.split(":")[0] if ":" in value else "other"
+    """Return what values that are left out have in common: what stands before a colon."""
+    return value if ":" not in value else f"a {value.split(':')[0]}"
 
 
 def _counted(kind: str, members: set[str]) -> str:
@@ -212,11 +199,10 @@ def _draw_choices(axes: Axes, rows: Sequence[_ChoiceRow], number: int) -> None:
             axes.axhline(place - 0.5, color="#cccccc", lw=0.6, zorder=0)
         name = f"{_WORDS.get(row.choice, row.choice)}: " if first else ""
         labels.append(plain_text(f"{name}{row.value}"))
-        x = np.flatnonzero(row.has)
-        axes.scatter(
-            x, np.full(len(x), place), s=2.5 if number > 60 else 12, color="#000000",
-            linewidths=0, zorder=2,
-        )  # fmt: skip
+    if rows:
+        place_of, x = np.nonzero(np.array([row.has for row in rows]))
+        size = 2.5 if number > 60 else 12
+        axes.scatter(x, place_of, s=size, color="#000000", linewidths=0, zorder=2)
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(-1, number)

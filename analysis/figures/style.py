@@ -119,7 +119,7 @@ def robust_limits(
     most = times * float(np.median(known)) if known.size else 0.0
     lowest = float(np.min(np.fmax(np.fmin(low, centre), centre - most)))
     highest = float(np.max(np.fmin(np.fmax(high, centre), centre + most)))
-    room = margin * (highest - lowest) or 1.0
+    room = margin * (highest - lowest) if highest > lowest else 1.0
     return lowest - room, highest + room
 
 
@@ -191,6 +191,7 @@ def finish_figure(figure: Figure, axes: Axes, title: str, note: str) -> None:
 
 def _write_note(figure: Figure, note: str) -> None:
     """Write small print at the figure's foot, below a legend that stands there."""
+    note = "\n".join(textwrap.wrap(note, int(15 * figure.get_figwidth())))
     height = 72 * figure.get_figheight()
     foot = (6.0 + 11.0 * (note.count("\n") + 1)) / height
     taken = foot

@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 from scipy import stats
 
 from analysis.arrays import Floats
+from analysis.figures.forest import shorten
 from analysis.figures.style import (
     FAMILY_COLOURS,
     GREY,
@@ -186,8 +187,10 @@ def interval_words(means: Sequence[GroupMean]) -> str:
 
 def _group_label(pair: Sequence[GroupMean], width: int) -> str:
     """Name a group's models, and the difference of its two means."""
-    models = ", ".join(dict.fromkeys(pair[0].models))
-    named = textwrap.wrap(f"{pair[0].group}: {models}", width, break_on_hyphens=False)
+    models = ", ".join(shorten(name, width + 6) for name in dict.fromkeys(pair[0].models))
+    named = textwrap.wrap(
+        f"{pair[0].group}: {models}", width, break_on_hyphens=False, break_long_words=False
+    )
     gap = signed(100 * (pair[0].mean - pair[1].mean), 1)
     return plain_text("\n".join([*named, f"related \N{MINUS SIGN} control: {gap}"]))
 

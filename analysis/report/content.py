@@ -18,6 +18,7 @@ from analysis.figures.distance import distance_plot
 from analysis.figures.forest import forest_lines, forest_plot
 from analysis.figures.headline import headline_lines, headline_plot
 from analysis.figures.inline import inline_svg
+from analysis.figures.language_names import top_family_names
 from analysis.figures.style import figure_gains
 from analysis.figures.two_by_two import two_by_two_plot
 from analysis.gains.cells import CONDITION
@@ -91,7 +92,14 @@ def pictures(findings: Findings, context: StudyContext) -> dict[str, Picture]:
         found["distance"] = _picture(
             "distance",
             "Gain by language, from the source to the most distant language",
-            partial(distance_plot, gains, title="", distance=context.distance, names=context.names),
+            partial(
+                distance_plot,
+                gains,
+                title="",
+                distance=context.distance,
+                names=context.names,
+                top_families=top_family_names(context.family),
+            ),
         )
     return found if findings.answered.empty else found | _answer_pictures(findings, context)
 

@@ -14,6 +14,7 @@ from analysis.figures.distance import distance_plot
 from analysis.figures.forest import forest_lines, forest_plot
 from analysis.figures.headline import headline_lines, headline_plot
 from analysis.figures.heatmap import gain_heatmap
+from analysis.figures.language_names import top_family_names
 from analysis.figures.style import figure_gains, save_figure
 from analysis.figures.two_by_two import two_by_two_plot
 from analysis.gains.comparisons import Comparison
@@ -44,7 +45,7 @@ def draw_figures(findings: Findings, context: StudyContext, folder: Path) -> lis
         figures = _comparison_figures(findings, context, comparison)
         drawn |= {name + suffix: figure for name, figure in figures.items()}
     if any(row.estimate is not None for row in forest_lines(findings.estimates)):
-        title = f"{study}: D and I by estimator"
+        title = f"{study}: D, B and I by estimator"
         drawn["contrasts"] = forest_plot(
             findings.estimates, title=title, bound=context.bound, note=note
         )
@@ -98,6 +99,7 @@ def _comparison_figures(
         ),
         "distance": distance_plot(
             gains, distance=context.distance, names=context.names, note=note,
+            top_families=top_family_names(context.family),
             title=f"{start} by distance from the source{how}",
         ),
     }  # fmt: skip

@@ -34,7 +34,11 @@ def make_table(columns: Sequence[tuple[str, bool]], rows: Sequence[tuple[Field, 
 
 def number_field(value: float, form: str) -> Field:
     """Write a number by a form such as `{:.1f}`, or nothing if it is NaN."""
-    return Field(form.format(value), float(value)) if pd.notna(value) else Field("", "")
+    if pd.isna(value):
+        return Field("", "")
+    text = form.format(value)
+    # A rounded zero has no sign.
+    return Field(text.lstrip("-") if not text.strip("-0.") else text, float(value))
 
 
 def signed_field(value: float) -> Field:
