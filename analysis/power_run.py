@@ -20,6 +20,7 @@ from analysis.figures.power import power_figure
 from analysis.figures.style import save_figure
 from analysis.gains.comparisons import StudyDesign, compare_runs
 from analysis.gains.gain_table import PRIMARY
+from analysis.runs.model_origins import model_origins
 from analysis.runs.pull import PulledRuns, pull_records
 from analysis.tables.write import write_table
 from xling import tracking
@@ -125,7 +126,10 @@ def study_components(
     family = {
         code: study.languages.family(code) for code in sorted(set(pulled.accuracies["language"]))
     }
-    design = StudyDesign(family, left_out=study.languages.control_source)
+    bases, developers = model_origins(study, pulled.runs)
+    design = StudyDesign(
+        family, left_out=study.languages.control_source, bases=bases, developers=developers
+    )
     compared = compare_runs(pulled.records, pulled.accuracies, design)
     table, groups = compared.primary.table, compared.primary.groups
     try:

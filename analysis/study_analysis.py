@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from analysis.report.draw_figures import draw_figures
 from analysis.report.findings import Findings, StudyContext
 from analysis.report.render import write_report
 from analysis.report.summary import headline_metrics, summary_lines
-from analysis.report.verdict import verdict
+from analysis.report.verdict import verdict_of
 from analysis.report.warnings import find_warnings, warning_notes, warnings_exhibit
 from analysis.runs.pull import PulledRuns
 from analysis.tables.fields import table_frame
@@ -67,7 +67,7 @@ def analyze_records(pulled: PulledRuns, context: StudyContext, folder: Path) -> 
     """
     found = compute_findings(pulled, context)
     cells, estimates = found.compared.cells, found.estimates
-    conclusion = verdict(estimates, context.bound)
+    conclusion = verdict_of(estimates, context)
     write_estimates(estimates, folder / "estimates.json")
     files = [folder / "estimates.json", *_write_tables(found, context, folder)]
     files += draw_figures(found, context, folder / "figures")
@@ -101,7 +101,7 @@ def compute_findings(pulled: PulledRuns, context: StudyContext) -> Findings:
     estimates += specification_rows(curve, primary.table, signs)
     exhibits = study_exhibits(
         Evidence(
-            compared, estimates, measures, trained, pulled.runs, _routing(pulled, context.family),
+            compared, estimates, measures, trained, pulled.runs, _routing(pulled, context.trained_on),
             context.family, context.names, curve,
         )
     )  # fmt: skip
@@ -120,14 +120,14 @@ def _measures(pulled: PulledRuns) -> pd.DataFrame:
     return pd.concat([found, logged_measures(others, pulled.formats)]) if others else found
 
 
-def _routing(pulled: PulledRuns, family: Mapping[str, str]) -> pd.DataFrame:
+def _routing(pulled: PulledRuns, sources: Collection[str]) -> pd.DataFrame:
     """Measure entropy and divergence of expert routing; no rows if no run has any."""
     frames = {}
     for run in pulled.runs:
         if run.run_id in pulled.routing:
             model, arm, seed, *how = (run.params[f"cfg.{name}"] for name in RUN_COLUMNS)
             frames[(model, arm, int(seed), how[0], how[1])] = pulled.routing[run.run_id]
-    return routing_table(frames, [code for code, name in family.items() if name == "source"])
+    return routing_table(frames, sources)
 
 
 def _write_tables(found: Findings, context: StudyContext, folder: Path) -> list[Path]:

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from analysis.analyze_run import is_kin
+from analysis.gains.units import language_units
 from xling.files.requirements import pinned_packages
 from xling.languages import (
     SNAPSHOT,
@@ -97,7 +99,7 @@ def test_macrolanguages_stand_where_their_member_does(code: str, name: str, near
     ("code", "family"),
     [
         ("ary_Arab", "source"),
-        ("arb_Latn", "related"),
+        ("arb_Latn", "source"),  # Standard Arabic, in another script
         ("mlt_Latn", "related"),
         ("heb_Hebr", "related"),
         ("hau_Latn", "control"),
@@ -107,6 +109,34 @@ def test_macrolanguages_stand_where_their_member_does(code: str, name: str, near
 )
 def test_family(code: str, family: str, branch: str) -> None:
     assert family_of(code, source_languages=ARABIC_SOURCES, branch=branch) == family
+
+
+def test_all_of_belebele_has_four_related_languages_and_105_controls() -> None:
+    families = {
+        code: family_of(code, source_languages=ARABIC_SOURCES, branch="Semitic")
+        for code in belebele_codes()
+    }
+    units = {
+        family: set(
+            language_units([code for code, of in families.items() if of == family]).values()
+        )
+        for family in ("source", "related", "control")
+    }
+    assert units["related"] == {"heb_Hebr", "amh_Ethi", "tir_Ethi", "mlt_Latn"}
+    assert len(units["control"]) == 105
+    assert [code for code in families if families[code] == "source"] == sorted(
+        [*ARABIC_SOURCES, "arb_Latn"]
+    )
+
+
+@pytest.mark.parametrize("source", ["fra_Latn", "hau_Latn", "kor_Hang", "eus_Latn", "hin_Deva"])
+def test_kin_of_a_source_share_its_outermost_family(source: str) -> None:
+    def top(code: str) -> str:
+        language = get_language(code)
+        return language.lineage[-1].glottocode if language.lineage else language.iso639_3
+
+    for code in belebele_codes():
+        assert is_kin(code, [source]) is (code != source and top(code) == top(source)), code
 
 
 def test_family_follows_the_branch() -> None:

@@ -15,6 +15,7 @@ from analysis.estimators.chain_of_thought import chain_of_thought_arrays, chain_
 from analysis.estimators.contrasts import DEVELOPERS, WELCH, contrast_rows, models_row
 from analysis.estimators.format_alignment import format_rows
 from analysis.estimators.gain_parts import gain_part_rows
+from analysis.estimators.hierarchical import hierarchical_rows
 from analysis.estimators.permutation import permutation_rows
 from analysis.estimators.permuted import permuted_rows
 from analysis.estimators.position_prior import position_prior_rows
@@ -64,6 +65,7 @@ def study_estimates(
     rows += branch_rows(table, compared.sources, next(streams))
     rows += unit_rows(table, groups, next(streams), draws=DRAWS)
     rows += permutation_rows(table, groups, next(streams))
+    rows += hierarchical_rows(table, groups, seed)
     rows += regression_rows(table, primary.training)
     rows += slope_rows(table, primary.training, next(streams))
     rows = with_status(rows, table.subset)

@@ -193,7 +193,7 @@ def sampling_variance(items: ItemGains) -> float:
     sums = np.stack([np.bincount(items.passage, row - row.mean()) for row in flat])
     passages = sums.shape[1]
     total = float((sums**2).sum()) / n**2 * passages / (passages - 1)
-    return total / ((m - 1) * (n_languages - 1))
+    return float(total / ((m - 1) * (n_languages - 1)))
 
 
 def rotate_gains(

@@ -16,7 +16,7 @@ from analysis.report.all_rows import cells_table, estimates_table
 from analysis.report.content import Picture, conditions_of, pictures, sections
 from analysis.report.findings import Findings, StudyContext
 from analysis.report.heat import heat_table
-from analysis.report.verdict import verdict
+from analysis.report.verdict import verdict_of
 from analysis.tables.numbers import unsigned_points
 from xling.files.atomic import atomic_write
 
@@ -107,7 +107,7 @@ def _page_values(findings: Findings, context: StudyContext) -> dict[str, object]
         "study": findings.study,
         "description": context.description,
         "note": context.note,
-        "verdict": verdict(estimates, context.bound),
+        "verdict": verdict_of(estimates, context),
         "heats": [heat_table(cells, of, context.names, context.distance) for of in conditions],
         "pictures": {name: _as_markup(picture) for name, picture in drawn.items()},
         "sections": [

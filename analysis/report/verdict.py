@@ -12,6 +12,7 @@ from analysis.estimators.source_arms import WITHOUT_KIN
 from analysis.estimators.two_groups import check_bound
 from analysis.gains.baselines import BASELINES_ALIKE
 from analysis.report.arm_sentences import arm_sentences
+from analysis.report.findings import StudyContext
 from analysis.tables.numbers import on_scale, p_words, points, unsigned_points
 
 _ALPHA = 0.05
@@ -46,7 +47,9 @@ class FamilyRows(NamedTuple):
     arms_families: Estimate | None
 
 
-def verdict(estimates: Sequence[Estimate], bound: float, scale: str = "points") -> Verdict:
+def verdict(
+    estimates: Sequence[Estimate], bound: float, scale: str = "points", given: str = ""
+) -> Verdict:
     """Say what a study shows of its claims, each in one sentence with its numbers.
 
     A difference is claimed where the 98.33 % interval excludes zero (Bonferroni over D, B and I),
@@ -58,6 +61,8 @@ def verdict(estimates: Sequence[Estimate], bound: float, scale: str = "points") 
         estimates: All rows of an analysis; those of the primary arm count.
         bound: Equivalence bound in proportion, above 0.
         scale: Scale of the claims, `points` or `logit`.
+        given: When the bound was settled, such as `registered on 2026-12-01, before the first
+            training`.
 
     Returns:
         The claims on family, baseline strength, both, and reasoning where it was run; and what
@@ -82,11 +87,17 @@ def verdict(estimates: Sequence[Estimate], bound: float, scale: str = "points") 
         *_family_basis(estimates, scale),
         *_strength_basis(estimates),
         *_interaction_basis(estimates, scale),
-        *_equivalence_basis(estimates, bound),
+        *_equivalence_basis(estimates, bound, given),
         *arm_sentences(estimates),
         *_published(estimates),
     ]
     return Verdict(tuple(claims), tuple(basis))
+
+
+def verdict_of(estimates: Sequence[Estimate], context: StudyContext) -> Verdict:
+    """Return the verdict by what the study settled: bound and scale."""
+    registration = context.registration
+    return verdict(estimates, context.bound, registration.settings.scale, registration.sentence)
 
 
 def family_rows(estimates: Sequence[Estimate], scale: str = "points") -> FamilyRows:
@@ -403,9 +414,10 @@ def _interaction_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
     return said
 
 
-def _equivalence_basis(estimates: Sequence[Estimate], bound: float) -> list[str]:
+def _equivalence_basis(estimates: Sequence[Estimate], bound: float, given: str) -> list[str]:
     """Say which bound these data could prove, of D and of I: the larger of both units'."""
     said = []
+    about = f" ({given})" if given else ""
     for name, units in (("D", ("languages", "families")), ("I", ("models", "languages"))):
         rows = [row for row in _tost(estimates, name, *units) if row is not None]
         limits = [row.interval_at(0.90) for row in rows]
@@ -416,7 +428,7 @@ def _equivalence_basis(estimates: Sequence[Estimate], bound: float) -> list[str]
         said.append(
             f"The smallest bound for {name} that these data can prove, by {units[0]} and by "
             f"{units[1]}, is ±{unsigned_points(smallest)} points; that of "
-            f"±{unsigned_points(bound)} points {met}."
+            f"±{unsigned_points(bound)} points{about} {met}."
         )
     return said
 

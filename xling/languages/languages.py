@@ -77,7 +77,7 @@ def family_of(code: str, *, source_languages: Sequence[str], branch: str) -> Fam
             or ``semi1276``.
 
     Returns:
-        ``source`` for a code among the sources, ``related`` for another one in the branch,
+        ``source`` for a source language in any script, ``related`` for another one in the branch,
         ``control`` for one outside it.
 
     Raises:
@@ -93,7 +93,7 @@ def family_of(code: str, *, source_languages: Sequence[str], branch: str) -> Fam
             f"{', '.join(source_languages)}: {', '.join(sorted(set(glottocodes)))}. "
             "Give the glottocode of one they share."
         )
-    if code in source_languages:
+    if target.iso639_3 in {get_language(source).iso639_3 for source in source_languages}:
         return "source"
     related = any(node.glottocode == glottocodes[0] for node in target.lineage)
     return "related" if related else "control"
