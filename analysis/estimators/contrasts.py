@@ -145,7 +145,8 @@ def family_row(row: Estimate, table: GainTable, gain: Floats) -> Estimate:
     except ValueError as error:
         return replace(row, status=str(error))
     if found is None:
-        return replace(row, status=ZERO_VARIANCE)
+        estimate = float(gain[table.related].mean() - gain[control].mean())
+        return replace(row, estimate=estimate, status=ZERO_VARIANCE)
     return with_difference(row, found)
 
 

@@ -70,7 +70,9 @@ def test_each_specification_is_the_test_that_it_names() -> None:
                     left_out="").to_dict("records")  # fmt: skip
     wider = welch_difference(by_language[:6], by_language[6:])
     assert row["estimate"] == pytest.approx(wider.estimate)
-    (row,) = chosen(found, estimand="D", scale="points", left_out="language: fra_Latn").to_dict("records")
+    (row,) = chosen(found, estimand="D", scale="points", left_out="language: fra_Latn").to_dict(
+        "records"
+    )
     without = welch_difference(semitic[0], np.delete(semitic[1], LANGUAGES.index("fra_Latn") - 3))
     assert (row["estimate"], row["ci_high"]) == pytest.approx((without.estimate, without.high))
     (row,) = chosen(found, estimand="B", scale="points", test="welch", branch="as in the study",
