@@ -147,7 +147,9 @@ def test_out_of_fold_slope_is_right_where_the_naive_one_is_not() -> None:
         rows = [*slope_rows(table, NO_TRAINING, rng, splits=1),
                 *regression_rows(table, NO_TRAINING)]  # fmt: skip
         for name, row in by_name(rows).items():
-            assert row.estimate is not None
+            if row.estimate is None:  # logits of some studies are clipped, or near chance
+                assert row.scale == LOGIT and ("clipped" in row.status or "chance" in row.status)
+                continue
             found.setdefault(name, []).append(row.estimate)
     mean = {name: float(np.mean(values)) for name, values in found.items()}
     assert mean["slope naive/points/ols_model_fixed_effects"] < -0.15
@@ -210,7 +212,7 @@ def test_every_estimator_of_the_interaction_has_the_same_estimate() -> None:
         assert same == pytest.approx([same[0]] * len(same), abs=1e-9)
         of_models = [row for row in found if "models" in row.unit and row.scale == scale]
         said = f"{CHANGING}: {', '.join(groups.changing)}"
-        assert [row.status for row in of_models] == [said, said]
+        assert len(of_models) >= 2 and {row.status for row in of_models} == {said}
     by_items = {row.estimator: row for row in found if row.unit == "items" and row.scale == POINTS}
     assert by_items["passage_bootstrap"].se == pytest.approx(by_items["cluster_t"].se, rel=0.15)
     d = [row for row in rows if row.estimand == "D" and row.unit == "models"]
@@ -257,7 +259,7 @@ def test_runs_of_a_cross_fitted_study_are_compared_on_other_folds() -> None:
     row = find_row(rows, "I", "mixed_anova", "languages")
     assert row is not None and (row.status, row.baseline_source) == ("ok", "other folds")
     assert "share training items" in row.note
-    mde = by_name(power_rows(primary.table, primary.groups))["MDE of I/points/power_ttest2n"]
+    mde = by_name(power_rows(primary.table, primary.groups, rows))["MDE of I/points/noncentral_t"]
     assert mde.status == "ok" and "change groups" in mde.note
     # One split and no training-split answers: there is no baseline to group by.
     assert compared(folds=1).primary.groups.status == "needs training-split baseline"
