@@ -147,8 +147,8 @@ def test_out_of_fold_slope_is_right_where_the_naive_one_is_not() -> None:
         rows = [*slope_rows(table, NO_TRAINING, rng, splits=1),
                 *regression_rows(table, NO_TRAINING)]  # fmt: skip
         for name, row in by_name(rows).items():
-            if row.estimate is None:  # logits of some studies are clipped, or near chance
-                assert row.scale == LOGIT and ("clipped" in row.status or "chance" in row.status)
+            if row.estimate is None:  # near chance or clipped in some studies
+                assert row.status != "ok"
                 continue
             found.setdefault(name, []).append(row.estimate)
     mean = {name: float(np.mean(values)) for name, values in found.items()}
