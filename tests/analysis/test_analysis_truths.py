@@ -111,7 +111,7 @@ def test_null_coverage_of_the_crossed_quasi_t() -> None:
             assert found is not None and found.df >= 1
             inside[name].append(covered(found, 0.0))
     for values in inside.values():
-        # Of items, too, I is covered by 0.9885 of 2,000 studies: noise of items is in V_ML.
+        # On item records I is covered in 0.9885 of 2,000 studies, D in 0.967.
         assert 0.94 <= np.mean(values) <= 0.995
 
 
