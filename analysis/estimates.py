@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from scipy import stats
+from scipy import special
 
 from xling.files.atomic import atomic_write
 
@@ -69,7 +69,7 @@ class Estimate:
         """Return the t interval with this coverage; None without a standard error and df."""
         if self.estimate is None or self.se is None or self.df is None:
             return None
-        half = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.se
+        half = float(special.stdtrit(self.df, (1 + confidence) / 2)) * self.se
         return self.estimate - half, self.estimate + half
 
 

@@ -101,8 +101,8 @@ def compute_findings(pulled: PulledRuns, context: StudyContext) -> Findings:
     estimates += specification_rows(curve, primary.table, signs)
     exhibits = study_exhibits(
         Evidence(
-            compared, estimates, measures, trained, pulled.runs, _routing(pulled, context.trained_on),
-            context.family, context.names, curve,
+            compared, estimates, measures, trained, pulled.runs,
+            _routing(pulled, context.trained_on), context.family, context.names, curve,
         )
     )  # fmt: skip
     warnings = warning_notes(pulled, find_warnings(pulled, compared.responses))

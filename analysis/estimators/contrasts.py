@@ -76,13 +76,13 @@ def contrast_rows(table: GainTable, groups: BaselineGroups, bound: float) -> lis
 
 def _on_scale(table: GainTable, groups: BaselineGroups, scale: str) -> list[Estimate]:
     """Return D and I on one scale."""
-    gain, label = table.gain[scale].mean(axis=0), table.label
     status = table.status if scale == POINTS or table.status != OK else table.logit_status()
     notes = _notes(table, scale)
-    d = Estimate(f"D{label}", scale, WELCH, status=status, note=notes, **table.shared)
+    d = Estimate(f"D{table.label}", scale, WELCH, status=status, note=notes, **table.shared)
     pooled = replace(d, estimator="ttest", note=_join("pooled variance", notes))
     families = replace(d, estimator=FAMILIES, unit=TOP_FAMILIES)
     if status == OK:
+        gain = table.gain[scale].mean(axis=0)
         related, control = table.split(gain)
         d = language_row(d, related, control, tested=True)
         pooled = language_row(pooled, related, control, mean_difference)
@@ -145,7 +145,8 @@ def family_row(row: Estimate, table: GainTable, gain: Floats) -> Estimate:
     except ValueError as error:
         return replace(row, status=str(error))
     if found is None:
-        return replace(row, status=ZERO_VARIANCE)
+        estimate = float(gain[table.related].mean() - gain[control].mean())
+        return replace(row, estimate=estimate, status=ZERO_VARIANCE)
     return with_difference(row, found)
 
 

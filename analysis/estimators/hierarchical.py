@@ -19,7 +19,7 @@ from scipy.stats import qmc
 
 from analysis.arrays import Floats, Integers
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
-from analysis.gains.baselines import BaselineGroups
+from analysis.gains.baselines import NEEDS_MODELS, BaselineGroups
 from analysis.gains.gain_table import POINTS, GainTable
 from analysis.gains.items import ItemGains
 
@@ -121,18 +121,20 @@ def _rows(
 ) -> list[Estimate]:
     status = _status(table)
     families = len({f for f, used in zip(table.top_family, table.unrelated, strict=True) if used})
-    grouped = groups.status == OK and not groups.changing
+    named = {groups.group.get(model) for model in table.models}
+    grouped = groups.status == OK and not groups.changing and named == {"weak", "strong"}
     kept = {
         "D": status if status != OK or families >= LEAST_FAMILIES else FEW_FAMILIES,
         "B": status if status != OK or grouped else groups.status,
         "I": status if status != OK or grouped else groups.status,
     }
-    if grouped is False and groups.status == OK and status == OK:
-        kept |= dict.fromkeys("BI", "models change baseline group between folds")
+    if groups.status == OK and status == OK and not grouped:
+        kept |= dict.fromkeys("BI", _no_groups(table, groups))
     rows = {
         name: Estimate(
             f"{name}{table.label}", POINTS, estimator, status=of,
             baseline_source=groups.source if name != "D" else "none",
+            note=groups.note if name != "D" else "",
             **{**table.shared, "unit": _UNIT},
         )
         for name, of in kept.items()
@@ -150,6 +152,14 @@ def _rows(
             row = _with_posterior(row, found[name], factor)
         filled.append(row)
     return filled
+
+
+def _no_groups(table: GainTable, groups: BaselineGroups) -> str:
+    """Say why groups that are there cannot be used."""
+    if groups.changing:
+        return f"models change baseline group between folds: {', '.join(groups.changing)}"
+    without = [model for model in table.models if model not in groups.group]
+    return f"no baseline group of {without[0]}" if without else NEEDS_MODELS
 
 
 def _status(table: GainTable) -> str:
@@ -173,7 +183,7 @@ def _with_posterior(row: Estimate, found: Posterior, factor: float) -> Estimate:
     return replace(
         row, estimate=found.estimate, se=found.spread,
         ci_low=found.quantile(0.025), ci_high=found.quantile(0.975),
-        note=f"posterior; half-normal priors of standard deviations in points: {scales}; effective "
+        note=f"{row.note}; " * bool(row.note) + f"posterior; half-normal priors of standard deviations in points: {scales}; effective "
         f"sample {found.sample:,.0f} of {N_POINTS:,}",
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.contrasts import FAMILIES, TOP_FAMILIES, WELCH, family_row, language_row
+from analysis.estimators.primary import with_status
 from analysis.estimators.rows import interaction_row, with_difference
 from analysis.estimators.two_groups import fieller
 from analysis.gains.baselines import BaselineGroups
@@ -72,14 +73,17 @@ def source_arm_rows(
         notes = _arm_notes(tuned, other, gone)
         for scale in (POINTS, LOGIT):
             note = "; ".join(filter(None, [*notes, kin_note(tuned, akin)]))
-            rows += _difference_rows(arms, groups, scale, _ARMS, note)
+            found = _difference_rows(arms, groups, scale, _ARMS, note)
+            rows += with_status(found, arms[0].subset)
         for scale in (POINTS, LOGIT) if akin & control else ():
             note = "; ".join([*notes, f"{WITHOUT_KIN}: {_listed(akin & control)}"])
             others = _alike(tuned, other, gone | akin & control)
-            rows += _difference_rows(others, groups, scale, f"{_ARMS}, {WITHOUT_KIN}", note)
+            found = _difference_rows(others, groups, scale, f"{_ARMS}, {WITHOUT_KIN}", note)
+            rows += with_status(found, others[0].subset)
     if shuffled is not None and shuffled.models:
         unshared = other.left_out if other is not None and other.models else ()
-        rows.append(_format_share_row(*_alike(tuned, shuffled), unshared))
+        pair = _alike(tuned, shuffled)
+        rows += with_status([_format_share_row(*pair, unshared)], pair[0].subset)
     return rows
 
 
@@ -92,7 +96,7 @@ def _arm_notes(tuned: GainTable, other: GainTable, left_out: Collection[str]) ->
     notes.append(seeds_note((tuned, other)))
     if tuned.folds is not None:
         notes.append(ADAPTERS_NOTE)
-    return notes
+    return [note for note in notes if note]
 
 
 def _alike(

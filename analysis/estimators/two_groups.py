@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pingouin
-from scipy import stats
+from scipy import special, stats
 
 from analysis.arrays import Floats
 
@@ -189,8 +189,9 @@ def check_bound(bound: float) -> None:
 
 def t_difference(estimate: float, se: float, df: float, confidence: float = 0.95) -> Difference:
     """Give an estimate its t interval and two-sided p; `se` and `df` are above 0."""
-    half = float(stats.t.ppf((1 + confidence) / 2, df)) * se
-    p = 2 * float(stats.t.sf(abs(estimate) / se, df))
+    # Student's quantile itself: stats.t is the same, and takes a hundred times as long.
+    half = float(special.stdtrit(df, (1 + confidence) / 2)) * se
+    p = 2 * float(special.stdtr(df, -abs(estimate) / se))
     return Difference(estimate, se, df, estimate - half, estimate + half, p)
 
 

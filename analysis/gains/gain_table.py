@@ -125,6 +125,8 @@ class GainTable:
                 for name in ("weak", "strong")
             }
         for who, chosen in models.items():
+            if not chosen.any():
+                continue
             for family, languages in (("related", self.related), ("control", ~self.related)):
                 share = self.clipped[:, chosen][:, :, languages].mean(axis=(1, 2))
                 for when, clipped in zip(("base", "tuned"), share.tolist(), strict=True):

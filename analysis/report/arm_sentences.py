@@ -42,13 +42,16 @@ def _relatedness(estimates: Sequence[Estimate]) -> str:
     start = "Relatedness or receptivity"
     if row is None or row.estimate is None or row.p is None:
         return f"{start}: no verdict, because: {'' if row is None else row.status}."
+    limits = row.interval_at(FAMILYWISE)
+    shown = "no interval" if limits is None else (
+        f"98.3 % interval {points(limits[0])} to {points(limits[1])}"
+    )  # fmt: skip
     measured = (
         "what the source language adds to the same tuning in an unrelated language differs "
-        f"between related and control languages by {points(row.estimate)} points (95 % interval "
-        f"{interval(row)}, {p_words(row.p)}){_about_kin(whole, others)}"
+        f"between related and control languages by {points(row.estimate)} points ({shown}, "
+        f"{p_words(row.p)}){_about_kin(whole, others)}"
     )
     part = _find(estimates, _PART)
-    limits = row.interval_at(FAMILYWISE)
     if limits is None or limits[0] <= 0 <= limits[1]:
         return (
             f"{start}: the data cannot tell whether related languages gain from the source being "

@@ -185,7 +185,7 @@ def _family_sentence(estimates: Sequence[Estimate], bound: float, scale: str) ->
     if level == NOT_TOLD and equivalent(*tests):
         widest = _wider(tests)
         return (
-            f"Gains do not follow language family {within}: related languages gained "
+            f"Gains do not follow language family, or {within}: related languages gained "
             f"{_amount(widest)} {'more' if (widest.estimate or 0) > 0 else 'less'} than controls "
             f"({_interval(widest, 0.90)}, by {widest.unit})."
         )

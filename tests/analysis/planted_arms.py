@@ -11,6 +11,7 @@ from simulated_records import FAMILY, RELATED, accuracies_of, study
 
 from analysis.estimates import Estimate
 from analysis.estimators.all_estimates import study_estimates
+from analysis.estimators.specifications import SPECIFICATION_COLUMNS
 from analysis.exhibits.exhibit import Evidence
 from analysis.gains.comparisons import StudyDesign, compare_runs
 from analysis.measures.formats import format_measures, trained_shares
@@ -18,6 +19,8 @@ from xling.records import check_records
 
 ARMS = ("finetuned", "control-source", "shuffled-labels")
 LEVELS = {"a": 0.45, "b": 0.45, "c": 0.45, "d": 0.45}
+
+NO_SPECIFICATIONS = pd.DataFrame(columns=list(SPECIFICATION_COLUMNS))
 
 Gain = Callable[[str, str], float]
 Row = dict[str, Any]
@@ -49,12 +52,19 @@ def planted(
     compared = compare_runs(records[:0], accuracies, StudyDesign(family, left_out, kin))
     measures, trained = format_measures(records[:0]), trained_shares(records[:0])
     estimates = study_estimates(compared, measures, trained, bound=0.05, seed=0)
-    return Evidence(compared, estimates, measures, trained, [], pd.DataFrame(), family, {})
+    return Evidence(
+        compared, estimates, measures, trained, [], pd.DataFrame(), family, {}, NO_SPECIFICATIONS
+    )
 
 
 def row_of(evidence: Evidence, estimand: str, scale: str = "points") -> Estimate:
-    (row,) = [r for r in evidence.estimates if (r.estimand, r.scale) == (estimand, scale)]
-    return row
+    """The row of that name; where several units have one, that of languages."""
+    rows = [r for r in evidence.estimates if (r.estimand, r.scale) == (estimand, scale)]
+    assert rows and [r.unit for r in rows] in (
+        [r.unit for r in rows[:1]],
+        ["languages", "families"],
+    )
+    return rows[0]
 
 
 def by_arm(related: dict[str, float], control: dict[str, float]) -> Gain:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis.estimates import Estimate
+from analysis.estimators.specifications import SPECIFICATION_COLUMNS
 from analysis.exhibits.all_exhibits import study_exhibits
 from analysis.exhibits.exhibit import Evidence
 from analysis.exhibits.logged import metric_means
@@ -36,7 +37,7 @@ DESIGN = Design(
 )  # fmt: skip
 HOSTILE = "sim-<script>-$x_1$"
 EXHIBITS = ["arms", "parts", "positions", "orders", "cloze", "reasonings", "calibration",
-            "routing-1"]  # fmt: skip
+            "routing-1", "specifications-d"]  # fmt: skip
 
 
 def routing() -> pd.DataFrame:
@@ -146,12 +147,14 @@ def test_left_out_languages_are_named(found: tuple[Analysis, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_a_plain_study_shows_calibration_alone(tmp_path: Path) -> None:
+def test_a_plain_study_shows_calibration_and_specifications_alone(tmp_path: Path) -> None:
     design = Design(models=2, related=2, control=2, items=20, training_items=20)
     analyse(replace(pulled(design), routing={}), tmp_path)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     heads = [a["id"] for tag, a in page.tags if tag == "h2"]
-    assert heads[heads.index("mass") + 1 : heads.index("estimates")] == ["calibration"]
+    assert heads[heads.index("mass") + 1 : heads.index("estimates")] == [
+        "calibration", "specifications-d",
+    ]  # fmt: skip
     assert "Relatedness or receptivity" not in page.text and "shuffled" not in page.text
 
 
@@ -162,7 +165,7 @@ def evidence(runs: PulledRuns) -> Evidence:
         compared, [], measures, trained_shares(runs.records), runs.runs,
         pd.DataFrame(columns=["model", "arm", "reasoning", "scoring", "language", "layer",
                               "entropy", "divergence"]),
-        DESIGN.families, {},
+        DESIGN.families, {}, pd.DataFrame(columns=list(SPECIFICATION_COLUMNS)),
     )  # fmt: skip
 
 
@@ -232,10 +235,10 @@ def row(name: str, scale: str, **numbers: object) -> Estimate:
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        ({"estimate": 0.08, "ci_low": 0.03, "ci_high": 0.13, "p": 0.01}, "cannot be told"),
-        ({"estimate": -0.08, "ci_low": -0.13, "ci_high": -0.03, "p": 0.01},
+        ({"estimate": 0.08, "se": 0.02, "df": 30.0, "p": 0.01}, "cannot be told"),
+        ({"estimate": -0.08, "se": 0.02, "df": 30.0, "p": 0.01},
          "adds less in related languages than in controls"),
-        ({"estimate": 0.02, "ci_low": -0.03, "ci_high": 0.07, "p": 0.4}, "cannot tell"),
+        ({"estimate": 0.02, "se": 0.025, "df": 30.0, "p": 0.4}, "cannot tell"),
         ({"status": "needs 2 control languages"}, "because: needs 2 control languages"),
     ],
 )  # fmt: skip

@@ -218,7 +218,7 @@ def test_the_positions_speak_of_the_arms_that_are_there() -> None:
     family = {"heb_Hebr": "related", "fra_Latn": "control"}
     for arm, scoring in (("finetuned", "permuted"), ("shuffled-labels", "answer-token")):
         seen = format_measures(pd.concat([frame, frame.assign(arm=arm, scoring=scoring)]))
-        known = Evidence(None, [], seen, trained_shares(frame), [], None, family, {})  # type: ignore[arg-type]
+        known = Evidence(None, [], seen, trained_shares(frame), [], None, family, {}, None)  # type: ignore[arg-type]
         exhibit = positions_exhibit(known)
         assert exhibit is not None
         assert ("shuffled" in " ".join(exhibit.text)) is (arm == "shuffled-labels")

@@ -1,9 +1,8 @@
-"""The report: its verdict, that hostile text stays inert, and that the page stands alone."""
+"""The report: that hostile text stays inert, and that the page stands alone."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,12 +11,11 @@ import pandas as pd
 import pytest
 from simulated_records import FAMILY, accuracies_of, frame_of, study
 
-from analysis.estimates import SCALE_DEPENDENT, Estimate
+from analysis.estimates import Estimate
 from analysis.gains.comparisons import Comparisons, StudyDesign, compare_runs
 from analysis.report.findings import Findings, RunSource, StudyContext
 from analysis.report.heat import heat_table
 from analysis.report.render import safe_link, write_report
-from analysis.report.verdict import classify, verdict
 from analysis.tables.numbers import points
 from xling.records import check_records
 
@@ -48,97 +46,6 @@ def tost(p: float, low: float = -0.02, high: float = 0.041) -> Estimate:
 
 
 NULL: dict = {"estimate": 0.01, "ci_low": -0.03, "ci_high": 0.05, "p": 0.5, "p_holm": 0.6}
-NEGATIVE: dict = {"estimate": -0.08, "ci_low": -0.13, "ci_high": -0.03}
-
-
-@pytest.mark.parametrize(
-    ("on_points", "on_logit", "equivalence", "expected"),
-    [
-        (row(), row(scale="logit"), tost(0.9), "differs"),
-        (row(), row(scale="logit"), tost(0.01), "small but real"),
-        (row(**NULL), row(scale="logit", **NULL), tost(0.01), "excluded"),
-        (row(**NULL), row(scale="logit", **NULL), tost(0.2), "cannot tell"),
-        (row(**NULL), row(scale="logit", **NULL), None, "cannot tell"),
-        (row(), row(scale="logit", **NULL), tost(0.9), "depends on the scale"),
-        (row(), row(scale="logit", **NEGATIVE), tost(0.9), "depends on the scale"),
-        (row(status=SCALE_DEPENDENT), row(scale="logit"), None, "depends on the scale"),
-        (row(), None, tost(0.9), "differs"),
-        (row(p=0.03, p_holm=0.06), row(scale="logit", p=0.03, p_holm=0.06), None, "cannot tell"),
-        (row(estimate=None, ci_low=None, ci_high=None, p=None, p_holm=None), None, None,
-         "no number"),
-        (None, None, None, "no number"),
-    ],
-)  # fmt: skip
-def test_each_class(
-    on_points: Estimate | None,
-    on_logit: Estimate | None,
-    equivalence: Estimate | None,
-    expected: str,
-) -> None:
-    assert classify(on_points, on_logit, equivalence) == expected
-
-
-def test_a_difference_of_groups_is_not_undone_by_a_wide_interval_in_logits() -> None:
-    wide, opposite = row(scale="logit", **NULL), row(scale="logit", **NEGATIVE)
-    assert classify(row(), wide, tost(0.9), removable=False) == "differs"
-    assert classify(row(), wide, tost(0.01), removable=False) == "small but real"
-    assert classify(row(), opposite, None, removable=False) == "depends on the scale"
-    assert classify(row(**NULL), row(scale="logit"), None, removable=False) == (
-        "depends on the scale"
-    )
-
-
-def test_the_verdict_has_its_numbers_and_never_the_word() -> None:
-    mde = Estimate("MDE of D", "points", "power_ttest2n", "languages", estimate=0.096)
-    published = replace(
-        row(), estimand="D (published regression)", estimator="linear_regression", unit="cells",
-        estimate=0.04, ci_low=0.02, ci_high=0.06, p=0.0001, p_holm=None,
-    )  # fmt: skip
-    rows = [row(), row("I", **NULL), row(scale="logit", estimate=0.41), tost(0.8), mde, published]
-    found = verdict(rows, 0.05)
-    assert found.headline == (
-        "Gains differ by family: related languages gained more than controls, "
-        "+8.2 points (95 % interval +3.1 to +13.3)."
-    )
-    text = " ".join(found.sentences)
-    for said in (
-        "Holm's p = 0.020",
-        "sampling unit: languages, 3 related and 3 control, 7 models",
-        "+0.41 logits",
-        "±4.1 points (90 % interval −2.0 to +4.1)",
-        "bound of ±5 points is not met",
-        "true D of 9.6 points would be found 80 times in 100",
-        "the data cannot tell whether there is an interaction: +1.0 points",
-        "gives +4.0 points (95 % interval +2.0 to +6.0, p < 0.001), −4.2 points away from D (+8.2)",
-        "regression to the mean",
-    ):
-        assert said in text
-    assert "significant" not in found.headline + text
-
-
-def test_headlines_of_the_other_classes() -> None:
-    null = [row(**NULL), row(scale="logit", **NULL)]
-    assert verdict([*null, tost(0.01)], 0.05).headline.startswith(
-        "No family difference as large as ±5 points: +1.0 points"
-    )
-    assert "cannot tell" in verdict(null, 0.05).headline
-    assert "Any D between −3.0 and +5.0 points" in " ".join(verdict(null, 0.05).sentences)
-    lower = [row(**NEGATIVE), row(scale="logit", **NEGATIVE), tost(0.01)]
-    assert "gained less" in verdict(lower, 0.1).headline
-    assert "less than ±10 points" in verdict(lower, 0.1).headline
-    none = row(
-        estimate=None, ci_low=None, ci_high=None, p=None, p_holm=None, status="zero variance"
-    )
-    assert verdict([none], 0.05).headline.endswith("because: zero variance.")
-    assert "no such estimate" in verdict([], 0.05).headline
-    with pytest.raises(ValueError, match="equivalence bound"):
-        verdict([], 0.0)
-
-
-def test_another_arms_rows_do_not_count() -> None:
-    other = replace(row(), estimand="D (shuffled-labels, direct, answer-token)")
-    models = replace(row(), unit="models")
-    assert "no such estimate" in verdict([other, models], 0.05).headline
 
 
 class Page(HTMLParser):
