@@ -38,7 +38,7 @@ def branch_rows(
         sources: Codes of the source languages; without any the slope has a status.
         rng: Draws the permutations.
     """
-    gain = table.gain[POINTS].mean(axis=0)
+    gain = table.gain[POINTS].mean(axis=0) if table.models else np.empty(0)
     return [_rank_row(table, gain), _dose_row(table, gain, sources, rng)]
 
 

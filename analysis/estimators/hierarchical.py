@@ -180,12 +180,18 @@ def _with_posterior(row: Estimate, found: Posterior, factor: float) -> Estimate:
     scales = ", ".join(
         f"{name} {100 * factor * scale:g}" for name, scale in zip(SPREADS, SCALES, strict=True)
     )
+    said = (
+        f"posterior; half-normal priors of standard deviations in points: {scales}; effective "
+        f"sample {found.sample:,.0f} of {N_POINTS:,}"
+    )
     return replace(
-        row, estimate=found.estimate, se=found.spread,
-        ci_low=found.quantile(0.025), ci_high=found.quantile(0.975),
-        note=f"{row.note}; " * bool(row.note) + f"posterior; half-normal priors of standard deviations in points: {scales}; effective "
-        f"sample {found.sample:,.0f} of {N_POINTS:,}",
-    )  # fmt: skip
+        row,
+        estimate=found.estimate,
+        se=found.spread,
+        ci_low=found.quantile(0.025),
+        ci_high=found.quantile(0.975),
+        note="; ".join(filter(None, [row.note, said])),
+    )
 
 
 def sampling_variance(items: ItemGains) -> float:

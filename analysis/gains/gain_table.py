@@ -223,12 +223,7 @@ def gain_table(
     Returns:
         The table; accuracies are averaged over seeds before they are put on a scale.
     """
-    rows = cells[
-        (cells[list(CONDITION)] == list(condition)).all(axis=1)
-        & cells["family"].isin(["related", "control"])
-    ]
-    dropped = rows["language"].isin(list(left_out))
-    gone, rows = sorted(rows.loc[dropped, "language"].unique()), rows[~dropped]
+    rows, gone = _target_cells(cells, condition, left_out)
     missing = rows.loc[rows["gain"].isna(), "status"].tolist()
     rows, subset = complete_subset(rows)
     models, languages, seeds = (
@@ -260,13 +255,25 @@ def gain_table(
         shared=_shared(rows, related, items),
         items=items,
         item_status=item_status,
-        left_out=tuple(map(str, gone)),
+        left_out=gone,
         subset=subset,
         chance=chance,
         n_items=n_items,
         top_family=tuple(top_family(str(code)) for code in languages),
         has_floor=_has_floor(rows),
     )  # fmt: skip
+
+
+def _target_cells(
+    cells: pd.DataFrame, condition: tuple[str, ...], left_out: Collection[str]
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return one condition's cells in its target languages, and which of these are left out."""
+    rows = cells[
+        (cells[list(CONDITION)] == list(condition)).all(axis=1)
+        & cells["family"].isin(["related", "control"])
+    ]
+    dropped = rows["language"].isin(list(left_out))
+    return rows[~dropped], tuple(sorted(map(str, rows.loc[dropped, "language"].unique())))
 
 
 def top_family(code: str) -> str:

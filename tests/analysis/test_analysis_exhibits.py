@@ -89,8 +89,9 @@ def whole() -> PulledRuns:
 
 def analyse(runs: PulledRuns, folder: Path, **changes: object) -> Analysis:
     reading = StudyContext(
-        family=DESIGN.families, bound=0.05, names={"fra_Latn": "Fr<ench>"}, left_out=("fra_Latn",)
-    )
+        family=DESIGN.families, bound=0.05, names={"fra_Latn": "Fr<ench>"}, left_out=("fra_Latn",),
+        trained_on=("arb_Arab",),
+    )  # fmt: skip
     return analyze_records(runs, replace(reading, **changes), folder)
 
 

@@ -62,7 +62,7 @@ def rng(seed: int = 0) -> np.random.Generator:
         ("models", 0, "models must be at least 1"),
         ("items", 0, "items must be at least 1"),
         ("training_items", -1, "training_items must be at least 0"),
-        ("related", 99, r"related is too many: Belebele has 10 such languages \(got 99\)"),
+        ("related", 99, r"related is too many: Belebele has 9 such languages \(got 99\)"),
         ("control", 120, "control is too many"),
         ("effect", float("nan"), "effect must be a finite number"),
         ("base_weak", 0.2, "base_weak must lie between 0.25 and 1"),
@@ -422,7 +422,7 @@ def test_a_name_is_kept_for_one_simulation(store: Path) -> None:
     [
         (("--name", "demo"), "'demo' is the name of a study file"),
         (("--name", "a b"), "may hold letters, digits, _ and - only"),
-        (("--related", "99"), "Belebele has 10 such languages"),
+        (("--related", "99"), "Belebele has 9 such languages"),
         (("--arms", "base"), "arms must hold 'finetuned'"),
         (("--effect", "nan"), "'--effect': 'nan' is not a finite number"),
     ],
