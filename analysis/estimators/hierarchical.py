@@ -32,6 +32,7 @@ N_POINTS = 2**14
 LEAST_FAMILIES = 8
 LEAST_SAMPLE = 400
 FEW_FAMILIES = f"fewer than {LEAST_FAMILIES} control families: D is its prior"
+ONE_AND_ONE = "one weak and one strong model: B and I are their priors"
 _UNIT = "models, languages, families"
 _PRIOR_SHARE = 0.125
 _DF = 4.0
@@ -123,6 +124,7 @@ def _rows(
     families = len({f for f, used in zip(table.top_family, table.unrelated, strict=True) if used})
     named = {groups.group.get(model) for model in table.models}
     grouped = groups.status == OK and not groups.changing and named == {"weak", "strong"}
+    grouped = grouped and len(table.models) > 2
     kept = {
         "D": status if status != OK or families >= LEAST_FAMILIES else FEW_FAMILIES,
         "B": status if status != OK or grouped else groups.status,
@@ -159,6 +161,8 @@ def _no_groups(table: GainTable, groups: BaselineGroups) -> str:
     if groups.changing:
         return f"models change baseline group between folds: {', '.join(groups.changing)}"
     without = [model for model in table.models if model not in groups.group]
+    if not without and len({groups.group[model] for model in table.models}) == 2:
+        return ONE_AND_ONE
     return f"no baseline group of {without[0]}" if without else NEEDS_MODELS
 
 
@@ -171,7 +175,10 @@ def _status(table: GainTable) -> str:
         return table.item_status
     if table.items.n_passages < 2:
         return "needs 2 passages"
-    return ZERO_VARIANCE if np.ptp(table.gain[POINTS]) < 1e-9 else OK
+    gain = table.gain[POINTS]
+    # Effects of models and of languages alone leave a residual of 0, and no density has a mode.
+    rest = gain - gain.mean(axis=0) - gain.mean(axis=1, keepdims=True) + gain.mean()
+    return ZERO_VARIANCE if np.ptp(rest) < 1e-9 else OK
 
 
 def _with_posterior(row: Estimate, found: Posterior, factor: float) -> Estimate:

@@ -12,10 +12,11 @@ import pytest
 from made_tables import answers, items_of, table_of_items
 from scipy import stats
 
-from analysis.estimates import OK
+from analysis.estimates import OK, ZERO_VARIANCE
 from analysis.estimators.hierarchical import (
     FEW_FAMILIES,
     FIXED,
+    ONE_AND_ONE,
     SCALES,
     condition,
     fit,
@@ -198,3 +199,28 @@ def test_the_sampling_variance_is_that_of_cells_beyond_items_languages_and_model
         items = items_of(np.zeros((5, 6, 80)), (own + shared)[None])
         found.append(sampling_variance(items))
     assert np.mean(found) == pytest.approx(0.25 / 80, rel=0.05)
+
+
+def test_one_weak_and_one_strong_model_leave_b_and_i_at_their_priors() -> None:
+    table, groups = simulated(3)
+    two = replace(table.restricted(table.models[2:4], table.languages), top_family=table.top_family)
+    rows = {row.estimand: row for row in hierarchical_rows(two, groups.of(two.models), 0)[:3]}
+    assert [rows[name].status for name in "DBI"] == [OK, ONE_AND_ONE, ONE_AND_ONE]
+    assert rows["B"].estimate is None
+    three = replace(
+        table.restricted(table.models[2:5], table.languages), top_family=table.top_family
+    )
+    rows = {row.estimand: row for row in hierarchical_rows(three, groups.of(three.models), 0)[:3]}
+    assert rows["B"].status == OK and rows["B"].estimate is not None
+
+
+@pytest.mark.parametrize("varies", ["model", "language"])
+def test_gains_that_vary_by_model_or_by_language_alone_have_a_status(varies: str) -> None:
+    table, groups = simulated(3)
+    right = np.zeros((6, 11, 100), np.float32)
+    for m in range(6):
+        for k in range(11):
+            right[m, k, : 10 + (m if varies == "model" else k)] = 1
+    items = items_of(np.zeros_like(right), right[None])
+    flat = replace(table_of_items(items, table.related), top_family=table.top_family)
+    assert {row.status for row in hierarchical_rows(flat, groups, 0)} == {ZERO_VARIANCE}

@@ -100,11 +100,14 @@ def test_headline_and_summary(tmp_path: Path, undrawn) -> None:
     d = found.estimates[0]
     assert found.headline["D/points"] == d.estimate
     assert found.headline["D/points/p"] == d.p
-    assert {"I/logit", "D/points/tost/p", "gain/b/b_1/related"} <= set(found.headline)
+    assert {
+        "B/points", "I/points", "D/points/tost/languages/p", "gain/b/b_1/related",
+    } <= set(found.headline)  # fmt: skip
     text = "\n".join(found.summary)
     assert MINI_SET_NOTE in text and "Note: two runs for one cell" in text
     assert "a, related: mean accuracy" in text
-    assert "D on points (ttest, unit: languages)" in text
+    claims = [line for line in found.summary if "98.3 % interval" in line]
+    assert len(claims) >= 3 and "D (family) compares 3 related languages with 3" in text
 
 
 def test_degenerate_studies_still_say_what_they_can(tmp_path: Path, undrawn) -> None:
