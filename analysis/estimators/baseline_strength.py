@@ -24,7 +24,7 @@ from analysis.estimators.two_groups import (
     t_difference,
     welch_difference,
 )
-from analysis.gains.baselines import BaselineGroups
+from analysis.gains.baselines import ACCURACIES, BaselineGroups
 from analysis.gains.gain_table import LOGIT, POINTS, GainTable
 from analysis.gains.grouped import group_gains
 from analysis.gains.weighted import contrast_of
@@ -37,6 +37,7 @@ NO_GAP = "baselines of weak and strong models not told apart"
 _ONE = "one model in a group: in these models"
 _NEEDS = "needs 2 weak and 2 strong models"
 _TINY = 1e-9
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,18 @@ class GroupErrors:
         return weak, strong
 
 
+@dataclass(frozen=True)
+class ItemVariances:
+    """Variance of B - B0 from passages, and the part of it by which models differ in passages.
+
+    The second one is in the models' variance, too. `df` is the number of passages - 1.
+    """
+
+    items: float
+    models_by_items: float
+    df: float
+
+
 def strength_rows(table: GainTable, groups: BaselineGroups) -> list[Estimate]:
     """Return B, what headroom alone would give, and what the groups' errors and baselines are.
 
@@ -71,7 +84,8 @@ def strength_rows(table: GainTable, groups: BaselineGroups) -> list[Estimate]:
         alone` and `B beyond headroom` (see beyond_headroom), `share of errors removed` of each
         group (ratio of sums, a status below 10 base errors), `log error ratio` of each group and
         of both, `share of the gap closed` (B / difference of the baselines, Fieller's interval)
-        and `baseline strong - weak` on held-out answers. A row without a number has a status.
+        and `baseline strong - weak` on held-out answers (by `cochran_q`, of all models, where the
+        groups were made by these). A row without a number has a status.
     """
     rows = [
         row
@@ -108,43 +122,59 @@ def models_strength(
 
 
 def beyond_headroom(
-    errors: GroupErrors, item_variance: float = 0.0
+    errors: GroupErrors, items: ItemVariances | None = None
 ) -> tuple[float, Difference | None]:
     """Return B from headroom alone, and B beyond it.
 
     h = sum of gains / sum of base errors over all models is the share of errors removed; the same
     share everywhere gives B0 = h (err_weak - err_strong), mean errors of a language. B - B0 is the
-    weak minus the strong models' mean of z = gain - h * error. Its variance is that of the linear
-    form sum w z with w = +-1 / n_group - (err_weak - err_strong) / sum of errors, h being
-    estimated (delta method), with the models' variances apart in both groups as in Welch's test,
-    and `item_variance` on top: models and items are both drawn anew.
+    weak minus the strong models' mean of z = gain - h * error, the linear form sum w z with
+    w = +-1 / n_group - (err_weak - err_strong) / sum of errors, h being estimated (delta method).
+    Models and items are both random: Var = V_M + V_I - V_MI, not below the larger of V_M and V_I
+    (as in sampling_units.crossed_difference; Clark 1973). V_M has the models' variances apart in
+    both groups, as Welch's test.
 
     Args:
         errors: Of at least two models in each group, with base errors.
-        item_variance: Variance of B - B0 from the choice of items, for these models.
+        items: What the choice of items does; None where there are accuracies alone.
 
     Returns:
-        B0 in proportion, and B - B0 with its 95 % t interval, df by Satterthwaite; None where
-        nothing varies.
+        B0 in proportion, and B - B0 with its 95 % t interval, df by Satterthwaite and not below
+        the models' own; None where nothing varies.
     """
-    n = errors.languages
-    gains, before = errors.gain, errors.before
-    total = float(sum(group.sum() for group in before))
-    h = float(sum(group.sum() for group in gains)) / total
-    distance = float(before[0].mean() - before[1].mean())
-    spread, parts = item_variance, []
-    z = [gain - h * error for gain, error in zip(gains, before, strict=True)]
-    for sign, group in zip((1.0, -1.0), z, strict=True):
-        weight = sign / len(group) - distance / total
+    h, distance, weights = _headroom(errors)
+    n, v_m, parts = errors.languages, 0.0, []
+    z = [gain - h * error for gain, error in zip(errors.gain, errors.before, strict=True)]
+    for weight, group in zip(weights, z, strict=True):
         part = float(group.var(ddof=1)) * weight**2 * len(group) / n**2
-        spread += part
+        v_m += part
         parts.append(part**2 / (len(group) - 1))
     estimate = float(z[0].mean() - z[1].mean()) / n
-    if spread < _TINY**2:
+    terms = [(v_m, v_m**2 / sum(parts) if v_m > _TINY**2 else 1.0)]
+    total, spread = v_m, 0.0
+    if items is not None:
+        terms.append((items.items, items.df))
+        total += items.items - items.models_by_items
+        df = items.df * (sum(map(len, z)) - 2)
+        spread = items.items**2 / items.df + items.models_by_items**2 / df
+    variance, df = max(terms)
+    if max(total, variance) < _TINY**2:
         return h * distance / n, None
-    df = spread**2 / sum(parts) if sum(parts) > 0 else float(sum(map(len, z)) - 2)
-    df = min(df, float(sum(map(len, z)) - 2)) if item_variance else df
-    return h * distance / n, t_difference(estimate, float(np.sqrt(spread)), df)
+    if total > variance:
+        variance, df = total, max(total**2 / (sum(parts) + spread), min(of for _, of in terms))
+    return h * distance / n, t_difference(estimate, float(np.sqrt(variance)), df)
+
+
+def _headroom(errors: GroupErrors) -> tuple[float, float, tuple[float, float]]:
+    """Return the share of errors removed, err_weak - err_strong, and the groups' weights."""
+    total = float(sum(group.sum() for group in errors.before))
+    h = float(sum(group.sum() for group in errors.gain)) / total
+    distance = float(errors.before[0].mean() - errors.before[1].mean())
+    weak, strong = (
+        sign / len(group) - distance / total
+        for sign, group in zip((1.0, -1.0), errors.before, strict=True)
+    )
+    return h, distance, (weak, strong)
 
 
 def _row(
@@ -256,7 +286,7 @@ def _b0_rows(
     """Fill B0 and B - B0."""
     if min(map(len, errors.before)) < 2:
         return [replace(row, status=_NEEDS) for row in (alone, beyond)]
-    b0, found = beyond_headroom(errors, _item_variance(table, groups, errors))
+    b0, found = beyond_headroom(errors, _item_variances(table, groups, errors))
     alone = replace(alone, estimate=b0)
     if found is None:
         return [alone, replace(beyond, status=ZERO_VARIANCE)]
@@ -265,24 +295,25 @@ def _b0_rows(
     return [alone, with_difference(replace(beyond, note=note), found)]
 
 
-def _item_variance(table: GainTable, groups: BaselineGroups, errors: GroupErrors) -> float:
-    """Return the variance of B - B0 from the choice of passages, for these models."""
-    if table.items is None or table.items.n_passages < 2:
-        return 0.0
+def _item_variances(
+    table: GainTable, groups: BaselineGroups, errors: GroupErrors
+) -> ItemVariances | None:
+    """Return the variances of B - B0 from the choice of passages; None without two passages."""
     items = table.items
-    before = 1 - np.asarray(items.before, np.float64).mean(axis=1)
-    gain = np.asarray(items.gain, np.float64).mean(axis=1)
-    total = float(sum(group.sum() for group in errors.before))
-    h = float(sum(group.sum() for group in errors.gain)) / total
-    distance = float(errors.before[0].mean() - errors.before[1].mean())
-    named = np.array([groups.group.get(model, "") for model in table.models], np.str_)
-    weights = np.zeros(len(table.models))
-    for sign, name in ((1.0, "weak"), (-1.0, "strong")):
-        mine = named == name
-        weights[mine] = sign / mine.sum() - distance / total
-    share = weights @ (gain - h * before)
-    off = np.bincount(items.passage, share - share.mean())
-    return float((off**2).sum()) / len(share) ** 2 * len(off) / (len(off) - 1)
+    if items is None or items.n_passages < 2:
+        return None
+    h, _, weights = _headroom(errors)
+    z = (np.asarray(items.gain, np.float64) - h * (1 - np.asarray(items.before, np.float64))).mean(
+        axis=1
+    )
+    off = np.stack([np.bincount(items.passage, row - row.mean()) for row in z]) / z.shape[1]
+    form, apart = np.zeros(off.shape[1]), 0.0
+    for weight, group in zip(weights, by_group(off, table, groups), strict=True):
+        form += weight * group.sum(axis=0)
+        rest = float(((group - group.mean(axis=0)) ** 2).sum())
+        apart += weight**2 * rest * len(group) / (len(group) - 1)
+    factor = len(form) / (len(form) - 1)
+    return ItemVariances(factor * float((form**2).sum()), factor * apart, float(len(form) - 1))
 
 
 def _log_rows(rows: list[Estimate], errors: GroupErrors) -> list[Estimate]:
@@ -354,11 +385,45 @@ def _baseline_row(table: GainTable, groups: BaselineGroups) -> Estimate:
     if row.status != OK:
         return row
     weak, strong = by_group(table.before.mean(axis=1), table, groups)
+    if groups.source == ACCURACIES:
+        row = replace(row, estimate=float(strong.mean() - weak.mean()))
+        return _spread_row(row, table)
     if min(len(weak), len(strong)) >= 2:
         return _welch(row, strong, weak)
     weak, strong = (part.mean(axis=0) for part in _models_of(table, groups))
     row = replace(row, estimator="one_sample_ttest", unit=LANGUAGES)
     return one_sample(row, strong - weak)
+
+
+def _spread_row(row: Estimate, table: GainTable) -> Estimate:
+    """Test whether the models' baselines differ by more than chance (Cochran 1954).
+
+    Where the groups were made by these same accuracies their difference is above 0 by choice, so
+    it has no interval; what can be tested is whether all baselines are one.
+    """
+    note = "the groups were made by these accuracies: p is of all baselines being one (Cochran's Q)"
+    row = replace(row, estimator="cochran_q", unit="items", baseline_source=ACCURACIES, note=note)
+    n = np.asarray(table.n_items, np.float64)
+    # One right and one wrong answer more, so that an accuracy of 0 or 1 has some variance.
+    p = (table.before * n + 1) / (n + 2)
+    weight = table.before.shape[1] ** 2 / (p * (1 - p) / n).sum(axis=1)
+    means = table.before.mean(axis=1)
+    q = float(weight @ (means - weight @ means / weight.sum()) ** 2)
+    df = len(means) - 1
+    return replace(row, df=float(df), p=float(stats.chi2.sf(q, df)))
+
+
+def are_alike(row: Estimate) -> bool:
+    """Return whether weak and strong models are not told apart by their held-out baselines.
+
+    Args:
+        row: The one called BASELINE_GAP.
+    """
+    if row.status == ZERO_VARIANCE:
+        return row.estimate is not None and abs(row.estimate) < _TINY
+    if row.ci_low is not None and row.ci_high is not None:
+        return row.ci_low <= 0 <= row.ci_high
+    return row.p is not None and row.p >= _LEVEL
 
 
 def _models_of(table: GainTable, groups: BaselineGroups) -> tuple[Floats, Floats]:
