@@ -319,7 +319,7 @@ def test_the_jackknife_is_that_of_regressions_without_each_language() -> None:
     one = RELATED & (np.arange(6) == 0)
     table, training = random_table(np.random.default_rng(21), related=one)
     rows = [r for r in regression_rows(table, training) if r.estimator == "ols_cr3"]
-    assert {row.status for row in rows} == {"needs 3 related languages: one is left out at a time"}
+    assert {row.status for row in rows} == {"collinear design without one of the languages"}
 
 
 def test_the_jackknife_keeps_its_level_with_few_languages() -> None:
@@ -395,7 +395,7 @@ def test_constant_gains_in_weak_models_are_no_slope_within_models() -> None:
 
 def test_moments_take_the_known_noise_out_of_the_naive_slope() -> None:
     rng = np.random.default_rng(26)
-    corrected, naive = [], []
+    corrected, naive, covered = [], [], []
     for _ in range(200):
         true = rng.uniform(0.35, 0.75, (6, 12))
         related = np.arange(12) < 6
@@ -404,9 +404,15 @@ def test_moments_take_the_known_noise_out_of_the_naive_slope() -> None:
         table = table_of(before, rng.binomial(200, after) / 200, related)
         table = replace(table, n_items=np.full(before.shape, 200.0))
         rows = by_name(slope_rows(table, pd.DataFrame(), rng))
-        corrected.append(rows["slope moment-corrected/points"].estimate)
+        row = rows["slope moment-corrected/points"]
+        corrected.append(row.estimate)
+        covered.append(row.ci_low <= -0.2 <= row.ci_high)
         naive.append(rows["slope naive/points"].estimate)
     assert np.mean(corrected) == pytest.approx(-0.2, abs=0.01)
     assert np.mean(naive) < -0.24
+    assert 0.91 <= np.mean(covered) <= 0.985
+    flat = replace(table, before=np.full(before.shape, 0.5))
+    noise = by_name(slope_rows(flat, pd.DataFrame(), rng))["slope moment-corrected/points"]
+    assert (noise.status, noise.estimate) == ("baselines vary by hardly more than chance", None)
     unknown = by_name(slope_rows(replace(table, n_items=None), pd.DataFrame(), rng))
     assert unknown["slope moment-corrected/points"].status == "needs n_items of every accuracy"
