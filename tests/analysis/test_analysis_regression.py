@@ -322,19 +322,24 @@ def test_the_jackknife_is_that_of_regressions_without_each_language() -> None:
     assert {row.status for row in rows} == {"collinear design without one of the languages"}
 
 
-def test_the_jackknife_keeps_its_level_with_few_languages() -> None:
-    """No family effect; languages differ by 3 points in all models alike."""
+@pytest.mark.parametrize(("related", "control"), [(3, 3), (6, 10)])
+def test_the_jackknife_keeps_its_level_with_few_languages(related: int, control: int) -> None:
+    """No family effect; languages differ in gain and in its slope, in all models alike."""
     rng = np.random.default_rng(22)
-    rejected = 0
+    n = related + control
+    kin = np.arange(n) < related
+    rejected = np.zeros(3)
     for _ in range(STUDIES):
-        before = rng.uniform(0.35, 0.75, (5, 6))
-        gain = 0.1 + rng.normal(0, 0.03, 6) + rng.normal(0, 0.02, (5, 6))
-        training = before + rng.normal(0, 0.03, (5, 6))
-        found = cluster_jackknife(gain[None], training[None], np.ones(1), RELATED)
+        before = np.linspace(0.35, 0.75, 7)[:, None] + rng.normal(0, 0.05, (7, n))
+        gain = 0.1 + rng.normal(0, 0.03, n) + rng.normal(0, 0.2, n) * (before - 0.55)
+        gain += rng.normal(0, 0.03, (7, n))
+        training = before + rng.normal(0, 0.03, (7, n))
+        found = cluster_jackknife(gain[None], training[None], np.ones(1), kin)
         assert found is not None
-        t = found[0][0] / found[1][0] ** 0.5
-        rejected += abs(t) > stats.t.ppf(0.975, 5)
-    assert rejected / STUDIES <= 0.08
+        t = np.array(found[0]) / np.sqrt(found[1])
+        rejected += np.abs(t) > stats.t.ppf(0.975, n - 1)
+    assert (rejected / STUDIES <= 0.08).all()
+    assert rejected.sum() > 0
 
 
 @pytest.mark.parametrize("gap", [-0.15, 0.0, 0.15])

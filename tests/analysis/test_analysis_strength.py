@@ -285,7 +285,38 @@ def test_one_model_in_a_group_speaks_of_these_models() -> None:
     assert row.unit == "languages" and row.p == pytest.approx(tested.pvalue)
     assert "in these models" in row.note
     assert rows[BEYOND_HEADROOM, "delta_method"].estimate is None
-    assert rows[BASELINE_GAP, "one_sample_ttest"].ci_low > 0
+    gap = rows[BASELINE_GAP, "cluster_t"]
+    assert gap.ci_low > 0 and gap.unit == "items"
+    assert gap.estimate == pytest.approx(table.before[2].mean() - table.before[:2].mean())
+    bare = replace(table, items=None)
+    assert by_name(strength_rows(bare, groups_of(table, 2)))[BASELINE_GAP, "one_sample_ttest"].p
+    flat = table_of_items(items_of(np.ones((2, 6, 20)), np.ones((1, 2, 6, 20))), RELATED)
+    row = baseline_strength._baseline_row(flat, groups_of(flat, 1))
+    assert row.status == "zero variance" and are_alike(row)
+
+
+def test_two_models_of_one_baseline_are_alike_though_languages_share_items() -> None:
+    rng = np.random.default_rng(11)
+    missed = 0
+    for _ in range(STUDIES):
+        shared = rng.normal(0, 0.7, (2, 1, 80)) + rng.normal(0, 0.7, (2, 6, 80)) > 0
+        right = shared.astype(np.float32)
+        table = table_of_items(items_of(right, right[None]), RELATED)
+        missed += not are_alike(baseline_strength._baseline_row(table, groups_of(table, 1)))
+    assert 0.01 <= missed / STUDIES <= 0.07
+
+
+def test_models_that_change_groups_between_folds_are_compared_over_items() -> None:
+    for levels, alike in (
+        (dict.fromkeys("abcd", 0.5), True), ({"a": 0.2, "b": 0.5, "c": 0.5, "d": 0.8}, False),
+    ):  # fmt: skip
+        frame = study(np.random.default_rng(3), base=levels, n_items=120, n_training=0, folds=3)
+        frame = check_records(frame)
+        primary = compare_runs(frame, accuracies_of(frame), StudyDesign(FAMILY)).primary
+        assert primary.groups.changing
+        row = baseline_strength._baseline_row(primary.table, primary.groups)
+        assert (row.estimator, row.unit) == ("cluster_t", "items")
+        assert row.estimate is not None and are_alike(row) == alike
 
 
 def test_few_errors_no_gap_and_no_groups_have_a_status() -> None:
