@@ -412,7 +412,8 @@ def _item_gap(row: Estimate, table: GainTable, groups: BaselineGroups) -> Estima
     # The gain over a base that is 0 after is the base with its sign changed.
     found = clustered_difference(replace(items, after=np.zeros_like(items.after)), contrast)
     if found is None:
-        return replace(row, estimate=float(contrast.of(-table.before)), status=ZERO_VARIANCE)
+        gap = None if contrast.parts is not None else float(contrast.of(-table.before))
+        return replace(row, estimate=gap, status=ZERO_VARIANCE)
     return with_difference(row, found)
 
 

@@ -322,6 +322,23 @@ def test_the_jackknife_is_that_of_regressions_without_each_language() -> None:
     assert {row.status for row in rows} == {"collinear design without one of the languages"}
 
 
+def test_the_jackknife_is_that_of_clubsandwich() -> None:
+    """R 4.2: sqrt(diag(vcovCR(lm(gain ~ related * base + factor(model)), language, "CR3"))).
+
+    clubSandwich 0.5.8 leaves out the factor (G - 1) / G.
+    """
+    table, training = random_table(np.random.default_rng(20), 7, np.arange(16) < 6)
+    rows = [r for r in regression_rows(table, training) if r.estimator == "ols_cr3"]
+    of_r = [
+        (0.003880631163, 0.008599457431),
+        (0.019247176692, 0.094807962292),
+        (0.021578188494, 0.043994529082),
+    ]
+    for row, (coefficient, se) in zip(rows, of_r, strict=True):
+        assert row.estimate == pytest.approx(coefficient, rel=1e-8)
+        assert row.se == pytest.approx(se * (15 / 16) ** 0.5, rel=1e-8)
+
+
 @pytest.mark.parametrize(("related", "control"), [(3, 3), (6, 10)])
 def test_the_jackknife_keeps_its_level_with_few_languages(related: int, control: int) -> None:
     """No family effect; languages differ in gain and in its slope, in all models alike."""

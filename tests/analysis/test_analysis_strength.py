@@ -118,19 +118,25 @@ def test_planted_gains_of_weak_and_strong_models_are_found() -> None:
 
 def test_equal_removal_of_errors_is_nothing_beyond_headroom() -> None:
     rng = np.random.default_rng(2)
-    estimates, rejected, familywise = [], 0, 0
+    estimates, rejected, familywise, covered, told_apart = [], 0, 0, 0, 0
     for _ in range(STUDIES):
         base = rng.uniform(0.30, 0.45, 4), rng.uniform(0.6, 0.8, 3)
         before = np.concatenate(base)
         table = simulated(rng, before, before + 0.4 * (1 - before))
-        row = headroom_row(table)
+        rows = baseline_strength._headroom_rows(table, groups_of(table))
+        row, closed = rows[1], rows[-1]
         estimates.append(row.estimate)
+        told_apart += closed.ci_low is not None
+        covered += closed.ci_low is not None and closed.ci_low <= 0.4 <= closed.ci_high
         rejected += not row.ci_low <= 0 <= row.ci_high
         low, high = row.interval_at(FAMILYWISE)
         familywise += not low <= 0 <= high
     assert 100 * abs(np.mean(estimates)) < 1
     assert 0.005 <= rejected / STUDIES <= 0.07  # wide enough, and not so wide that it says nothing
     assert familywise / STUDIES <= 0.035
+    # The same share of errors everywhere is that share of the gap: Fieller's interval holds it.
+    assert told_apart > 0.9 * STUDIES
+    assert 0.93 <= covered / told_apart <= 0.99
 
 
 def test_gains_beyond_headroom_are_found() -> None:
