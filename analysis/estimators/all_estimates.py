@@ -8,7 +8,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
-from analysis.estimators.baseline_strength import BASELINE_GAP, models_strength, strength_rows
+from analysis.estimators.baseline_strength import (
+    BASELINE_GAP,
+    are_alike,
+    models_strength,
+    strength_rows,
+)
 from analysis.estimators.branches import branch_rows
 from analysis.estimators.calibration import calibration_rows
 from analysis.estimators.chain_of_thought import chain_of_thought_arrays, chain_of_thought_rows
@@ -111,9 +116,7 @@ def developer_rows(primary: Comparison) -> list[Estimate]:
 def _alike(rows: list[Estimate]) -> list[Estimate]:
     """Give B and I the status `baselines alike` where weak and strong models are not told apart."""
     held_out = next((row for row in rows if row.estimand == BASELINE_GAP), None)
-    if held_out is None or held_out.ci_low is None or held_out.ci_high is None:
-        return rows
-    if not held_out.ci_low <= 0 <= held_out.ci_high:
+    if held_out is None or not are_alike(held_out):
         return rows
     return [
         with_status([row], BASELINES_ALIKE)[0] if row.estimand in ("B", "I") else row

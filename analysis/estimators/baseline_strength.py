@@ -17,14 +17,14 @@ from analysis.arrays import Floats
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
 from analysis.estimators.contrasts import LANGUAGES, MODELS, WELCH, by_group
 from analysis.estimators.rows import one_sample, with_difference, with_t_interval
-from analysis.estimators.sampling_units import crossed_difference
+from analysis.estimators.sampling_units import clustered_difference, crossed_difference
 from analysis.estimators.two_groups import (
     Difference,
     has_no_variance,
     t_difference,
     welch_difference,
 )
-from analysis.gains.baselines import BaselineGroups
+from analysis.gains.baselines import ACCURACIES, BaselineGroups
 from analysis.gains.gain_table import LOGIT, POINTS, GainTable
 from analysis.gains.grouped import group_gains
 from analysis.gains.weighted import contrast_of
@@ -33,10 +33,14 @@ BASELINE_GAP = "baseline strong - weak"
 FROM_HEADROOM, BEYOND_HEADROOM = "B from headroom alone", "B beyond headroom"
 GAP_CLOSED = "share of the gap closed"
 LEAST_ERRORS = 10
+ITEMS = "items"
+_GROUPS = ("weak", "strong")
+_BOTH = "weak - strong"
 NO_GAP = "baselines of weak and strong models not told apart"
 _ONE = "one model in a group: in these models"
 _NEEDS = "needs 2 weak and 2 strong models"
 _TINY = 1e-9
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,18 @@ class GroupErrors:
         return weak, strong
 
 
+@dataclass(frozen=True)
+class ItemVariances:
+    """Variance of B - B0 from passages, and the part of it by which models differ in passages.
+
+    The second one is in the models' variance, too. `df` is the number of passages - 1.
+    """
+
+    items: float
+    models_by_items: float
+    df: float
+
+
 def strength_rows(table: GainTable, groups: BaselineGroups) -> list[Estimate]:
     """Return B, what headroom alone would give, and what the groups' errors and baselines are.
 
@@ -71,7 +87,9 @@ def strength_rows(table: GainTable, groups: BaselineGroups) -> list[Estimate]:
         alone` and `B beyond headroom` (see beyond_headroom), `share of errors removed` of each
         group (ratio of sums, a status below 10 base errors), `log error ratio` of each group and
         of both, `share of the gap closed` (B / difference of the baselines, Fieller's interval)
-        and `baseline strong - weak` on held-out answers. A row without a number has a status.
+        and `baseline strong - weak` on held-out answers (over items by `cluster_t`; without
+        item records by `welch` over models, or by `cochran_q` where these answers made the groups).
+        A row without a number has a status.
     """
     rows = [
         row
@@ -108,43 +126,59 @@ def models_strength(
 
 
 def beyond_headroom(
-    errors: GroupErrors, item_variance: float = 0.0
+    errors: GroupErrors, items: ItemVariances | None = None
 ) -> tuple[float, Difference | None]:
     """Return B from headroom alone, and B beyond it.
 
     h = sum of gains / sum of base errors over all models is the share of errors removed; the same
     share everywhere gives B0 = h (err_weak - err_strong), mean errors of a language. B - B0 is the
-    weak minus the strong models' mean of z = gain - h * error. Its variance is that of the linear
-    form sum w z with w = +-1 / n_group - (err_weak - err_strong) / sum of errors, h being
-    estimated (delta method), with the models' variances apart in both groups as in Welch's test,
-    and `item_variance` on top: models and items are both drawn anew.
+    weak minus the strong models' mean of z = gain - h * error, the linear form sum w z with
+    w = +-1 / n_group - (err_weak - err_strong) / sum of errors, h being estimated (delta method).
+    Models and items are both random: Var = V_M + V_I - V_MI, not below the larger of V_M and V_I
+    (as in sampling_units.crossed_difference; Clark 1973). V_M has the models' variances apart in
+    both groups, as Welch's test.
 
     Args:
         errors: Of at least two models in each group, with base errors.
-        item_variance: Variance of B - B0 from the choice of items, for these models.
+        items: What the choice of items does; None where there are accuracies alone.
 
     Returns:
-        B0 in proportion, and B - B0 with its 95 % t interval, df by Satterthwaite; None where
-        nothing varies.
+        B0 in proportion, and B - B0 with its 95 % t interval, df by Satterthwaite and not below
+        the models' own; None where nothing varies.
     """
-    n = errors.languages
-    gains, before = errors.gain, errors.before
-    total = float(sum(group.sum() for group in before))
-    h = float(sum(group.sum() for group in gains)) / total
-    distance = float(before[0].mean() - before[1].mean())
-    spread, parts = item_variance, []
-    z = [gain - h * error for gain, error in zip(gains, before, strict=True)]
-    for sign, group in zip((1.0, -1.0), z, strict=True):
-        weight = sign / len(group) - distance / total
+    h, distance, weights = _headroom(errors)
+    n, v_m, parts = errors.languages, 0.0, []
+    z = [gain - h * error for gain, error in zip(errors.gain, errors.before, strict=True)]
+    for weight, group in zip(weights, z, strict=True):
         part = float(group.var(ddof=1)) * weight**2 * len(group) / n**2
-        spread += part
+        v_m += part
         parts.append(part**2 / (len(group) - 1))
     estimate = float(z[0].mean() - z[1].mean()) / n
-    if spread < _TINY**2:
+    terms = [(v_m, v_m**2 / sum(parts) if v_m > _TINY**2 else 1.0)]
+    total, spread = v_m, 0.0
+    if items is not None:
+        terms.append((items.items, items.df))
+        total += items.items - items.models_by_items
+        df = items.df * (sum(map(len, z)) - 2)
+        spread = items.items**2 / items.df + items.models_by_items**2 / df
+    variance, df = max(terms)
+    if max(total, variance) < _TINY**2:
         return h * distance / n, None
-    df = spread**2 / sum(parts) if sum(parts) > 0 else float(sum(map(len, z)) - 2)
-    df = min(df, float(sum(map(len, z)) - 2)) if item_variance else df
-    return h * distance / n, t_difference(estimate, float(np.sqrt(spread)), df)
+    if total > variance:
+        variance, df = total, max(total**2 / (sum(parts) + spread), min(of for _, of in terms))
+    return h * distance / n, t_difference(estimate, float(np.sqrt(variance)), df)
+
+
+def _headroom(errors: GroupErrors) -> tuple[float, float, tuple[float, float]]:
+    """Return the share of errors removed, err_weak - err_strong, and the groups' weights."""
+    total = float(sum(group.sum() for group in errors.before))
+    h = float(sum(group.sum() for group in errors.gain)) / total
+    distance = float(errors.before[0].mean() - errors.before[1].mean())
+    weak, strong = (
+        sign / len(group) - distance / total
+        for sign, group in zip((1.0, -1.0), errors.before, strict=True)
+    )
+    return h, distance, (weak, strong)
 
 
 def _row(
@@ -152,7 +186,7 @@ def _row(
 ) -> Estimate:
     """Return a row before its test, with the status of what it would be computed from."""
     status = table.status if table.status != OK else groups.status
-    if status == OK and groups.changing and unit != LANGUAGES:
+    if status == OK and groups.changing and unit not in (LANGUAGES, ITEMS):
         status = f"models change baseline group between folds: {', '.join(groups.changing)}"
     if status == OK and scale == LOGIT:
         status = table.logit_status(groups)
@@ -237,10 +271,6 @@ def _headroom_rows(table: GainTable, groups: BaselineGroups) -> list[Estimate]:
     return [*filled, _gap_row(rows[7], errors)]
 
 
-_GROUPS = ("weak", "strong")
-_BOTH = "weak - strong"
-
-
 def _error_counts(table: GainTable, groups: BaselineGroups) -> tuple[float, float]:
     """Count the base errors of both groups; infinite where numbers of items are not known."""
     if table.n_items is None or not np.isfinite(table.n_items).all():
@@ -256,7 +286,7 @@ def _b0_rows(
     """Fill B0 and B - B0."""
     if min(map(len, errors.before)) < 2:
         return [replace(row, status=_NEEDS) for row in (alone, beyond)]
-    b0, found = beyond_headroom(errors, _item_variance(table, groups, errors))
+    b0, found = beyond_headroom(errors, _item_variances(table, groups, errors))
     alone = replace(alone, estimate=b0)
     if found is None:
         return [alone, replace(beyond, status=ZERO_VARIANCE)]
@@ -265,24 +295,25 @@ def _b0_rows(
     return [alone, with_difference(replace(beyond, note=note), found)]
 
 
-def _item_variance(table: GainTable, groups: BaselineGroups, errors: GroupErrors) -> float:
-    """Return the variance of B - B0 from the choice of passages, for these models."""
-    if table.items is None or table.items.n_passages < 2:
-        return 0.0
+def _item_variances(
+    table: GainTable, groups: BaselineGroups, errors: GroupErrors
+) -> ItemVariances | None:
+    """Return the variances of B - B0 from the choice of passages; None without two passages."""
     items = table.items
-    before = 1 - np.asarray(items.before, np.float64).mean(axis=1)
-    gain = np.asarray(items.gain, np.float64).mean(axis=1)
-    total = float(sum(group.sum() for group in errors.before))
-    h = float(sum(group.sum() for group in errors.gain)) / total
-    distance = float(errors.before[0].mean() - errors.before[1].mean())
-    named = np.array([groups.group.get(model, "") for model in table.models], np.str_)
-    weights = np.zeros(len(table.models))
-    for sign, name in ((1.0, "weak"), (-1.0, "strong")):
-        mine = named == name
-        weights[mine] = sign / mine.sum() - distance / total
-    share = weights @ (gain - h * before)
-    off = np.bincount(items.passage, share - share.mean())
-    return float((off**2).sum()) / len(share) ** 2 * len(off) / (len(off) - 1)
+    if items is None or items.n_passages < 2:
+        return None
+    h, _, weights = _headroom(errors)
+    z = (np.asarray(items.gain, np.float64) - h * (1 - np.asarray(items.before, np.float64))).mean(
+        axis=1
+    )
+    off = np.stack([np.bincount(items.passage, row - row.mean()) for row in z]) / z.shape[1]
+    form, apart = np.zeros(off.shape[1]), 0.0
+    for weight, group in zip(weights, by_group(off, table, groups), strict=True):
+        form += weight * group.sum(axis=0)
+        rest = float(((group - group.mean(axis=0)) ** 2).sum())
+        apart += weight**2 * rest * len(group) / (len(group) - 1)
+    factor = len(form) / (len(form) - 1)
+    return ItemVariances(factor * float((form**2).sum()), factor * apart, float(len(form) - 1))
 
 
 def _log_rows(rows: list[Estimate], errors: GroupErrors) -> list[Estimate]:
@@ -348,17 +379,77 @@ def _gap_row(row: Estimate, errors: GroupErrors) -> Estimate:
 
 
 def _baseline_row(table: GainTable, groups: BaselineGroups) -> Estimate:
-    """Compare the groups' baselines on held-out answers, by which they were not told apart."""
-    row = _row(table, groups, BASELINE_GAP, WELCH, POINTS, MODELS)
+    """Compare the groups' baselines on held-out answers, by which they were not told apart.
+
+    Only chance in these answers can make models of one baseline differ, so it is what the groups
+    are tested against: over models, those with baselines of 0.35, 0.50 | 0.60, 0.75 would be alike
+    in all simulated studies, over items in none, and models of one baseline in 0.95.
+    """
+    has_items = table.items is not None and table.items.n_passages > 1
+    row = _row(table, groups, BASELINE_GAP, WELCH, POINTS, ITEMS if has_items else MODELS)
     row = replace(row, baseline_source="held-out")
     if row.status != OK:
         return row
+    if has_items:
+        return _item_gap(row, table, groups)
     weak, strong = by_group(table.before.mean(axis=1), table, groups)
+    if groups.source == ACCURACIES:
+        row = replace(row, estimate=float(strong.mean() - weak.mean()))
+        return _spread_row(row, table)
     if min(len(weak), len(strong)) >= 2:
         return _welch(row, strong, weak)
     weak, strong = (part.mean(axis=0) for part in _models_of(table, groups))
     row = replace(row, estimator="one_sample_ttest", unit=LANGUAGES)
     return one_sample(row, strong - weak)
+
+
+def _item_gap(row: Estimate, table: GainTable, groups: BaselineGroups) -> Estimate:
+    """Test the difference of the groups' baselines over items, clustered by passage.
+
+    Items are the same in all languages: over languages two models of one baseline were told apart
+    in 0.2 to 0.3 of simulated studies.
+    """
+    row = replace(row, estimator="cluster_t")
+    items, contrast = table.items, contrast_of(table, groups, "B")
+    if items is None:
+        return replace(row, status=table.item_status)
+    # The gain over a base that is 0 after is the base with its sign changed.
+    found = clustered_difference(replace(items, after=np.zeros_like(items.after)), contrast)
+    if found is None:
+        gap = None if contrast.parts is not None else float(contrast.of(-table.before))
+        return replace(row, estimate=gap, status=ZERO_VARIANCE)
+    return with_difference(row, found)
+
+
+def _spread_row(row: Estimate, table: GainTable) -> Estimate:
+    """Test whether the models' baselines differ by more than chance (Cochran 1954).
+
+    Where the groups were made by these same accuracies their difference is above 0 by choice, so
+    it has no interval; what can be tested is whether all baselines are one.
+    """
+    note = "the groups were made by these accuracies: p is of all baselines being one (Cochran's Q)"
+    row = replace(row, estimator="cochran_q", unit=ITEMS, baseline_source=ACCURACIES, note=note)
+    n = np.asarray(table.n_items, np.float64)
+    # One right and one wrong answer more, so that an accuracy of 0 or 1 has some variance.
+    p = (table.before * n + 1) / (n + 2)
+    weight = table.before.shape[1] ** 2 / (p * (1 - p) / n).sum(axis=1)
+    means = table.before.mean(axis=1)
+    q = float(weight @ (means - weight @ means / weight.sum()) ** 2)
+    df = len(means) - 1
+    return replace(row, df=float(df), p=float(stats.chi2.sf(q, df)))
+
+
+def are_alike(row: Estimate) -> bool:
+    """Return whether weak and strong models are not told apart by their held-out baselines.
+
+    Args:
+        row: The one called BASELINE_GAP.
+    """
+    if row.status == ZERO_VARIANCE:
+        return row.estimate is not None and abs(row.estimate) < _TINY
+    if row.ci_low is not None and row.ci_high is not None:
+        return row.ci_low <= 0 <= row.ci_high
+    return row.p is not None and row.p >= _LEVEL
 
 
 def _models_of(table: GainTable, groups: BaselineGroups) -> tuple[Floats, Floats]:

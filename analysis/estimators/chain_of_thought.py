@@ -6,10 +6,8 @@ gain has its own half of the passages, with its own baseline.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from scipy import stats
 
 from analysis.arrays import Bits, Floats, Integers, Singles
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
-from analysis.estimators.two_groups import check_bound
+from analysis.estimators.two_groups import check_bound, t_difference
 from analysis.gains.gain_table import POINTS
 from analysis.gains.items import item_gains
 from analysis.gains.responses import Responses
@@ -28,8 +26,8 @@ NEEDS_PASSAGES = "needs 2 passages"
 NO_HEADROOM = "no headroom: a base model answers every question of a half"
 _SCORING = "answer-token"
 HALVINGS = 200
-_MOST_ORDERS = 1000
 _ROUNDING = 1e-12
+_ALMOST = 1 - 1e-9
 _R = "r (fine-tuning gain, chain-of-thought gain)"
 _LEVEL = "accuracy finetuned - chain-of-thought"
 
@@ -102,6 +100,9 @@ def chain_of_thought_rows(
     shared: Mapping[str, Any],
 ) -> list[Estimate]:
     """Test the correlation of the two gains, and the equivalence of the two accuracies.
+
+    r is the median of HALVINGS random halvings; its interval and p are those of a jackknife over
+    models on Fisher's z, df = models - 2.
 
     Args:
         answers: As chain_of_thought_arrays gives them.
@@ -185,44 +186,34 @@ def _correlation_row(row: Estimate, answers: ChainOfThought, rng: np.random.Gene
     found = _correlations(tuned, reasoned)
     if not np.isfinite(found).all():
         return replace(row, status=ZERO_VARIANCE)
+    row = replace(row, estimate=float(np.median(found)), note=_correlation_note(answers, found))
     n = len(answers.models)
-    r = float(np.clip(np.median(found), -1 + 1e-9, 1 - 1e-9))
-    row = replace(
-        row, estimate=r, p=_permutation_p(tuned, reasoned, rng), df=float(n - 2),
-        note=_correlation_note(answers, found),
-    )  # fmt: skip
     if n == 3:
-        return replace(row, note=f"{row.note}; an interval needs 4 models")
-    half = float(stats.norm.ppf(0.975)) / (n - 3) ** 0.5  # Fisher's z
-    low, high = np.tanh([np.arctanh(r) - half, np.arctanh(r) + half])
-    return replace(row, ci_low=float(low), ci_high=float(high))
+        return replace(row, note=f"{row.note}; a test needs 4 models")
+    z, se = _jackknifed(tuned, reasoned)
+    if not se > _ROUNDING:  # as well where a correlation of fewer models is not there
+        return replace(row, status=ZERO_VARIANCE)
+    tested = t_difference(z, se, n - 2)
+    low, high = np.tanh([tested.low, tested.high])
+    return replace(row, ci_low=float(low), ci_high=float(high), df=tested.df, p=tested.p)
 
 
-def _permutation_p(tuned: Floats, reasoned: Floats, rng: np.random.Generator) -> float:
-    """Return the two-sided p of the median r when the models of one gain are dealt out anew.
+def _jackknifed(tuned: Floats, reasoned: Floats) -> tuple[float, float]:
+    """Return Fisher's z of the median correlation, and its standard error over models.
 
-    A t test of the median would hardly ever reject: halvings share what they have of chance.
-
-    Args:
-        tuned: Gains by halving and model, shape (K, M).
-        reasoned: The same shape, of the other halves.
-        rng: Draws the permutations where there are more than all of six models'.
+    Many halvings use every answer many times, so their median varies less than one correlation
+    does, and Pearson's own test would reject a true null in 0.00 instead of 0.05 of studies. A
+    permutation of the models would in 0.09: over many halvings each answer of a base model is in
+    both of its gains, but not in those of two models. So each model is left out in turn (jackknife;
+    Efron & Tibshirani 1993, chapter 11), without the factor (n - 1) / n, which with few models
+    would be too narrow: 0.02 to 0.065. NaN where a correlation of fewer models is.
     """
     n = tuned.shape[1]
-    if math.factorial(n) <= _MOST_ORDERS:
-        orders = np.array(list(permutations(range(n))), np.intp)
-    else:
-        drawn = rng.permuted(np.tile(np.arange(n), (_MOST_ORDERS - 1, 1)), axis=1)
-        orders = np.vstack([np.arange(n)[None], drawn])
-    x, y = (
-        (values - values.mean(axis=1, keepdims=True)) / values.std(axis=1, keepdims=True) / n**0.5
-        for values in (tuned, reasoned)
-    )
-    # r of every order and halving: one matrix product, model by model of the first gain.
-    products = x.T[:, None, :] * y.T[None, :, :]
-    r = sum(products[m, orders[:, m]] for m in range(n))
-    median = np.median(r, axis=1)
-    return float((np.abs(median) >= abs(median[0]) - _ROUNDING).mean())
+    kept = [np.arange(n) != m for m in range(n)]
+    found = [np.median(_correlations(tuned[:, k], reasoned[:, k])) for k in kept]
+    median = np.median(_correlations(tuned, reasoned))
+    z, without = (np.arctanh(np.clip(r, -_ALMOST, _ALMOST)) for r in (median, np.array(found)))
+    return float(z), float(np.std(without) * np.sqrt(n))
 
 
 def _correlation_note(answers: ChainOfThought, found: Floats) -> str:

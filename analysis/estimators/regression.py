@@ -42,7 +42,8 @@ _JACKKNIFE_NOTE = (
 _DISTANCES = {
     "shared items": "pooled on the held-out baseline - pooled on the training-split one",
     "missing model effects": "pooled - with model fixed effects, on the training-split baseline",
-    "adjustment for baseline": "fixed effects - D: another estimand, no bias",
+    "adjustment for baseline": "fixed effects - D: another estimand, no bias; noise in the "
+    "training-split baseline makes it smaller, and the part of missing model effects larger",
 }
 _PUBLISHED = ("D (published regression)", "slope (published regression)")
 
@@ -87,9 +88,8 @@ def regression_rows(table: GainTable, training: pd.DataFrame) -> list[Estimate]:
         (change of D per unit of baseline accuracy) and the baseline's slope in the controls.
         On points the same three by `ols_cr3`, languages left out one by one. Then two rows of the
         published regression, and three parts of its distance from D. A row without a number has a
-        status. Of a
-        cross-fitted study the continuous rows are fitted fold by fold, the baseline of the other
-        folds, and averaged: within a fold gain and baseline share no item.
+        status. Of a cross-fitted study the continuous rows are fitted fold by fold, the baseline of
+        the other folds, and averaged: within a fold gain and baseline share no item.
     """
     seen = observations(table, training) if table.status == OK else None
     rows = [row for scale in (POINTS, LOGIT) for row in _continuous_rows(table, seen, scale)]
@@ -163,7 +163,7 @@ def _jackknife_rows(table: GainTable, seen: Observations | None) -> list[Estimat
     rows = [replace(row, status=OK) for row in rows]
     found = cluster_jackknife(seen.gain[POINTS], seen.baseline, seen.weight, table.related)
     if found is None:
-        few = "needs 3 related languages: one is left out at a time"
+        few = "collinear design without one of the languages"
         return [
             replace(row, status=few, se=None, df=None, ci_low=None, ci_high=None, p=None, note="")
             for row in rows
@@ -397,6 +397,12 @@ def _family_coefficient(
     return float(np.linalg.lstsq(np.column_stack(columns[1:]), columns[0])[0][0])
 
 
+def _within_columns(baseline: Floats, related: Bits) -> Floats:
+    """Return family and baseline, model means taken out, shape (M * L, 2)."""
+    family = np.broadcast_to(related.astype(np.float64), baseline.shape)
+    return np.column_stack([within_groups(values).ravel() for values in (family, baseline)])
+
+
 def _distance_rows(table: GainTable, training: pd.DataFrame) -> list[Estimate]:
     """Return the parts of the published regression's distance from D."""
     rows = [
@@ -418,6 +424,8 @@ def _distance_rows(table: GainTable, training: pd.DataFrame) -> list[Estimate]:
     status = _published_status(gain.ravel(), before.ravel(), related)
     if status == OK:
         status = _published_status(gain.ravel(), other.ravel(), related)
+    if status == OK and np.linalg.matrix_rank(_within_columns(other, table.related), tol=1e-9) < 2:
+        status = COLLINEAR
     if status != OK:
         return [replace(row, status=status) for row in rows]
     found = regression_distance(gain, before, other, table.related)

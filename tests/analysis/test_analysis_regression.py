@@ -23,6 +23,7 @@ from analysis.estimators.regression import (
 )
 from analysis.estimators.slopes import (
     cross_fitted_pairs,
+    moment_slope,
     slope_rows,
     slope_variance,
     within_slopes,
@@ -319,22 +320,44 @@ def test_the_jackknife_is_that_of_regressions_without_each_language() -> None:
     one = RELATED & (np.arange(6) == 0)
     table, training = random_table(np.random.default_rng(21), related=one)
     rows = [r for r in regression_rows(table, training) if r.estimator == "ols_cr3"]
-    assert {row.status for row in rows} == {"needs 3 related languages: one is left out at a time"}
+    assert {row.status for row in rows} == {"collinear design without one of the languages"}
 
 
-def test_the_jackknife_keeps_its_level_with_few_languages() -> None:
-    """No family effect; languages differ by 3 points in all models alike."""
+def test_the_jackknife_is_that_of_clubsandwich() -> None:
+    """R 4.2: sqrt(diag(vcovCR(lm(gain ~ related * base + factor(model)), language, "CR3"))).
+
+    clubSandwich 0.5.8 leaves out the factor (G - 1) / G.
+    """
+    table, training = random_table(np.random.default_rng(20), 7, np.arange(16) < 6)
+    rows = [r for r in regression_rows(table, training) if r.estimator == "ols_cr3"]
+    of_r = [
+        (0.003880631163, 0.008599457431),
+        (0.019247176692, 0.094807962292),
+        (0.021578188494, 0.043994529082),
+    ]
+    for row, (coefficient, se) in zip(rows, of_r, strict=True):
+        assert row.estimate == pytest.approx(coefficient, rel=1e-8)
+        assert row.se == pytest.approx(se * (15 / 16) ** 0.5, rel=1e-8)
+
+
+@pytest.mark.parametrize(("related", "control"), [(3, 3), (6, 10)])
+def test_the_jackknife_keeps_its_level_with_few_languages(related: int, control: int) -> None:
+    """No family effect; languages differ in gain and in its slope, in all models alike."""
     rng = np.random.default_rng(22)
-    rejected = 0
+    n = related + control
+    kin = np.arange(n) < related
+    rejected = np.zeros(3)
     for _ in range(STUDIES):
-        before = rng.uniform(0.35, 0.75, (5, 6))
-        gain = 0.1 + rng.normal(0, 0.03, 6) + rng.normal(0, 0.02, (5, 6))
-        training = before + rng.normal(0, 0.03, (5, 6))
-        found = cluster_jackknife(gain[None], training[None], np.ones(1), RELATED)
+        before = np.linspace(0.35, 0.75, 7)[:, None] + rng.normal(0, 0.05, (7, n))
+        gain = 0.1 + rng.normal(0, 0.03, n) + rng.normal(0, 0.2, n) * (before - 0.55)
+        gain += rng.normal(0, 0.03, (7, n))
+        training = before + rng.normal(0, 0.03, (7, n))
+        found = cluster_jackknife(gain[None], training[None], np.ones(1), kin)
         assert found is not None
-        t = found[0][0] / found[1][0] ** 0.5
-        rejected += abs(t) > stats.t.ppf(0.975, 5)
-    assert rejected / STUDIES <= 0.08
+        t = np.array(found[0]) / np.sqrt(found[1])
+        rejected += np.abs(t) > stats.t.ppf(0.975, n - 1)
+    assert (rejected / STUDIES <= 0.08).all()
+    assert rejected.sum() > 0
 
 
 @pytest.mark.parametrize("gap", [-0.15, 0.0, 0.15])
@@ -404,9 +427,32 @@ def test_moments_take_the_known_noise_out_of_the_naive_slope() -> None:
         table = table_of(before, rng.binomial(200, after) / 200, related)
         table = replace(table, n_items=np.full(before.shape, 200.0))
         rows = by_name(slope_rows(table, pd.DataFrame(), rng))
-        corrected.append(rows["slope moment-corrected/points"].estimate)
+        row = rows["slope moment-corrected/points"]
+        corrected.append(row.estimate)
+        assert (row.se, row.ci_low, row.p) == (None, None, None)
         naive.append(rows["slope naive/points"].estimate)
     assert np.mean(corrected) == pytest.approx(-0.2, abs=0.01)
     assert np.mean(naive) < -0.24
+    flat = replace(table, before=np.full(before.shape, 0.5))
+    noise = by_name(slope_rows(flat, pd.DataFrame(), rng))["slope moment-corrected/points"]
+    assert (noise.status, noise.estimate) == ("baselines vary by hardly more than chance", None)
     unknown = by_name(slope_rows(replace(table, n_items=None), pd.DataFrame(), rng))
     assert unknown["slope moment-corrected/points"].status == "needs n_items of every accuracy"
+
+
+def test_moments_take_out_too_much_where_answers_share_items() -> None:
+    """No slope at all; an item that a model knew before it mostly knows after."""
+    rng = np.random.default_rng(27)
+    corrected, naive = [], []
+    for _ in range(100):
+        true = rng.uniform(0.35, 0.75, (6, 12))
+        # The same draw decides both answers of half of the items.
+        first, second = rng.random((6, 12, 100)), rng.random((6, 12, 100))
+        second[..., :50] = first[..., :50]
+        before, after = ((d < p[..., None]).mean(axis=-1) for d, p in
+                         ((first, true), (second, true + 0.1)))  # fmt: skip
+        found = moment_slope(before, after - before, np.full(true.shape, 100.0))
+        assert found is not None
+        corrected.append(found)
+        naive.append(float(within_slopes(before, after - before)))
+    assert np.mean(naive) < -0.04 and np.mean(corrected) > 0.04
