@@ -31,7 +31,7 @@ test: .venv/ready
 # Sweeps of faults and simulations at full size, the faults ten times over: hours.
 SOAK ?= 10
 soak: .venv/ready
-	XLING_SOAK=$(SOAK) $(PYTEST) tests/reliability tests/analysis/test_analysis_truths.py -s --timeout 0
+	XLING_SOAK=$(SOAK) $(PYTEST) tests/reliability $(shell grep -l XLING_SOAK tests/analysis/*.py) -s --timeout 0
 
 lint: .venv/ready
 	$(BIN)/ruff check .
