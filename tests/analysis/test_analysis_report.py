@@ -153,7 +153,7 @@ def test_every_section_and_figure_is_there(text: str) -> None:
     assert [a["id"] for t, a in page.tags if t == "h2"] == order
     pictures = [a for t, a in page.tags if t == "svg"]
     assert len(pictures) == 11 and all(a["role"] == "img" and a["aria-label"] for a in pictures)
-    assert "slope between models" in page.text and "Not run" not in page.text
+    assert "within models" in page.text and "Not run" not in page.text
     tips = [a["title"] or "" for t, a in page.tags if t == "span" and "title" in a]
     assert any("missing cell" in tip and "Korean" in tip for tip in tips)
     assert any("95 % interval" in tip and "n = 40 items" in tip for tip in tips)
