@@ -261,7 +261,7 @@ def _strength_sentence(estimates: Sequence[Estimate], scale: str) -> str:
     more = "more" if row.estimate > 0 else "less"
     these = " (in these models)" if row.unit == "languages" else ""
     numbers = f"weak models gained {_amount(row)} {more} than strong ones ({_interval(row)}){these}"
-    if BASELINES_ALIKE in (row.status, row.note.split("; ")[0]):
+    if _alike(row):
         return (
             f"The models' baselines are too much alike to say whether gains follow them: {numbers}."
         )
@@ -280,6 +280,11 @@ def _strength_sentence(estimates: Sequence[Estimate], scale: str) -> str:
     return f"{numbers[0].upper()}{numbers[1:]}{end}."
 
 
+def _alike(row: Estimate) -> bool:
+    """Return whether weak and strong models were not told apart by their baselines."""
+    return BASELINES_ALIKE in (row.status, row.note.split("; ")[0])
+
+
 def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: str) -> str:
     """Say what the study shows of I."""
     row = primary_row(estimates, "I", scale)
@@ -291,6 +296,11 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
         f"the family difference is {_amount(row)} {larger} in weak than in strong models "
         f"({_interval(row)}){these}"
     )
+    if _alike(row):
+        return (
+            "The models' baselines are too much alike to say whether family matters more in weak "
+            f"ones: {numbers}."
+        )
     if row.status == SCALE_DEPENDENT:
         return f"It depends on the scale, so it is no finding: {numbers}."
     tests = _tost(estimates, "I", "models", "languages")
