@@ -215,6 +215,17 @@ class Design:
         d = self.effect + interaction * self.n_weak / self.models if planted else 0.0
         return d, interaction if self.n_weak < self.models else None
 
+    @property
+    def true_strength(self) -> float | None:
+        """B that the gains of `finetuned` have, on the design's scale; None without strong models.
+
+        Mean gain of weak minus that of strong models over the target languages.
+        """
+        if self.n_weak == self.models:
+            return None
+        group = self.gain_weak - self.gain_strong if self.scale == "points" else 0.0
+        return group + self.weak_effect * self.related / (self.related + self.control)
+
 
 def _check(design: Design, name: str, holds: bool, rule: str) -> None:
     if not holds:

@@ -131,6 +131,7 @@ def truth_of(answers: SimulatedAnswers, design: Design, seed: int) -> dict[str, 
         "are what the drawn cells have, chance in languages included",
         "scale": design.scale,
         **answers.truth,
+        "B": design.true_strength,
         "seed": seed,
         "design": dataclasses.asdict(design),
         "arms": arms,
@@ -191,8 +192,12 @@ def _by_cell(values: np.ndarray[Any, Any], design: Design) -> dict[str, dict[str
 def _truth_words(design: Design) -> str:
     factor, unit = (100, "points") if design.scale == "points" else (1, "logits (latent scale)")
     d, interaction = design.true_contrasts()
-    text = f"D = {factor * d:+.4g} {unit}"
-    return text if interaction is None else f"{text}, I = {factor * interaction:+.4g} {unit}"
+    truths = {"D": d, "I": interaction, "B": design.true_strength}
+    return ", ".join(
+        f"{name} = {factor * value:+.4g} {unit}"
+        for name, value in truths.items()
+        if value is not None
+    )
 
 
 def _in_a_name(key: str, value: object) -> str:

@@ -371,7 +371,7 @@ def test_a_simulated_study_is_logged_and_pulled_like_a_real_one(store: Path) -> 
     done = simulate("--effect", "0.1", "--seed", "3")
     assert done.exit_code == 0, done.output
     name = "simulated-models-2-related-2-control-2-items-10-effect-0_1-seed-3"
-    assert "Truth: D = +10 points, I = +0 points" in done.output
+    assert "Truth: D = +10 points, I = +0 points, B = +25 points" in done.output
     assert f"-e analyze --env-manager local --experiment-name xling -P study={name}" in done.output
     (parent,) = tracking.find_runs(kind="study", study=name)
     assert "-P effect=0.1" in parent.tags["xling.command"]
@@ -396,6 +396,19 @@ def test_a_simulated_study_is_logged_and_pulled_like_a_real_one(store: Path) -> 
     # Again: the finished one is reused; by force it is logged once more.
     assert parent.run_id in simulate("--effect", "0.1", "--seed", "3").output
     assert parent.run_id not in simulate("--effect", "0.1", "--seed", "3", "--force", "1").output
+
+
+@pytest.mark.slow
+def test_a_study_of_more_languages_than_a_tag_holds_is_logged(store: Path) -> None:
+    options = ["--models", "2", "--related", "9", "--control", "100", "--items", "4"]
+    done = CliRunner().invoke(main, [*options, "--name", "all"])
+    assert done.exit_code == 0, done.output
+    run = tracking.find_runs(kind="evaluate", study="all")[0]
+    inputs = mlflow.get_run(run.run_id).inputs.dataset_inputs
+    listed = {tag.value for found in inputs for tag in found.tags if tag.key == "languages"}
+    assert {len(text) <= 500 and text.split(" and ")[1].endswith(" more") for text in listed} == {
+        True
+    }
 
 
 def test_a_simulation_is_made_again_where_its_version_was_raised(monkeypatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
+from mlflow.utils.validation import MAX_INPUT_TAG_VALUE_SIZE
 
 from xling.tracking.runs import active_entry, log_operation, now
 
@@ -81,6 +82,18 @@ def log_data_set(
         {
             "do": "input",
             "dataset": {key: data_set.get(key) for key in keys},
-            "tags": tags | ({"languages": languages[:5000]} if languages else {}),
+            "tags": tags | ({"languages": _listed(languages.split())} if languages else {}),
         }
     )
+
+
+def _listed(codes: Sequence[str]) -> str:
+    """Join codes, so far as MLflow takes them in a tag of an input; say how many are left out."""
+    kept = list(codes)
+    while len(text := _with_rest(kept, len(codes))) > MAX_INPUT_TAG_VALUE_SIZE:
+        kept.pop()
+    return text
+
+
+def _with_rest(kept: Sequence[str], n: int) -> str:
+    return " ".join(kept) if len(kept) == n else f"{' '.join(kept)} and {n - len(kept)} more"
