@@ -62,13 +62,13 @@ def pictures(findings: Findings, context: StudyContext) -> dict[str, Picture]:
     estimates, cells = findings.estimates, findings.compared.cells
     primary = findings.compared.primary
     if any(line.row.estimate is not None for line in headline_lines(estimates)):
-        found["headline"] = _picture(
+        found["headline"] = _column(
             "headline",
             "D, B and I with the intervals that the sentences go by",
             partial(headline_plot, estimates, title="", bound=context.bound),
         )
     if primary.table.status == OK and primary.groups.status == OK:
-        found["square"] = _picture(
+        found["square"] = _column(
             "square",
             "Mean gains of related and control languages in weak and in strong models",
             partial(two_by_two_plot, primary.table, primary.groups, title=""),
@@ -146,6 +146,12 @@ def _picture(name: str, label: str, draw: Callable[..., Figure]) -> Picture:
         for is_narrow in (False, True)
     )
     return Picture(wide, narrow)
+
+
+def _column(name: str, label: str, draw: Callable[..., Figure]) -> Picture:
+    """Draw a figure that takes half of a wide page: its narrow form serves both widths."""
+    svg = inline_svg(draw(narrow=True), f"{name}-narrow", label)
+    return Picture(svg, svg)
 
 
 def whole_baseline(gains: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.DataFrame | None:
