@@ -63,6 +63,8 @@ def check_parameters(command: click.Command, params: dict[str, Any]) -> None:
             assert isinstance(value, int) and (option.type.min or 0) <= value <= LARGEST
         elif isinstance(option.type, click.types.BoolParamType):
             assert isinstance(value, bool)
+        elif option.name == "bound":
+            assert value is None or (isinstance(value, float) and 0 < value < 1)
         elif option.type.name == "study":
             assert isinstance(value, Study) or (value is None and command is COMMANDS["power"])
         elif isinstance(value, tuple):
