@@ -26,13 +26,17 @@ import pandas as pd
 import pingouin
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from analysis.estimators.two_groups import interaction, mean_difference
+from analysis.estimates import OK
+from analysis.estimators.baseline_strength import strength_rows
+from analysis.estimators.contrasts import contrast_rows
+from analysis.gains.baselines import BaselineGroups
 from analysis.gains.bootstrap import bootstrap_interval, passage_bootstrap
 from analysis.gains.cells import gain_cells
-from analysis.gains.gain_table import LOGIT, POINTS, PRIMARY, GainTable, gain_table
+from analysis.gains.gain_table import PRIMARY, GainTable, gain_table
 from analysis.gains.responses import encode_responses
 from benchmarks.measuring import measured, peak_bytes, work_once
 from benchmarks.side_by_side import Section, line, markdown, run_worker
+from xling.languages import belebele_codes
 from xling.records import RUN_COLUMNS, check_records
 
 T = TypeVar("T")
@@ -65,7 +69,7 @@ def run_frames(
     fixed = pd.DataFrame(
         {
             "model": "", "arm": "", "reasoning": "direct", "scoring": "answer-token",
-            "language": np.repeat([f"l{k:02d}_Latn" for k in range(languages)], items),
+            "language": np.repeat(belebele_codes()[:languages], items),
             "seed": 0,
             "item_id": np.tile([f"item-{k:05d}" for k in range(items)], languages),
             "passage_id": np.tile([f"passage-{k // 2:05d}" for k in range(items)], languages),
@@ -100,12 +104,12 @@ def accuracies_of(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def contrasts(table: GainTable) -> None:
-    """D and I on both scales, weak and strong models split in the middle."""
-    weak = np.arange(len(table.models)) < len(table.models) / 2
-    for scale in (POINTS, LOGIT):
-        gain = table.gain[scale]
-        mean_difference(*table.split(gain.mean(axis=0)))
-        interaction(table.split(gain[weak].mean(axis=0)), table.split(gain[~weak].mean(axis=0)))
+    """D, B and I with all that judges them, weak and strong models split in the middle."""
+    half = (len(table.models) + 1) // 2
+    group = {m: "weak" if k < half else "strong" for k, m in enumerate(table.models)}
+    groups = BaselineGroups({}, group, "training split", OK, "")
+    contrast_rows(table, groups, 0.05)
+    strength_rows(table, groups)
 
 
 def one_pass(
@@ -117,7 +121,7 @@ def one_pass(
     cells = clock.time("cells, their intervals and p",
                        lambda: gain_cells(responses, accuracies, family))  # fmt: skip
     table = clock.time("gain table", lambda: gain_table(cells, responses, family, PRIMARY))
-    clock.time("D and I, points and logit", lambda: contrasts(table))
+    clock.time("D, B and I, points and logit", lambda: contrasts(table))
     items = table.items
     if items is None:
         raise RuntimeError(f"the benchmark's records have no item gains: {table.item_status}")
