@@ -160,15 +160,15 @@ def _split(accuracy: dict[str, float], source: str, split: float | str) -> Basel
     }
     at = "the median" if isinstance(split, str) else "the given"
     what = "accuracy" if source == ACCURACIES else "training-split accuracy"
-    note = f"split at {at} {what} {middle:.3f}; {_listed(group)}"
+    note = f"split at {at} {what} {middle:.3f}"
     status = OK
     if len(set(group.values())) < 2:
         alike = len(accuracy) > 1 and np.ptp(list(accuracy.values())) <= 1e-9
         status = BASELINES_ALIKE if alike else NEEDS_MODELS
         if len(accuracy) > 1 and not alike:
             status = f"no model {'above' if 'weak' in group.values() else 'below'} {middle:g}"
-        group = {}
-    return BaselineGroups(accuracy, group, source, status, note)
+        return BaselineGroups(accuracy, {}, source, status, note)
+    return BaselineGroups(accuracy, group, source, status, f"{note}; {_listed(group)}")
 
 
 def fold_groups(folds: FoldAccuracies, models: Collection[str]) -> BaselineGroups:

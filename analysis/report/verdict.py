@@ -389,7 +389,7 @@ def _strength_basis(estimates: Sequence[Estimate]) -> list[str]:
     row = primary_row(estimates, "B")
     if row is None:
         return []
-    said = [f"B (baseline): {row.note}."] if row.note else []
+    said = [f"B (baseline): {row.note}."] if row.note and row.estimate is not None else []
     beyond = next((r for r in estimates if r.estimand == "B beyond headroom"), None)
     alone = next((r for r in estimates if r.estimand == "B from headroom alone"), None)
     if beyond is not None and beyond.estimate is not None and alone is not None:
