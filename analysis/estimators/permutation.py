@@ -75,6 +75,8 @@ def permutation_rows(
 def _empty_row(table: GainTable, groups: BaselineGroups, name: str, scale: str) -> Estimate:
     """Return the row before its test."""
     status = groups.status if name == "I" and table.status == OK else table.status
+    if status == OK and table.related.sum() < 2:
+        status = "needs 2 related languages"
     if status == OK and scale == LOGIT:
         status = table.logit_status(groups if name == "I" else None)
     return Estimate(

@@ -54,6 +54,8 @@ def two_sample(
     if has_no_variance(related, control):
         estimate = float(related.mean() - control.mean())
         return replace(row, estimate=estimate, status=ZERO_VARIANCE)
+    if len(related) < 2 and test is mean_difference:
+        return replace(row, status="needs 2 related languages")
     return with_difference(row, test(related, control))
 
 

@@ -259,8 +259,8 @@ def _strength_sentence(estimates: Sequence[Estimate], scale: str) -> str:
     if row is None or row.estimate is None or row.interval_at(0.95) is None:
         return f"No verdict on baseline strength: {_missing(row)}."
     more = "more" if row.estimate > 0 else "less"
-    these = " (in these models)" if row.unit == "languages" else ""
-    numbers = f"weak models gained {_amount(row)} {more} than strong ones ({_interval(row)}){these}"
+    these = ", in these models" if row.unit == "languages" else ""
+    numbers = f"weak models gained {_amount(row)} {more} than strong ones ({_interval(row)}{these})"
     if _alike(row):
         return (
             f"The models' baselines are too much alike to say whether gains follow them: {numbers}."
@@ -291,10 +291,10 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
     if row is None or row.estimate is None or row.interval_at(0.95) is None:
         return f"No verdict on family and baseline together: {_missing(row)}."
     larger = "larger" if row.estimate > 0 else "smaller"
-    these = " (in these models)" if row.unit == "languages" else ""
+    these = ", in these models" if row.unit == "languages" else ""
     numbers = (
         f"the family difference is {_amount(row)} {larger} in weak than in strong models "
-        f"({_interval(row)}){these}"
+        f"({_interval(row)}{these})"
     )
     if _alike(row):
         return (
@@ -361,7 +361,7 @@ def _family_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
         f"{_languages(row.n_control, 'control')} in {models}; all related languages are one branch,"
         f" so one family is treated{_by_families(families)}."
     ]
-    if row.status not in ("ok", SCALE_DEPENDENT):
+    if row.status.startswith("complete subset"):
         said.append(f"These numbers are of a {row.status}.")
     if rows.arms_languages is None:
         said.append(

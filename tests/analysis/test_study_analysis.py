@@ -7,6 +7,7 @@ import json
 import math
 import threading
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from simulated_records import FAMILY, accuracies_of, study
+from simulated_tables import to_records
 
 from analysis.estimates import COLUMNS, Estimate
 from analysis.figures.baseline import baseline_plot, short_codes
@@ -23,8 +25,16 @@ from analysis.figures.style import figure_gains, language_order
 from analysis.gains.cells import gain_cells
 from analysis.gains.gain_table import PRIMARY
 from analysis.report.findings import StudyContext
+from analysis.report.verdict import verdict
 from analysis.runs.pull import PulledRuns
-from analysis.study_analysis import MINI_SET_NOTE, Analysis, analyze_records
+from analysis.simulation.answers import simulate_correct
+from analysis.simulation.design import Design
+from analysis.study_analysis import (
+    MINI_SET_NOTE,
+    Analysis,
+    analyze_records,
+    compute_findings,
+)
 from analysis.tables.write import write_table
 from xling.records import check_records
 
@@ -218,3 +228,35 @@ def test_latex_escapes_what_would_be_a_command(tmp_path: Path) -> None:
     text = tex.read_text()
     assert r"\input{" not in text and r"50\%" in text and r"\$y\$" in text
     assert r"100 \% of \textbackslash{}x\_1" in text and "0.123" in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"related": 1},
+        {"related": 1, "folds": 3},
+        {"related": 1, "models": 2},
+        {"models": 1},
+        {"models": 2, "control": 2},
+        {"related": 1, "control": 2, "models": 3, "seeds": 2},
+        {"models": 4, "folds": 2, "control": 12},
+    ],
+)
+def test_small_designs_have_numbers_or_a_status(changes: dict[str, int]) -> None:
+    """Every arm and instrument, with as few languages and models as there may be."""
+    design = replace(
+        Design(items=40, training_items=40, cot=True, cloze=True, permuted=True,
+               arms=("finetuned", "control-source", "shuffled-labels")),
+        **changes,
+    )  # fmt: skip
+    frame = to_records(simulate_correct(design, np.random.default_rng(0)), design)
+    pulled = PulledRuns("s", frame, accuracies_of(frame), (), ())
+    reading = StudyContext(
+        design.families, 0.05, {}, left_out=design.control_source, trained_on=("arb_Arab",)
+    )
+    rows = compute_findings(pulled, reading).estimates
+    d = next(row for row in rows if (row.estimand, row.estimator) == ("D", "welch"))
+    assert d.status == "ok" and d.ci_low is not None
+    assert all(row.estimate is not None or row.status != "ok" for row in rows if row.p is None)
+    said = verdict(rows, 0.05)
+    assert all(claim.sentence for claim in said.claims)
