@@ -192,8 +192,8 @@ def test_one_model_in_a_group_speaks_of_these_models() -> None:
     rows.append(with_t_interval(one, 0.2, 0.01, 5.0))
     rows = changed(rows, "I", "both", unit="languages", estimate=0.1)
     sentences = claims(rows)
-    assert "20 points more" in sentences[1] and "(in these models)" in sentences[1]
-    assert "10 points larger" in sentences[2] and "(in these models)" in sentences[2]
+    assert "20 points more" in sentences[1] and ", in these models)" in sentences[1]
+    assert "10 points larger" in sentences[2] and ", in these models)" in sentences[2]
     # A null by languages alone counts, then, and is of these models.
     rows = changed(study(se=0.004), "I", "both", unit="languages")
     rows = [r for r in rows if not (r.estimand == "I" and r.unit == "models")]
