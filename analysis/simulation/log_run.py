@@ -60,12 +60,17 @@ def log_simulation(
     """
     called = study_name(design, seed, name)
     study = simulated_study(design, seed, called)
-    described = _design_hash(design, seed)
+
+    def log() -> str:
+        return _log_study(design, seed, study, parameters)
+
     digest = simulation_fingerprint(design, seed)
-    found = None if force else tracking.find_finished(digest, kind="study", study=called)
-    if found is not None:
-        tracking.note_reuse(found.run_id)
-        return found.run_id
+    return tracking.run_once(log, digest, kind="study", study=called, name=called, force=force)
+
+
+def _log_study(design: Design, seed: int, study: Study, parameters: Mapping[str, Any]) -> str:
+    called, described = study.name, _design_hash(design, seed)
+    digest = simulation_fingerprint(design, seed)
     _refuse_other_runs(called, described)
     tags = {"command": tracking.run_command(ENTRY_POINT, parameters), "design": described}
     answers = simulate_correct(design, np.random.default_rng(seed))

@@ -126,7 +126,7 @@ def test_what_only_the_analysis_reads_is_in_no_fingerprint(study, monkeypatch) -
     said["analysis"] = {"bound": 0.1, "split": 0.5}
     known = Study.model_validate(said)
     assert known.analysis_tags and not study.analysis_tags
-    monkeypatch.setattr(prepare, "run_once", lambda compute, digest, **rest: digest)
+    monkeypatch.setattr(prepare.tracking, "run_once", lambda compute, digest, **rest: digest)
 
     def fingerprints(of: Study) -> list[str]:
         prepared, located = prepare_study(of), locate_model(of.models[0].id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -83,6 +85,44 @@ def test_two_studies_of_one_name_get_versions_in_order(zygote, native, tmp_path)
     assert len(place.runs("finetune")) == 2
     champion = place.client().get_model_version_by_alias("tiny-tiny", "champion")
     assert int(champion.version) in (1, 2)
+
+
+LOG_MODEL = """
+import mlflow
+class Model(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input):
+        return model_input
+mlflow.set_experiment("tiny")
+print("logged", mlflow.pyfunc.log_model(name="adapter", python_model=Model()).model_id)
+"""
+REGISTER = """
+import sys, time
+from xling import tracking
+model_id, moment = sys.argv[1], float(sys.argv[2])
+tracking.open_store()
+time.sleep(max(0, moment - time.time()))
+made = tracking.register_adapter(model_id, name="tiny", alias="champion", tags={})
+print("version", made.version)
+"""
+
+
+def test_an_adapter_registered_by_many_at_once_is_one_version(zygote, native, tmp_path):
+    place = new_place(tmp_path / "place", native)
+    _, output = zygote.run(["-c", LOG_MODEL], environment(place), folder=place.folder)
+    model_id = re.search(r"logged (m-\w+)", output).group(1)
+    moment = str(time.time() + 2)  # all have opened the store by then
+    commands = [["-c", REGISTER, model_id, moment] for _ in range(4)]
+    ends = at_once(zygote, place, commands)
+    assert [code for code, _ in ends] == [0] * 4, [output[-1500:] for _, output in ends]
+    assert all("version 1" in output for _, output in ends)
+    assert versions(place, "tiny") == [(1, f"models:/{model_id}")]
+
+
+def test_the_same_simulation_twice_at_once_is_logged_once(zygote, native, tmp_path):
+    place = new_place(tmp_path / "place", native)
+    ends = at_once(zygote, place, [["simulate", "--items", "8"] for _ in range(3)])
+    assert [code for code, _ in ends] == [0] * 3, [output[-1500:] for _, output in ends]
+    assert len(place.runs("study")) == 1
 
 
 def test_many_processes_open_a_fresh_store_together(zygote, native, tmp_path):

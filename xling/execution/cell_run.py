@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from xling import tracking
 from xling.execution.study_data import ItemsByPart, StudyData, items_sha256
-from xling.files.atomic import work_lock
 from xling.files.paths import state_folder
 from xling.models import BaseModelCache, ModelFiles, fetch_weights, find_recipe, locate_model
 from xling.models.loading import compute_dtype, device_name
@@ -136,37 +135,6 @@ def locate_served(model: ModelSettings) -> ModelFiles:
     if model.chat is not None:
         recipe = replace(recipe, chat=model.chat)
     return ModelFiles(recipe, fetch_weights(recipe, tokenizer_only=True), model.quantise)
-
-
-def run_once(
-    compute: Callable[[], str], digest: str, *, kind: str, study: str, name: str, force: bool
-) -> str:
-    """Find the finished run that has a result already, or compute it.
-
-    One process of this machine at a time computes a result; others wait, and reuse it.
-
-    Args:
-        compute: makes a run, and returns its id.
-        digest: the result's fingerprint.
-        kind: tag ``xling.kind``.
-        study: name in the runs' tags.
-        name: of the cell, for the log.
-        force: compute it in any case.
-
-    Returns:
-        Id of the run.
-    """
-
-    def say() -> None:
-        logger.info("%s %s: another process is already running it; waiting for it", kind, name)
-
-    with work_lock(digest[:32], waiting=say):
-        finished = None if force else tracking.find_finished(digest, kind=kind, study=study)
-        if finished is None:
-            return compute()
-        logger.info("%s %s: run %s has it already", kind, name, finished.run_id)
-        tracking.note_reuse(finished.run_id)
-        return finished.run_id
 
 
 def log_items(data: StudyData, parts: ItemsByPart) -> None:

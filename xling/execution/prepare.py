@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from xling import tracking
-from xling.execution.cell_run import locate_served, run_once
+from xling.execution.cell_run import locate_served
 from xling.execution.study_data import StudyData
 from xling.files.fingerprint import fingerprint
 from xling.prompts import label_token_ids, render_prompts
@@ -47,7 +47,7 @@ def run_prepare(data: StudyData, *, force: bool = False) -> str:
         },
         stages=("prepare",),
     )
-    return run_once(
+    return tracking.run_once(
         lambda: _prepare_run(data, digest, force=force),
         digest,
         kind="prepare",

@@ -39,6 +39,7 @@ from xling.tracking.search import (
     get_run,
     records_cache,
     run_command,
+    run_once,
 )
 from xling.tracking.store import (
     StoreUnavailable,
@@ -75,6 +76,7 @@ __all__ = [
     "records_cache",
     "register_adapter",
     "run_command",
+    "run_once",
     "score_logged_adapter",
     "set_tags",
     "sync_store",

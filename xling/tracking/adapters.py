@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -17,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
-from xling.files.atomic import atomic_directory, atomic_write
+from xling.files.atomic import atomic_directory, atomic_write, work_lock
 from xling.files.checksums import hash_folder
 from xling.files.paths import ROOT
 from xling.files.requirements import adapter_requirements
@@ -234,7 +235,8 @@ def register_adapter(
 ) -> RegisteredAdapter:
     """Make a logged model a version in the registry, with alias and tags.
 
-    A model that is a version already gets the alias and tags, and no second version.
+    A model that is a version already gets the alias and tags, and no second version. One process
+    of this machine at a time registers under a name: two that both find no version would make two.
 
     Args:
         model_id: of a logged model that has been loaded back and checked.
@@ -243,10 +245,16 @@ def register_adapter(
         tags: of the version, under ``xling.``.
     """
     client = MlflowClient()
-    version = _version_of(client, name, model_id) or _new_version(client, name, model_id)
-    for key, value in tags.items():
-        client.set_model_version_tag(name, version, f"xling.{key}", value)
-    client.set_registered_model_alias(name, alias, version)
+
+    def say() -> None:
+        logger.info("%s: another process is registering it; waiting for it", name)
+
+    digest = hashlib.sha256(f"{tracking_uri()} {name}".encode()).hexdigest()
+    with work_lock(digest[:32], waiting=say):
+        version = _version_of(client, name, model_id) or _new_version(client, name, model_id)
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version, f"xling.{key}", value)
+        client.set_registered_model_alias(name, alias, version)
     return RegisteredAdapter(name, version, alias)
 
 

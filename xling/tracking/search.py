@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,13 +15,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from xling.files.atomic import work_lock
 from xling.files.paths import cache_folder
 from xling.messages.secrets import without_secrets
 from xling.tracking.logged_run import LoggedRun
 from xling.tracking.outbox.connection import outbox
 from xling.tracking.outbox.delivery import is_silent
 from xling.tracking.outbox.pending import find_entry, finished_before, finished_here, logged
-from xling.tracking.runs import active_experiment, is_active
+from xling.tracking.runs import active_experiment, is_active, note_reuse
 from xling.tracking.store import (
     StoreUnavailable,
     asking_store,
@@ -67,6 +68,37 @@ def find_finished(fingerprint: str, *, kind: str, study: str) -> LoggedRun | Non
         kind,
     )
     return finished_before(outbox(), fingerprint, kind=kind, study=study)
+
+
+def run_once(
+    compute: Callable[[], str], digest: str, *, kind: str, study: str, name: str, force: bool
+) -> str:
+    """Find the finished run that has a result already, or compute it.
+
+    One process of this machine at a time computes a result; others wait, and reuse it.
+
+    Args:
+        compute: makes a run, and returns its id.
+        digest: the result's fingerprint.
+        kind: tag ``xling.kind``.
+        study: name in the runs' tags.
+        name: of the cell, for the log.
+        force: compute it in any case.
+
+    Returns:
+        Id of the run.
+    """
+
+    def say() -> None:
+        logger.info("%s %s: another process is already running it; waiting for it", kind, name)
+
+    with work_lock(digest[:32], waiting=say):
+        finished = None if force else find_finished(digest, kind=kind, study=study)
+        if finished is None:
+            return compute()
+        logger.info("%s %s: run %s has it already", kind, name, finished.run_id)
+        note_reuse(finished.run_id)
+        return finished.run_id
 
 
 def find_runs(

@@ -14,7 +14,6 @@ from xling.execution.cell_run import (
     locate,
     locate_served,
     log_items,
-    run_once,
     scoring_params,
     work_folder,
 )
@@ -86,7 +85,7 @@ def run_evaluate(
         digest = evaluate_fingerprint(job, parts, fetched)
         command = job.command("evaluate", **scoring_params(cell), adapter=adapter)
         tags = {"fingerprint": digest, "command": command, "disjoint": disjoint}
-        return run_once(
+        return tracking.run_once(
             lambda: _evaluate_run(job, parts, fetched, tags=tags, adapter=adapter, force=force),
             digest,
             kind="evaluate",

@@ -16,7 +16,7 @@ from xling import tracking
 from xling.data import Item
 from xling.data.leakage import trained_on, write_training_items
 from xling.data.training_rows import TrainingRow
-from xling.execution.cell_run import CellJob, locate, log_items, run_once, work_folder
+from xling.execution.cell_run import CellJob, locate, log_items, work_folder
 from xling.execution.finetune.log_adapter import TrainedAdapter, log_adapter, log_labels
 from xling.execution.finetune.setup import (
     CHECKPOINTS,
@@ -99,7 +99,7 @@ def run_finetune(
     how = plan_training(job)
     digest = finetune_fingerprint(job)
     tags = {"fingerprint": digest, "command": job.training_command, "disjoint": disjoint}
-    return run_once(
+    return tracking.run_once(
         lambda: _finetune_run(job, rows, how, tags=tags, force=force),
         digest,
         kind="finetune",
