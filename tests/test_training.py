@@ -222,7 +222,7 @@ def test_plain_copies_train_the_same_and_leave_the_four_bits(tiny_model, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "architecture", ["llama", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3", "phi3"]
+    "architecture", ["llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3", "phi3"]
 )
 def test_less_work_gives_the_same_gradients(tiny_model, architecture):
     model = load_base(tiny_model(architecture))

@@ -29,8 +29,9 @@ def save_tiny_model(architecture: str, folder: Path) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(tiny_config(architecture, len(tokenizer)))
     with torch.no_grad():  # wide enough that predictions differ between items
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
+        for name, parameter in model.named_parameters():
+            # qwen2's projections have biases, which begin at 0.
+            if parameter.dim() > 1 or (architecture == "qwen2" and name.endswith(".bias")):
                 parameter.normal_(0, 0.1)
     model.to(torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -89,6 +90,7 @@ def tiny_config(architecture: str, vocabulary: int) -> Any:
 
     extra: dict[str, Any] = {
         "llama": {},
+        "qwen2": {},
         "qwen3": {},
         "gemma3_text": {
             "sliding_window": 16,

@@ -28,7 +28,7 @@ from xling.models.loading import (
 PROJECTIONS = 2 * 7
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3_text"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3_text"])
 def test_dense_models_are_four_bit_and_adapted_everywhere(tiny_model, architecture):
     model = load_base(tiny_model(architecture))
     share = four_bit_share(model)

@@ -35,6 +35,7 @@ def experts(count):
 # What each layer's adapters sit on, written out.
 LAYERS = {
     "llama": [DENSE, DENSE],
+    "qwen2": [DENSE, DENSE],
     "qwen3": [DENSE, DENSE],
     "gemma3_text": [DENSE, DENSE],
     "gemma3": [DENSE, DENSE],

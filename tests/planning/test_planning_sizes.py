@@ -18,7 +18,7 @@ from xling.planning.sizes import (
     model_sizes,
 )
 
-DENSE = ["llama", "qwen3", "gemma3_text"]
+DENSE = ["llama", "qwen2", "qwen3", "gemma3_text"]
 MIXTURES = ["qwen3_moe", "deepseek_v3", "gpt_oss"]
 # Published counts: of the checkpoints' safetensors, and of models.md for the first four.
 COUNTS = {

@@ -26,7 +26,7 @@ def reference_logprobs(model, tokenizer, prompts) -> np.ndarray:
     return np.array(rows)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3_text"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3_text"])
 @pytest.mark.parametrize("four_bit", [True, False])
 def test_scores_equal_plain_full_logits(tiny_model, architecture, four_bit):
     folder = tiny_model(architecture)

@@ -15,7 +15,7 @@ from xling.scoring.prefix_trees import Request, common_prefix, lay_out, plan_row
 
 pytestmark = pytest.mark.slow
 
-ARCHITECTURES = ["llama", "qwen3", "gemma3_text", "qwen3_moe", "gpt_oss", "deepseek_v3"]
+ARCHITECTURES = ["llama", "qwen2", "qwen3", "gemma3_text", "qwen3_moe", "gpt_oss", "deepseek_v3"]
 ORDERS = option_orders("cyclic")
 ITEMS = [
     ReorderedQuestion(

