@@ -17,7 +17,7 @@ from entrypoints.common import (
     study_option,
 )
 from xling.study import Cell, Study
-from xling.study.settings import ARMS, Arm
+from xling.study.settings import ARMS, PRIMER, Arm, Primer
 from xling.training.torchrun import led
 
 
@@ -25,7 +25,7 @@ from xling.training.torchrun import led
 @study_option()
 @data_option
 @model_option
-@arm_option("finetuned", [arm for arm in ARMS if arm != "base"])
+@arm_option("finetuned", [*(arm for arm in ARMS if arm != "base"), PRIMER])
 @seed_option
 @click.option(
     "--fold",
@@ -42,18 +42,22 @@ def main(
     study: Study,
     data: str,
     model: str,
-    arm: Arm,
+    arm: Arm | Primer,
     seed: int,
     fold: int,
     limit: int,
     force: bool,
 ) -> None:
-    """Fine-tune one model of a study: on its source languages, or as another arm asks."""
+    """Fine-tune one model of a study: on its source languages, or as another arm asks.
+
+    Arm `primer` is what a primed model is tuned on before all else.
+    """
     from xling import tracking
     from xling.execution import prepare_study, run_finetune
     from xling.models import BaseModelCache
 
-    cell = Cell(study.find_model(model), arm, seed)
+    chosen = study.find_model(model)
+    cell = study.primer_cell(chosen) if arm == PRIMER else Cell(chosen, arm, seed)
     tracking.check_store()
     study_data = prepare_study(study, data=data, limit=limit)
     tracking.open_store()

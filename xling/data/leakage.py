@@ -35,6 +35,10 @@ class TrainedOn:
     ids: frozenset[str]
     texts: frozenset[str]
 
+    def __or__(self, other: TrainedOn) -> TrainedOn:
+        """Return what either was trained on."""
+        return TrainedOn(self.ids | other.ids, self.texts | other.texts)
+
     @property
     def n_questions(self) -> int:
         """How many questions there are, whatever the number of languages."""

@@ -53,6 +53,32 @@ def control_source_rows(items: Mapping[str, Sequence[Item]], *, repeats: int) ->
     return [TrainingRow(item, item.correct_answer_num) for item in chosen]
 
 
+def primer_rows(
+    items: Mapping[str, Sequence[Item]], *, examples: int, rng: np.random.Generator | None
+) -> list[TrainingRow]:
+    """Return as many examples as asked for, of questions and languages that take turns.
+
+    Every question comes once, in languages that take turns, before it comes again in another
+    language; after all of them it begins anew.
+
+    Args:
+        items: training items by language, parallel.
+        examples: how many to return.
+        rng: draws shuffled labels, see `shuffle_labels`; None: the right ones.
+
+    Raises:
+        ValueError: as `shuffle_labels`.
+    """
+    languages = list(items)
+    n_questions = len(items[languages[0]])
+    labels = shuffle_labels(items[languages[0]], rng=rng) if rng is not None else {}
+    chosen = (
+        items[languages[(example + example // n_questions) % len(languages)]][example % n_questions]
+        for example in range(examples)
+    )
+    return [TrainingRow(item, labels.get(item.item_id, item.correct_answer_num)) for item in chosen]
+
+
 def shuffled_label_rows(
     items: Mapping[str, Sequence[Item]], *, rng: np.random.Generator
 ) -> list[TrainingRow]:

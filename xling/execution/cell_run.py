@@ -16,7 +16,7 @@ from xling.models import BaseModelCache, ModelFiles, fetch_weights, find_recipe,
 from xling.models.loading import compute_dtype, device_name
 from xling.prompts import PromptFormat
 from xling.study import Cell
-from xling.study.settings import ModelSettings
+from xling.study.settings import PRIMER, ModelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,13 @@ class CellJob:
     model: ModelFiles
     bases: BaseModelCache = field(default_factory=BaseModelCache)
     fold: int = 0
+
+    @property
+    def primer(self) -> CellJob | None:
+        """The training of what lies beneath this cell's adapter; None: nothing does."""
+        if self.cell.arm == PRIMER or self.cell.model.primed is None:
+            return None
+        return replace(self, cell=self.data.study.primer_cell(self.cell.model))
 
     @property
     def prompt_format(self) -> PromptFormat:
@@ -92,7 +99,8 @@ class CellJob:
             "data.training": "by fold" if whole else len(split.training_ids),
             "data.heldout": len(data.fold_of if whole else split.heldout_ids),
             "data.folds": len(data.splits),
-            "source_languages": " ".join(data.study.trained_languages(cell.arm)),
+            **({"primed": cell.model.primed.as_params()} if cell.model.primed else {}),
+            "source_languages": " ".join(data.study.trained_languages(cell)),
         }
 
     def command(self, entry_point: str, **more: Any) -> str:

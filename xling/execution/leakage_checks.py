@@ -53,10 +53,9 @@ def check_no_evaluation_leakage(
             part.
     """
     where = f"evaluate {cell.name}"
+    asked = parts.get("training", {})
+    baseline = trained_on(item for items in asked.values() for item in items)
     if not fetched:
-        baseline = trained_on(
-            item for items in parts.get("training", {}).values() for item in items
-        )
         proof = check_no_leakage(baseline, parts["heldout"], where=f"{where}, baseline")
         return f"no training; baseline: {proof}"
     proofs = []
@@ -67,4 +66,8 @@ def check_no_evaluation_leakage(
         trained = read_training_items(adapter.folder, adapter=repr(adapter.uri))
         proof = check_no_leakage(trained, heldout, where=f"{where}, adapter {adapter.uri!r}")
         proofs.append(f"fold {fold}: {proof}" if len(fetched) > 1 else proof)
+        if asked:  # of a primed base
+            check_no_leakage(baseline, parts["heldout"], where=f"{where}, baseline")
+            proof = check_no_leakage(trained, asked, where=f"{where}, baseline, {adapter.uri!r}")
+            proofs.append(f"baseline: {proof}")
     return "; ".join(proofs)

@@ -39,6 +39,9 @@ def run_prepare(data: StudyData, *, force: bool = False) -> str:
             "models": {"__all__": {"base", "developer"}},
         },
     )
+    for model in settings["models"]:
+        if model["primed"] is None:
+            del model["primed"]
     digest = fingerprint(
         {
             "kind": "prepare",

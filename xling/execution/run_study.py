@@ -111,10 +111,10 @@ def check_processes(study: Study) -> None:
     Raises:
         ValueError: names the model and what would fit.
     """
-    if set(study.arms) == {"base"}:
-        return
     training = study.training
     for model in study.models:
+        if set(study.arms) == {"base"} and model.primed is None:
+            continue
         usual = find_recipe(model.id, revision=model.revision).processes
         processes = processes_for(model.processes, usual=usual)
         try:

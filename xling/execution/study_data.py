@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from xling.data.schema import sha256_of_items
 from xling.data.training_rows import (
     TrainingRow,
     control_source_rows,
+    primer_rows,
     shuffled_label_rows,
     source_rows,
 )
@@ -32,8 +33,10 @@ from xling.models import check_model_name
 from xling.models.catalog import Recipe
 from xling.prompts import PromptFormat
 from xling.study import Cell, Study
+from xling.study.settings import PRIMER
 
 SHUFFLE_STREAM = 1
+PRIMER_STREAM = 2
 
 ItemsByPart = Mapping[str, Mapping[str, Sequence[Item]]]
 """Items by part (``heldout``, ``training``) and language."""
@@ -95,12 +98,15 @@ class StudyData:
 
     def baseline_items(self, language: str) -> tuple[Item, ...]:
         """Return training-split items that the base model answers for the independent baseline."""
-        split = self.splits[0]
-        wanted = min(self.study.data.baseline_items, len(split.training_ids))
-        if wanted == 0:
+        return self.questions.select(language, self._baseline_ids)
+
+    @property
+    def _baseline_ids(self) -> tuple[str, ...]:
+        split, wanted = self.splits[0], self.study.data.baseline_items
+        if not wanted:
             return ()
-        chosen = limit_split(split, wanted, seed=self.study.data.seed).training_ids
-        return self.questions.select(language, chosen)
+        wanted = min(wanted, len(split.training_ids))
+        return limit_split(split, wanted, seed=self.study.data.seed).training_ids
 
     def check_arm(self, arm: str) -> None:
         """Refuse an arm that the study does not have: its runs would be taken for the study's.
@@ -108,7 +114,7 @@ class StudyData:
         Raises:
             ValueError: lists the study's arms.
         """
-        if arm not in self.study.arms:
+        if arm not in (*self.study.arms, PRIMER):
             raise ValueError(
                 f"study {self.study.name!r} has no arm {arm!r}; valid: "
                 f"{', '.join(self.study.arms)}. Add it to `arms` in the study file"
@@ -122,6 +128,8 @@ class StudyData:
                 cannot be shuffled.
         """
         self.check_arm(cell.arm)
+        if cell.arm == PRIMER:
+            return self._primer_rows(cell)
         languages = self.study.languages
         limit = cell.model.training_items
         match cell.arm:
@@ -140,6 +148,24 @@ class StudyData:
                     "the base arm has no adapter; valid arms for finetune: "
                     + ", ".join(arm for arm in self.study.arms if arm != "base")
                 )
+
+    def _primer_rows(self, cell: Cell) -> list[TrainingRow]:
+        """Return what primes a model: none of the held-out questions, none of the baseline's."""
+        primed, seed = self.study.find_primer(cell.model), self.study.data.seed
+        split = self.splits[0]
+        asked = set(self._baseline_ids)
+        free = tuple(item_id for item_id in split.training_ids if item_id not in asked)
+        if not free:
+            raise ValueError(
+                f"model {cell.model.label}: no question is left to prime it on: the base model is "
+                f"asked all {len(split.training_ids)} training questions for its baseline; lower "
+                "data.baseline_items, or take more questions"
+            )
+        ids = limit_split(replace(split, training_ids=free), primed.items, seed=seed).training_ids
+        items = {code: self.questions.select(code, ids) for code in primed.languages}
+        shuffled = primed.labels == "shuffled"
+        rng = np.random.default_rng([cell.seed, PRIMER_STREAM]) if shuffled else None
+        return primer_rows(items, examples=primed.steps * self.study.training.batch_size, rng=rng)
 
     def all_training_rows(self, cell: Cell) -> list[TrainingRow]:
         """Return what a cell is trained on in any fold."""
@@ -227,7 +253,7 @@ def prepare_study(study: Study, *, data: str = "", limit: int = 0) -> StudyData:
         path=settings.path,
         repository=settings.repository,
         revision=settings.revision,
-        languages=resolved.languages.loaded,
+        languages=resolved.loaded_languages,
         difficulties=settings.difficulties,
         seed=settings.seed,
     )

@@ -76,7 +76,8 @@ def run_unit(data: StudyData, unit: Unit, bases: BaseModelCache, *, force: bool)
             on disk.
     """
     outcome = UnitOutcome()
-    trained = unit.cells[0].arm == "base"
+    first = unit.cells[0]
+    trained = first.arm == "base" and first.model.primed is None
     for number, cell in enumerate(unit.cells, start=unit.first):
         logger.info("cell %d of %d: %s", number, unit.total, cell.name)
         if outcome.failures and not trained:
@@ -84,8 +85,9 @@ def run_unit(data: StudyData, unit: Unit, bases: BaseModelCache, *, force: bool)
             continue
         try:
             if not trained:
+                what = data.study.primer_cell(cell.model) if cell.arm == "base" else cell
                 for fold in range(len(data.splits)):
-                    run_finetune(data, cell, bases, fold=fold, force=force)
+                    run_finetune(data, what, bases, fold=fold, force=force)
                 trained = True
             outcome.evaluated[cell] = run_evaluate(data, cell, bases, force=force)
         except tracking.StoreUnavailable:

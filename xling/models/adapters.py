@@ -24,6 +24,8 @@ ROUTER = re.compile(r"(^|\.)(\w*router\w*)(\.|$)|(^|[._])gate$")
 _IN_A_BLOCK = re.compile(r"(^|\.)\d+\.")
 _PREFIX = "base_model.model."
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# What peft calls an adapter that is given no name, and one that is frozen beneath it.
+ADAPTER, _BENEATH = "default", "primer"
 
 
 def lora_pattern(model_type: str, *, pattern: str = "") -> str:
@@ -176,6 +178,64 @@ def attach_lora(
     return adapted
 
 
+def freeze_beneath(model: PeftModel, folder: Path) -> None:
+    """Add a saved adapter's product to that of the trainable one, without training it.
+
+    Args:
+        model: with a trainable adapter, whose gradients it keeps; changed in place.
+        folder: of the saved adapter, on the same modules; `check_saved` has passed it.
+    """
+    from torch.nn import Identity
+
+    model.load_adapter(str(folder), _BENEATH, is_trainable=False)
+    model.base_model.set_adapter([ADAPTER, _BENEATH])
+    for name, parameter in model.named_parameters():
+        if f".{_BENEATH}." in name:
+            parameter.requires_grad_(False)
+    for module in model.modules():
+        drops = getattr(module, "lora_dropout", {})
+        if _BENEATH in drops:
+            drops[_BENEATH] = Identity()  # frozen, it answers as it did
+
+
+def stack_adapters(beneath: Path, folder: Path) -> None:
+    """Make a saved adapter the sum of itself and of the one that was frozen beneath it.
+
+    The sum of two low-rank products is one of their ranks together: A = [A₁; A₂], B = [B₁ B₂].
+
+    Args:
+        beneath: of the adapter beneath; stays as it is.
+        folder: of the other one, with the same modules and the same scale alpha / r; gets the sum.
+
+    Raises:
+        ValueError: they differ in modules or scale.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    below, above = (
+        json.loads((each / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        for each in (beneath, folder)
+    )
+    lower, upper = (load_file(each / ADAPTER_WEIGHTS) for each in (beneath, folder))
+    scales = {each["lora_alpha"] / each["r"] for each in (below, above)}
+    if lower.keys() != upper.keys() or len(scales) > 1:
+        raise ValueError(
+            f"the adapter in {folder} cannot be stacked on the one in {beneath}: they differ in "
+            "modules or in alpha / r"
+        )
+    both = {
+        # A has a row for each rank, B a column.
+        name: torch.cat([lower[name], upper[name]], dim=0 if ".lora_A." in name else 1)
+        for name in upper
+    }
+    for key in ("r", "lora_alpha"):
+        above[key] += below[key]
+    save_file(both, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    text = json.dumps(above, indent=2, sort_keys=True)
+    (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
+
+
 def check_adapted(model: PeftModel, modules: tuple[str, ...]) -> None:
     """Check that LoRA is on exactly the named modules.
 
@@ -203,6 +263,18 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """
     from peft import PeftModel
 
+    check_saved(model, folder)
+    adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    adapted.eval()
+    return adapted
+
+
+def check_saved(model: PreTrainedModel, folder: Path) -> None:
+    """Check that a folder has a whole safetensors adapter for a model, and nothing else.
+
+    Raises:
+        ValueError: it does not.
+    """
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             pickled = (folder / "adapter_model.bin").exists()
@@ -211,9 +283,6 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     check_adapter_config(folder)
     read_header(folder / ADAPTER_WEIGHTS)
     _check_fits(model, folder)
-    adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    adapted.eval()
-    return adapted
 
 
 def _check_fits(model: PreTrainedModel, folder: Path) -> None:

@@ -10,7 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from xling.models.adapters import attach_lora, chosen_modules, load_adapter
+from xling.models.adapters import (
+    attach_lora,
+    check_saved,
+    chosen_modules,
+    freeze_beneath,
+    load_adapter,
+)
 from xling.models.architectures import Architecture, architecture_of
 from xling.models.catalog import Recipe
 from xling.models.four_bit import check_four_bit_share, foreseen_share
@@ -107,17 +113,24 @@ class LoadedModel:
 
     @contextmanager
     def trainable(
-        self, *, r: int, alpha: int, dropout: float, seed: int
+        self, *, r: int, alpha: int, dropout: float, seed: int, primer: Path | None = None
     ) -> Iterator[tuple[PeftModel, tuple[str, ...]]]:
         """Put a new LoRA adapter on the base for the block, and take it off after.
+
+        The arguments are those of `attach_lora`; `primer` is the folder of a saved adapter that
+        goes beneath the new one, frozen.
 
         Yields:
             The wrapped model, and the names of the modules that got an adapter.
         """
         modules = chosen_modules(self.model, pattern=self.recipe.lora_modules)
+        if primer is not None:
+            check_saved(self.model, primer)
         adapted = attach_lora(
             self.model, modules=modules, r=r, alpha=alpha, dropout=dropout, seed=seed
         )
+        if primer is not None:
+            freeze_beneath(adapted, primer)
         try:
             yield adapted, modules
         finally:

@@ -7,7 +7,7 @@ import shlex
 from xling.models.catalog import Recipe
 from xling.planning.model_plan import Job
 from xling.study import Study
-from xling.study.settings import ModelSettings
+from xling.study.settings import PRIMER, ModelSettings
 
 
 def commands(
@@ -34,7 +34,7 @@ def commands(
             start += ["--rdzv-endpoint", "HOST:29500"]
         start += ["--nproc_per_node", str(on_each), "-m", "entrypoints.finetune"]
         start += ["--study", name, "--model", model.label]
-        for arm in study.arms:
+        for arm in (*([PRIMER] if model.primed else []), *study.arms):
             if arm != "base":
                 more = [] if arm == "finetuned" else ["--arm", arm]
                 lines.append(shlex.join([*start, *more]))

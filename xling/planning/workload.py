@@ -11,7 +11,7 @@ from xling.planning.lengths import Lengths, estimated_lengths, item_lengths
 from xling.prompts import PromptFormat
 from xling.scoring.option_orders import option_orders
 from xling.study import Cell, Study
-from xling.study.settings import ModelSettings
+from xling.study.settings import ModelSettings, PrimerSettings
 
 BELEBELE_ITEMS = 900
 """Questions in each language of Belebele."""
@@ -113,7 +113,7 @@ def load_questions(study: Study) -> DataSet | None:
     return load_data(
         settings.source,
         path=settings.path,
-        languages=study.languages.loaded,
+        languages=study.loaded_languages,
         difficulties=settings.difficulties,
         seed=settings.seed,
     )
@@ -147,7 +147,7 @@ def prompt_lengths(
     study: Study, data: DataSet | None, layout: PromptFormat, tokenizer: Any
 ) -> dict[str, Lengths]:
     """Find each language's prompt lengths; counted where questions and tokenizer are at hand."""
-    codes = study.languages.loaded
+    codes = study.loaded_languages
     if data is None:
         return {code: estimated_lengths(code, chat=layout.chat) for code in codes}
     items: dict[str, Sequence[Item]] = {code: data.items[code] for code in codes}
@@ -177,6 +177,10 @@ def workload(
     rows = questions * len(study.languages.source)
     adapters = len(trained) * len(study.seeds) * counts.folds
     steps = adapters * study.training.epochs * -(-rows // study.training.batch_size)
+    if model.primed is not None:
+        adapters, steps = adapters + 1, steps + model.primed.steps
+        primer = _primer_pass(study, model.primed, lengths)
+        training, examples = training + primer, examples + primer.reads
     cells = [cell for cell in study.cells() if cell.model == model]
     scoring = sum((_scoring_pass(study, cell, counts, lengths) for cell in cells), Pass())
     modes = {cell.scoring for cell in cells}
@@ -202,6 +206,12 @@ def _training_pass(study: Study, arm: str, questions: int, lengths: Mapping[str,
     codes = languages.control_source if arm == "control-source" else languages.source
     share = len(languages.source) / len(codes)
     return sum((_direct(lengths[code]).times(questions * share) for code in codes), Pass())
+
+
+def _primer_pass(study: Study, primed: PrimerSettings, lengths: Mapping[str, Lengths]) -> Pass:
+    """Return all steps of what primes a model; its languages take turns."""
+    each = primed.steps * study.training.batch_size / len(primed.languages)
+    return sum((_direct(lengths[code]).times(each) for code in primed.languages), Pass())
 
 
 def _scoring_pass(study: Study, cell: Cell, counts: Counts, lengths: Mapping[str, Lengths]) -> Pass:

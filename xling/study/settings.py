@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
@@ -25,6 +26,9 @@ Arm = Literal["base", "finetuned", "control-source", "shuffled-labels"]
 Reasoning = Literal["direct", "cot"]
 Scoring = Literal["answer-token", "permuted", "cloze"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+# What primes a model is trained as a cell of its own, and answers as the model's base.
+Primer = Literal["primer"]
+PRIMER: Primer = "primer"
 REASONING: tuple[Reasoning, ...] = get_args(Reasoning)
 SCORING: tuple[Scoring, ...] = get_args(Scoring)
 
@@ -52,6 +56,20 @@ class Strict(BaseModel):
     """A section of a study file: no unknown keys, no silent conversions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def check_codes(codes: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that codes are Belebele's, each once.
+
+    Raises:
+        ValueError: names what is not.
+    """
+    for code in codes:
+        get_language(code)
+    repeated = sorted({code for code in codes if codes.count(code) > 1})
+    if repeated:
+        raise ValueError(f"repeated: {', '.join(repeated)}")
+    return codes
 
 
 ADAPTER_FIELDS = ("study", "model", "arm", "seed", "fold")
@@ -126,6 +144,36 @@ class ServerSettings(Strict):
         return adapter
 
 
+class PrimerSettings(Strict):
+    """What raises a model's baseline before anything else is done with it.
+
+    Attributes:
+        languages: that it is tuned on; outside the source's branch.
+        steps: optimiser steps, of the study's batches; as many as the model needs to rise.
+        items: training questions at most; 0: all that no baseline is asked.
+        labels: ``true``: the right ones; ``shuffled``: the answer's form alone.
+    """
+
+    languages: tuple[str, ...] = Field(min_length=1)
+    steps: Count
+    items: Whole = 0
+    labels: Literal["true", "shuffled"] = "true"
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _not_a_boolean(cls, labels: object) -> object:
+        return "true" if labels is True else labels  # YAML's true
+
+    def as_params(self) -> dict[str, str | int]:
+        """Return the settings as a run logs them."""
+        return {**self.model_dump(), "languages": " ".join(self.languages)}
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        return check_codes(codes)
+
+
 class ModelSettings(Strict):
     """One model of the study.
 
@@ -147,6 +195,8 @@ class ModelSettings(Strict):
         base: the base checkpoint that the model was made from, as the other models name it;
             empty: the model's own id. Models of one base are one unit of the analysis.
         developer: who made the base checkpoint; empty: as the catalog says.
+        primed: tunes it on the task before everything else, in languages outside the source's
+            branch; what that trains stays beneath every arm. None: it is taken as it is.
     """
 
     id: str = Field(min_length=1)
@@ -162,6 +212,7 @@ class ModelSettings(Strict):
     training_items: Whole = 0
     base: str = Field(default="", max_length=LONGEST_BASE)
     developer: str = Field(default="", max_length=LONGEST_BASE)
+    primed: PrimerSettings | None = None
 
     @field_validator("base", "developer")
     @classmethod
@@ -210,7 +261,8 @@ class ModelSettings(Strict):
     @property
     def label(self) -> str:
         """The name in runs, tables and the registry."""
-        return self.name or self.id.rstrip("/").rsplit("/", 1)[-1].lower()
+        name = self.id.rstrip("/").rsplit("/", 1)[-1].lower()
+        return self.name or (f"{name}-primed" if self.primed else name)
 
 
 class LoraSettings(Strict):
@@ -432,17 +484,25 @@ class LanguageSettings(Strict):
             return codes
         if not codes and info.field_name != "control_source":
             raise ValueError("must not be empty; name Belebele codes, or 'all'")
-        for code in codes:
-            get_language(code)
-        repeated = sorted({code for code in codes if codes.count(code) > 1})
-        if repeated:
-            raise ValueError(f"repeated: {', '.join(repeated)}")
-        return codes
+        return check_codes(codes)
 
     @model_validator(mode="after")
     def _branch_holds_sources(self) -> Self:
         family_of(self.source[0], source_languages=self.source, branch=self.branch)
-        for code in self.control_source:
+        self.check_outside(self.control_source, "control_source")
+        return self
+
+    def check_outside(self, codes: Sequence[str], key: str) -> None:
+        """Check that languages are outside the source's branch.
+
+        Args:
+            codes: of Belebele languages.
+            key: that names them, for the message.
+
+        Raises:
+            ValueError: names one that is not, and some that are.
+        """
+        for code in codes:
             family = self.family(code)
             if family != "control":
                 what = "a source language" if family == "source" else "related to the source"
@@ -452,10 +512,9 @@ class LanguageSettings(Strict):
                     if self.family(other) == "control"
                 ]
                 raise ValueError(
-                    f"control_source {code} is {what} (branch {self.branch}); name languages "
+                    f"{key} {code} is {what} (branch {self.branch}); name languages "
                     f"outside the branch, such as {', '.join(outside[:4])}"
                 )
-        return self
 
     @property
     def evaluated(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from xling.models.catalog import catalog
 from xling.study.analysis_settings import AnalysisSettings
 from xling.study.settings import (
     ARMS,
+    PRIMER,
     REASONING,
     SCORING,
     Arm,
@@ -22,6 +23,8 @@ from xling.study.settings import (
     LanguageSettings,
     LoraSettings,
     ModelSettings,
+    Primer,
+    PrimerSettings,
     PromptSettings,
     Reasoning,
     ReasoningSettings,
@@ -44,7 +47,7 @@ class Cell:
     """One unit of work: a model in an arm with a seed."""
 
     model: ModelSettings
-    arm: Arm
+    arm: Arm | Primer
     seed: int
     reasoning: Reasoning = "direct"
     scoring: Scoring = "answer-token"
@@ -153,6 +156,31 @@ class Study(Strict):
         return self
 
     @model_validator(mode="after")
+    def _primed_models(self) -> Self:
+        """Check that what primes a model can be told apart from what is studied."""
+        for model in self.models:
+            if model.primed is None:
+                continue
+            key = f"model {model.label}: primed"
+            self.languages.check_outside(model.primed.languages, f"{key}.languages")
+            if self.data.split == "cross-fit":
+                raise ValueError(
+                    f"{key} does not go with split cross-fit: every question is held out in some "
+                    "fold, so that the primer would have seen it; use split question or passage"
+                )
+            if model.primed.steps <= self.training.warmup_steps:
+                raise ValueError(
+                    f"{key}.steps {model.primed.steps} end within the warm-up of "
+                    f"{self.training.warmup_steps} (training.warmup_steps): take more steps"
+                )
+            if self.unprimed(model) is None:
+                raise ValueError(
+                    f"{key}, but the study lacks the same model without it, from which its rise is "
+                    f"measured: add {model.id} to models, with the same settings but `primed`"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _every_arm_and_scoring_has_cells(self) -> Self:
         cells = self.cells()
         run = {cell.arm for cell in cells} | {cell.scoring for cell in cells}
@@ -250,10 +278,53 @@ class Study(Strict):
         data = self.data.model_copy(update={"source": "folder", "path": path, "revision": ""})
         return self.model_copy(update={"data": data})
 
-    def trained_languages(self, arm: str) -> tuple[str, ...]:
-        """Return what an arm is trained on; the base arm goes with the source languages."""
+    def unprimed(self, model: ModelSettings) -> ModelSettings | None:
+        """Find the model that a primed one was before; None: the study lacks it."""
+        named = {"primed", "name"}
+        before = model.model_dump(exclude=named)
+        return next(
+            (m for m in self.models if not m.primed and m.model_dump(exclude=named) == before),
+            None,
+        )
+
+    def find_primer(self, model: ModelSettings) -> PrimerSettings:
+        """Return what primes a model.
+
+        Raises:
+            ValueError: it is not primed; lists those that are.
+        """
+        if model.primed is None:
+            primed = [each.label for each in self.models if each.primed]
+            raise ValueError(
+                f"model {model.label} of study {self.name!r} is not primed, so it has no primer; "
+                f"primed: {', '.join(primed) or 'none'}"
+            )
+        return model.primed
+
+    def primer_cell(self, model: ModelSettings) -> Cell:
+        """Return what is trained to prime a model, once for all of its cells.
+
+        Raises:
+            ValueError: the model is not primed.
+        """
+        self.find_primer(model)
+        return Cell(model, PRIMER, self.seeds[0])
+
+    @property
+    def loaded_languages(self) -> tuple[str, ...]:
+        """The evaluated languages, then the others that anything is trained on."""
+        primed = [code for model in self.models if model.primed for code in model.primed.languages]
+        return tuple(dict.fromkeys([*self.languages.loaded, *primed]))
+
+    def trained_languages(self, cell: Cell) -> tuple[str, ...]:
+        """Return what a cell is trained on; the base arm goes with the source languages.
+
+        What primed its model is not part of it.
+        """
+        if cell.arm == PRIMER:
+            return self.find_primer(cell.model).languages
         languages = self.languages
-        return languages.control_source if arm == "control-source" else languages.source
+        return languages.control_source if cell.arm == "control-source" else languages.source
 
     def cells(self) -> tuple[Cell, ...]:
         """List all cells by model and arm: the base arm first, and once, as it has no seed.

@@ -41,6 +41,7 @@ class TrainingJob:
         target: folder that gets the adapter and its reports; every process must see it.
         processes: how many train together.
         parallel: ``fsdp`` or ``ddp``.
+        primer: folder of a saved adapter that stays frozen beneath the new one; empty: none.
     """
 
     model: str
@@ -60,6 +61,7 @@ class TrainingJob:
     target: str
     processes: int = 1
     parallel: Parallel = "fsdp"
+    primer: str = ""
 
     def locate(self) -> ModelFiles:
         """Find the weights on this machine.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from xling.models import LoadedModel
+from xling.models.adapters import ADAPTER, stack_adapters
 from xling.models.loading import four_bit_share
 from xling.scoring import InProcessEngine
 from xling.training.fsdp import local_bytes, shard, whole
@@ -57,11 +58,10 @@ def train_and_save(
 
     share = four_bit_share(loaded.model)
     target = Path(job.target)
-    lora = job.lora
-    with loaded.trainable(r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=job.seed) as (
-        model,
-        modules,
-    ):
+    lora, primer = job.lora, Path(job.primer) if job.primer else None
+    with loaded.trainable(
+        r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=job.seed, primer=primer
+    ) as (model, modules):
         trainable = model.num_parameters(only_trainable=True)
         if group.sharded:
             shard(model)
@@ -77,6 +77,8 @@ def train_and_save(
         )
         base_bytes = group.gather(local_bytes(model))
         _save_adapter(model, target / "adapter", group, base=job.model)
+        if primer is not None and group.is_main:
+            stack_adapters(primer, target / "adapter")
         check_prompts = [example.prompt for example in examples[: job.check_prompts]]
         engine = InProcessEngine(model, loaded.tokenizer, add_special_tokens=job.add_special_tokens)
         live = engine.score(check_prompts, description="check" if group.is_main else "")
@@ -115,8 +117,8 @@ def _save_adapter(model: PeftModel, folder: Path, group: ProcessGroup, *, base: 
         loaded = model.get_base_model()
         places = loaded.config._name_or_path, loaded.name_or_path
         loaded.config._name_or_path = loaded.name_or_path = base  # the model card names both
-        model.active_peft_config.base_model_name_or_path = base
-        model.save_pretrained(folder, state_dict=state)
+        model.peft_config[ADAPTER].base_model_name_or_path = base
+        model.save_pretrained(folder, state_dict=state, selected_adapters=[ADAPTER])
         loaded.config._name_or_path, loaded.name_or_path = places
 
 

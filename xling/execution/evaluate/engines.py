@@ -255,7 +255,7 @@ def _remote(
 
 def _adapter_names(data: StudyData, cell: Cell, server: ServerSettings) -> list[str]:
     """Return what the server calls the cell's adapters, fold by fold; none for the base."""
-    if cell.arm == "base":
+    if cell.arm == "base" and cell.model.primed is None:
         return []
     template = server.adapter
     template += "" if "{arm}" in template else "-{arm}"

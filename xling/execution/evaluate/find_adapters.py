@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from xling import tracking
-from xling.execution.cell_run import CellJob, trained_adapter_folder
-from xling.execution.finetune.run_finetune import finetune_fingerprint
+from xling.execution.cell_run import CellJob
+from xling.execution.finetune.run_finetune import find_trained
 
 
 def find_adapters(job: CellJob, adapter: str, downloads: Path) -> list[tracking.FetchedAdapter]:
@@ -19,7 +19,8 @@ def find_adapters(job: CellJob, adapter: str, downloads: Path) -> list[tracking.
         downloads: folder to put them in.
 
     Returns:
-        One, or with cross-fitting one of each fold; none for the base arm.
+        One, or with cross-fitting one of each fold; none for the base arm, but of a primed model
+        what primed it.
 
     Raises:
         ValueError: there is no such adapter, it is of another base, arm, seed or splitting, or
@@ -28,7 +29,10 @@ def find_adapters(job: CellJob, adapter: str, downloads: Path) -> list[tracking.
     if job.cell.arm == "base":
         if adapter:
             raise ValueError("the base arm takes no adapter; use arm=finetuned")
-        return []
+        if job.primer is None:
+            return []
+        run_id, at_hand = find_trained(job.primer)
+        return [_fetch_adapter(job.primer, run_id, downloads, at_hand=at_hand)]
     if adapter and job.data.cross_fitted:
         raise ValueError(
             f"study {job.data.study.name!r} is cross-fitted: each fold has its own adapter, "
@@ -37,23 +41,11 @@ def find_adapters(job: CellJob, adapter: str, downloads: Path) -> list[tracking.
     if adapter:
         return [_fetch_adapter(job, adapter, downloads)]
     # All are found before the first is fetched.
-    found = [_find_trained(replace(job, fold=fold)) for fold in range(len(job.data.splits))]
+    found = [find_trained(replace(job, fold=fold)) for fold in range(len(job.data.splits))]
     return [
         _fetch_adapter(job, run_id, downloads / str(fold), at_hand=at_hand)
         for fold, (run_id, at_hand) in enumerate(found)
     ]
-
-
-def _find_trained(job: CellJob) -> tuple[str, Path]:
-    """Find a fold's own finetune run: its id, and where it leaves its adapter on this machine."""
-    digest = finetune_fingerprint(job)
-    trained = tracking.find_finished(digest, kind="finetune", study=job.data.study.name)
-    if trained is None:
-        raise ValueError(
-            f"no finished finetune run for {job.adapter_name}; make one with: "
-            f"{job.training_command}"
-        )
-    return trained.run_id, trained_adapter_folder(digest)
 
 
 def _fetch_adapter(

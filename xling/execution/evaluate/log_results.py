@@ -162,7 +162,7 @@ def log_results(
     )
     write_records(frame, folder / RECORDS)
     tracking.log_records_file(folder / RECORDS)
-    trained = dict.fromkeys(data.study.trained_languages(cell.arm), "source")
+    trained = dict.fromkeys(data.study.trained_languages(cell), "source")
     metrics = summarize_records(frame, {**languages.families, **trained})
     for name in sorted({path.parent.name for path in folder.glob("*/*/*.parquet")}):
         paths = [

@@ -142,7 +142,7 @@ def _evaluate_run(
         # Of a cross-fitted cell the first fold's adapter stands for all.
         model_id = fetched[0].model_id if fetched else ""
         log_results(data, cell, folder, [each.folder.name for each in stages], model_id=model_id)
-        if fetched and not adapter:
+        if fetched and not adapter and cell.arm != "base":
             tracking.log_metrics(label_shares(data.all_training_rows(cell)))
         if fetched:
             tracking.set_tags({"logged_model": model_id})

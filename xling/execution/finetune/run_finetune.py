@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,15 @@ import numpy as np
 
 from xling import tracking
 from xling.data import Item
-from xling.data.leakage import trained_on, write_training_items
+from xling.data.leakage import read_training_items, trained_on, write_training_items
 from xling.data.training_rows import TrainingRow
-from xling.execution.cell_run import CellJob, locate, log_items, work_folder
+from xling.execution.cell_run import (
+    CellJob,
+    locate,
+    log_items,
+    trained_adapter_folder,
+    work_folder,
+)
 from xling.execution.finetune.log_adapter import TrainedAdapter, log_adapter, log_labels
 from xling.execution.finetune.setup import (
     CHECKPOINTS,
@@ -26,6 +32,7 @@ from xling.execution.finetune.setup import (
     Training,
     plan_training,
     training_prompts,
+    training_settings,
     with_memory,
 )
 from xling.execution.leakage_checks import check_no_training_leakage
@@ -35,6 +42,7 @@ from xling.files.checksums import checksummed_directory, find_damage
 from xling.files.fingerprint import fingerprint
 from xling.models import BaseModelCache
 from xling.study import Cell
+from xling.study.settings import PRIMER
 from xling.training.job import TrainingJob
 from xling.training.process_group import ProcessGroup
 from xling.training.processes import train_together
@@ -65,8 +73,9 @@ def finetune_fingerprint(job: CellJob) -> str:
             "fold": job.fold,
             "lora_modules": job.model.recipe.lora_modules,
             "lora": study.lora.model_dump(),
-            "training": study.training.model_dump(exclude=set(MEMORY_ONLY)),
+            "training": training_settings(job).model_dump(exclude=set(MEMORY_ONLY)),
             **(together if model.processes > 1 else {}),
+            **({"primer": finetune_fingerprint(job.primer)} if job.primer else {}),
         },
         stages=("prepare", "train"),
     )
@@ -96,6 +105,8 @@ def run_finetune(
     name = data.adapter_name(cell, fold)
     disjoint = check_no_training_leakage(data, rows, name=name, fold=fold)
     job = CellJob(data, cell, locate(cell.model), bases, fold)
+    if job.primer is not None:
+        run_finetune(data, job.primer.cell, bases, force=False)
     how = plan_training(job)
     digest = finetune_fingerprint(job)
     tags = {"fingerprint": digest, "command": job.training_command, "disjoint": disjoint}
@@ -134,7 +145,7 @@ def _finetune_run(
         again=force,
     ) as run_id:
         log_items(job.data, {"training": _by_language(rows)})
-        log_labels(rows, cell, study.trained_languages(cell.arm))
+        log_labels(rows, cell, study.trained_languages(cell))
         trained = _train_once(job, rows, prompts, how, folder)
         # The logged adapter is checked on the base that is open, if it is as it was loaded.
         with job.bases.share():
@@ -157,6 +168,7 @@ def _train_once(
 ) -> TrainedAdapter:
     """Train, unless an earlier try got as far as saving the adapter and could not log it."""
     done = folder / TRAINED
+    primer = _fetch_primer(job, folder / PRIMER)
     wrong = find_damage(done, thorough=True, more=True) if done.is_dir() else ""
     if wrong:
         logger.warning("trained adapter %s is damaged (%s): it is trained again", done, wrong)
@@ -164,6 +176,7 @@ def _train_once(
     if not done.is_dir():
         with checksummed_directory(done) as temporary:
             training = _job(job, prompts, how, folder / CHECKPOINTS, temporary)
+            training = replace(training, primer=str(primer.resolve()) if primer else "")
             check_training_memory(
                 job.data,
                 job.cell,
@@ -182,6 +195,8 @@ def _train_once(
                 job.bases.release()  # the processes need the GPU that it is on
                 train_together(training, prompts.examples, folder / PROCESSES)
             items = trained_on(row.item for row in rows)
+            if primer is not None:
+                items |= read_training_items(primer, adapter=f"beneath {job.adapter_name}")
             write_training_items(temporary / "adapter", items)
     report = json.loads((done / "report.json").read_text(encoding="utf-8"))
     check = json.loads((done / "check.json").read_text(encoding="utf-8"))
@@ -191,6 +206,30 @@ def _train_once(
         check_prompts=check["prompts"],
         check_logprobs=np.array(check["logprobs"]),
     )
+
+
+def find_trained(job: CellJob) -> tuple[str, Path]:
+    """Find a cell's own finetune run: its id, and where it leaves its adapter on this machine.
+
+    Raises:
+        ValueError: there is none; says what makes one.
+    """
+    digest = finetune_fingerprint(job)
+    trained = tracking.find_finished(digest, kind="finetune", study=job.data.study.name)
+    if trained is None:
+        raise ValueError(
+            f"no finished finetune run for {job.adapter_name}; make one with: "
+            f"{job.training_command}"
+        )
+    return trained.run_id, trained_adapter_folder(digest)
+
+
+def _fetch_primer(job: CellJob, downloads: Path) -> Path | None:
+    """Bring what lies beneath a cell's adapter to this machine; None: nothing does."""
+    if job.primer is None:
+        return None
+    run_id, at_hand = find_trained(job.primer)
+    return tracking.fetch_adapter(run_id, downloads, at_hand=at_hand).folder
 
 
 def _job(
@@ -238,4 +277,5 @@ def _adapter_settings(job: CellJob) -> dict[str, Any]:
         "arm": cell.arm,
         "fold": job.fold,
         "folds": len(job.data.splits),
+        **({"primed": cell.model.primed.as_params()} if cell.model.primed else {}),
     }

@@ -14,7 +14,7 @@ from xling.execution.memory_checks import training_memory_use
 from xling.files.atomic import atomic_write
 from xling.prompts import label_token_ids, render_prompts
 from xling.scoring.context import check_context
-from xling.study.settings import TrainingSettings, per_process
+from xling.study.settings import PRIMER, TrainingSettings, per_process
 from xling.training.batching import MemoryUse
 from xling.training.checkpoints import last_whole_checkpoint
 from xling.training.loop import Example
@@ -58,6 +58,12 @@ class Training:
         }
 
 
+def training_settings(job: CellJob) -> TrainingSettings:
+    """Return how the optimiser goes: as the study says, but a primer's steps are its own."""
+    settings = job.data.study.training
+    return settings.model_copy(update={"epochs": 1}) if job.cell.arm == PRIMER else settings
+
+
 def plan_training(job: CellJob) -> Training:
     """Decide how a cell is trained, before any work.
 
@@ -65,7 +71,7 @@ def plan_training(job: CellJob) -> Training:
         ValueError: a step's examples cannot be shared equally over the processes.
     """
     model = job.cell.model
-    settings = job.data.study.training
+    settings = training_settings(job)
     processes = processes_for(model.processes, usual=job.model.recipe.processes)
     share = per_process(settings.batch_size, settings.micro_batch_size, processes)
     return Training(

@@ -41,7 +41,7 @@ def check_needs(cell: Cell, cluster: Cluster) -> Needs:
         ValueError: no machine of the cluster has as many GPUs, or none has a core.
     """
     model = cell.model
-    loads = model.engine != "server" or cell.arm != "base"
+    loads = model.engine != "server" or cell.arm != "base" or model.primed is not None
     recipe = find_recipe(model.id, revision=model.revision)
     gpus = _gpus(model, recipe) if loads and cluster.gpus else 0
     fitting = [node for node in cluster.nodes if node.gpus >= gpus and node.cpus >= 1]
