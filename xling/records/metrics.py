@@ -10,7 +10,9 @@ LABELS = (1, 2, 3, 4)
 CALIBRATION_BINS = 10
 
 
-def clustered_stderr(correct: npt.NDArray[np.bool_], clusters: npt.NDArray[np.generic]) -> float:
+def clustered_stderr(
+    correct: npt.NDArray[np.bool_ | np.float64], clusters: npt.NDArray[np.generic]
+) -> float:
     """Return the standard error of an accuracy whose items come in clusters (here: passages).
 
     With s the 0/1 scores of n items, Miller 2024 ("Adding Error Bars to Evals") gives

@@ -24,6 +24,7 @@ from xling.execution.cell_run import (
     work_folder,
 )
 from xling.execution.finetune.log_adapter import TrainedAdapter, log_adapter, log_labels
+from xling.execution.finetune.rise import log_rise
 from xling.execution.finetune.setup import (
     CHECKPOINTS,
     MEMORY_ONLY,
@@ -150,6 +151,8 @@ def _finetune_run(
         # The logged adapter is checked on the base that is open, if it is as it was loaded.
         with job.bases.share():
             log_adapter(trained, _adapter_settings(job), folder)
+        if cell.arm == PRIMER:
+            log_rise(job, trained.folder)
         for part in (CHECKPOINTS, PROCESSES):
             shutil.rmtree(folder / part, ignore_errors=True)
         return run_id
