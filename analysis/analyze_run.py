@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from analysis.figures.language_names import language_names
+from analysis.gains.primed import PrimedModel
 from analysis.report.findings import RunSource, StudyContext
 from analysis.runs.model_origins import model_origins
 from analysis.runs.pull import PulledRuns, pull_records
@@ -105,8 +106,21 @@ def study_context(
         kin=[code for code in codes if is_kin(code, study.languages.control_source)],
         bases=bases,
         developers=developers,
+        primed=primed_models(study),
         registration=registration,
     )
+
+
+def primed_models(study: Study) -> dict[str, PrimedModel]:
+    """Return how a study's primed models were primed, and from which others, by label."""
+    found = {}
+    for model in study.models:
+        if model.primed is not None and (twin := study.unprimed(model)) is not None:
+            how = model.primed
+            found[model.label] = PrimedModel(
+                twin.label, how.languages, how.steps, how.items, how.labels
+            )
+    return found
 
 
 def _source(run: tracking.LoggedRun) -> RunSource:

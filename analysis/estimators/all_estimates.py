@@ -26,6 +26,7 @@ from analysis.estimators.permuted import permuted_rows
 from analysis.estimators.position_prior import position_prior_rows
 from analysis.estimators.power import power_rows
 from analysis.estimators.primary import with_holm, with_status
+from analysis.estimators.primed import primed_rows
 from analysis.estimators.regression import regression_rows
 from analysis.estimators.rows import with_difference
 from analysis.estimators.sampling_units import models_difference, unit_rows
@@ -81,6 +82,7 @@ def study_estimates(
     rows += source_arm_rows(compared.tables, groups, compared.left_out, compared.kin)
     rows += gain_part_rows(compared.tables, compared.left_out, compared.kin)
     rows += _chain_of_thought(compared, bound, next(streams))
+    rows += primed_rows(compared.primed)
     rows += format_rows(compared.tables_by_model)
     rows += permuted_rows(compared.tables_by_model, measures)
     rows += calibration_rows(compared.tables_by_model, measures)

@@ -19,6 +19,7 @@ from analysis.gains.baselines import (
 )
 from analysis.gains.cells import CONDITION, gain_cells
 from analysis.gains.gain_table import PRIMARY, GainTable, gain_table
+from analysis.gains.primed import PrimedAnswers, PrimedModel, primed_answers
 from analysis.gains.responses import Responses, encode_responses
 from analysis.gains.units import model_units, unit_baselines, unit_table
 
@@ -37,7 +38,7 @@ class StudyDesign:
     without them. `kin` share a top family with one of those, so what the control-source arm does to
     them may be transfer within their family. `bases` and `developers` map a model to its base
     checkpoint and to who made it; a model that is not in them is by itself. `split` is where weak
-    models end: `median`, or an accuracy.
+    models end: `median`, or an accuracy. `primed` says of the models that were primed how.
     """
 
     family: Mapping[str, str]
@@ -47,6 +48,7 @@ class StudyDesign:
     developers: Mapping[str, str] = field(default_factory=dict)
     split: float | str = MEDIAN
     sources: Collection[str] = ()
+    primed: Mapping[str, PrimedModel] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Comparisons:
     languages that the control-source arm was tuned on, sorted: its tables are without them, its
     cells are not. `kin` are the other target languages that are akin to one of those, sorted; all
     tables have them. `sources` are those of the primary arm. `base_conditions` are the
-    (reasoning, scoring) that any base model was run with, with item records or without.
+    (reasoning, scoring) that any base model was run with, with item records or without. `primed`
+    are the answers of primed models, which are in nothing else.
     """
 
     cells: pd.DataFrame
@@ -95,6 +98,7 @@ class Comparisons:
     kin: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     base_conditions: frozenset[Condition] = frozenset()
+    primed: tuple[PrimedAnswers, ...] = ()
 
     @property
     def primary(self) -> Comparison:
@@ -129,6 +133,10 @@ def compare_runs(
         ValueError: If a language has no family, or an item stands on two passages or is held out
             in two folds.
     """
+    primed = primed_answers(records, design.primed, design.family, design.left_out)
+    if design.primed:
+        records = records[~records["model"].isin(list(design.primed))]
+        accuracies = accuracies[~accuracies["model"].isin(list(design.primed))]
     responses = encode_responses(records)
     cells = gain_cells(responses, accuracies, design.family)
     found = [tuple(map(str, row)) for row in cells[list(CONDITION)].drop_duplicates().to_numpy()]
@@ -149,6 +157,7 @@ def compare_runs(
         kin=tuple(sorted(set(design.kin) & set(targets) - set(gone))),
         sources=tuple(design.sources),
         base_conditions=frozenset(tuple(map(str, row)) for row in base.to_numpy()),
+        primed=tuple(primed),
     )
 
 

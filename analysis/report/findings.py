@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.estimates import Estimate
 from analysis.exhibits.exhibit import Exhibit
 from analysis.gains.comparisons import Comparisons, StudyDesign
+from analysis.gains.primed import PrimedModel
 from analysis.measures.formats import responses_summary
 from analysis.runs.registration import Registration
 
@@ -41,7 +42,8 @@ class StudyContext:
     print such as that of the mini set. `command` repeats the analysis; `sources` are the runs
     behind it; `trained_on` are the source languages; `left_out` are those that the control-source
     arm was tuned on, `kin` those that share a branch with one of them. `bases` and `developers`
-    are each model's base checkpoint and who made it; `registration` says what of the analysis was
+    are each model's base checkpoint and who made it, `primed` how models were primed;
+    `registration` says what of the analysis was
     settled before the results, its bound among it.
 
     Raises:
@@ -62,6 +64,7 @@ class StudyContext:
     trained_on: Sequence[str] = ()
     bases: Mapping[str, str] = field(default_factory=dict)
     developers: Mapping[str, str] = field(default_factory=dict)
+    primed: Mapping[str, PrimedModel] = field(default_factory=dict)
     registration: Registration = field(default_factory=Registration)
 
     def __post_init__(self) -> None:
@@ -83,6 +86,7 @@ class StudyContext:
             self.developers,
             split=self.registration.settings.split,
             sources=self.trained_on,
+            primed=self.primed,
         )
 
 

@@ -13,6 +13,7 @@ from analysis.estimators.two_groups import check_bound
 from analysis.gains.baselines import BASELINES_ALIKE
 from analysis.report.arm_sentences import arm_sentences
 from analysis.report.findings import StudyContext
+from analysis.report.primed_sentence import primed_sentence
 from analysis.tables.numbers import on_scale, p_words, points, unsigned_points
 
 _ALPHA = 0.05
@@ -65,8 +66,8 @@ def verdict(
             training`.
 
     Returns:
-        The claims on family, baseline strength, both, and reasoning where it was run; and what
-        they rest on.
+        The claims on family, baseline strength, both, and, where they were run, reasoning and
+        primed models; and what they rest on.
 
     Raises:
         ValueError: If the bound is not above 0.
@@ -80,9 +81,12 @@ def verdict(
             _interaction_sentence(estimates, bound, scale),
         ),
     ]
-    reasoning = _reasoning_sentence(estimates)
-    if reasoning:
-        claims.append(Claim("Does reasoning help the same models?", reasoning))
+    for question, sentence in (
+        ("Does reasoning help the same models?", _reasoning_sentence(estimates)),
+        ("What does the source add once the task is known?", primed_sentence(estimates)),
+    ):
+        if sentence:
+            claims.append(Claim(question, sentence))
     basis = [
         *_family_basis(estimates, scale),
         *_strength_basis(estimates),
