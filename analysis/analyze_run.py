@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -60,7 +61,7 @@ def run_analysis(
                 "experiment": experiment,
             },
             tags={"command": tracking.run_command("analyze", parameters)},
-        ),
+        ) as run_id,
         TemporaryDirectory(prefix="xling-") as name,
     ):
         folder = Path(name)
@@ -78,7 +79,8 @@ def run_analysis(
             folder / "analysis",
         )
         _log(analysis, folder / "analysis", pulled.run_ids)
-    return analysis
+    where = f"Report    {tracking.artifact_address(run_id, 'report.html')}"
+    return replace(analysis, screen=(*analysis.screen, "", where))
 
 
 def study_context(

@@ -21,7 +21,7 @@ from analysis.measures.routing import routing_table
 from analysis.report.draw_figures import draw_figures
 from analysis.report.findings import Findings, StudyContext
 from analysis.report.render import write_report
-from analysis.report.summary import headline_metrics, summary_lines
+from analysis.report.summary import headline_metrics, screen_lines, summary_lines
 from analysis.report.verdict import verdict_of
 from analysis.report.warnings import find_warnings, warning_notes, warnings_exhibit
 from analysis.runs.pull import PulledRuns
@@ -38,13 +38,15 @@ class Analysis:
 
     `estimates` are the rows of estimates.json, `cells` the gains by cell
     (analysis.gains.cells.CELL_COLUMNS), `headline` the metrics of the analyze run (finite, gains
-    in proportion), `summary` lines of plain text, `files` every file written.
+    in proportion), `summary` lines of plain text, `screen` the few of them that a terminal shows,
+    `files` every file written.
     """
 
     estimates: tuple[Estimate, ...]
     cells: pd.DataFrame
     headline: dict[str, float]
     summary: tuple[str, ...]
+    screen: tuple[str, ...]
     files: tuple[Path, ...]
 
 
@@ -75,8 +77,11 @@ def analyze_records(pulled: PulledRuns, context: StudyContext, folder: Path) -> 
     pulled = replace(pulled, notes=tuple(found.notes))
     said = [*(claim.sentence for claim in conclusion.claims), *conclusion.basis]
     lines = summary_lines(pulled, cells, said, context.note)
-    metrics = headline_metrics(estimates, cells)
-    return Analysis(tuple(estimates), cells, metrics, tuple(lines), tuple(files))
+    screen = screen_lines(pulled, cells, conclusion.claims, context.note)
+    return Analysis(
+        tuple(estimates), cells, headline_metrics(estimates, cells), tuple(lines), tuple(screen),
+        tuple(files),
+    )  # fmt: skip
 
 
 def compute_findings(pulled: PulledRuns, context: StudyContext) -> Findings:

@@ -62,7 +62,7 @@ def main(study: Study, data: str, limit: int, experiment: str, bound: float | No
         "bound": "" if bound is None else bound,
     }
     analysis = run_analysis(resolved, experiment=experiment, bound=bound, parameters=parameters)
-    for line in analysis.summary:
+    for line in analysis.screen:
         click.echo(line)
 
 

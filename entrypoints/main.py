@@ -64,7 +64,7 @@ def main(
         "execution": execution,
     }
     _run(study_data, parameters, execution, force)
-    click.echo(f"Runs are in experiment {experiment!r} at {tracking.tracking_uri()}")
+    click.echo(f"Runs      in experiment {experiment!r} at {tracking.tracking_uri()}")
 
 
 def _run(
@@ -94,10 +94,10 @@ def _run(
                 run_ids=set(outcome.evaluated.values()),
             )
             tracking.log_metrics(analysis.headline)
-            for line in analysis.summary:
+            for line in analysis.screen:
                 click.echo(line)
         for adapter in register_study(outcome, study.name):
-            click.echo(f"Adapter {adapter.uri} is version {adapter.version}")
+            click.echo(f"Adapter   {adapter.uri} is version {adapter.version}")
         outcome.check()
 
 

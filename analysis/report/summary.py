@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Sequence
 from itertools import product
 
@@ -12,7 +13,9 @@ from analysis.estimates import OK, Estimate
 from analysis.estimators.primary import PRIMARY_ROWS, find_row, primary_row
 from analysis.gains.cells import ACCURACIES_ONLY, CONDITION, NO_DISCORDANT
 from analysis.gains.gain_table import PRIMARY
+from analysis.report.verdict import Claim
 from analysis.runs.pull import PulledRuns
+from analysis.tables.numbers import points
 
 REACH = {
     "MDE of D": "mde_D",
@@ -22,6 +25,7 @@ REACH = {
     "provable bound of I": "provable_bound_I",
 }
 """Estimands of what a study could have seen, and the metrics' names."""
+SCREEN_WIDTH, SCREEN_MODELS = 100, 4
 _ENDS = ("estimate", "se", "ci_low", "ci_high", "p", "p_holm")
 
 
@@ -106,6 +110,38 @@ def summary_lines(
         if status in counts
     ]
     return lines + [f"Note: {text}" for text in pulled.notes]
+
+
+def screen_lines(
+    pulled: PulledRuns, cells: pd.DataFrame, claims: Sequence[Claim], note: str
+) -> list[str]:
+    """Write what a person reads in a terminal: a table of means, and the claims' sentences.
+
+    Of many models the first are shown. Lines are at most `SCREEN_WIDTH` characters wide.
+    """
+    count = f"{len(pulled.run_ids)} evaluate runs"
+    lines = [f"Study {pulled.study}: {count}{f'; {note}' if note else ''}", ""]
+    means = _primary_means(cells)
+    models = means["model"].drop_duplicates().tolist()
+    shown = means[means["model"].isin(models[:SCREEN_MODELS])]
+    width = max([len("model"), *map(len, shown["model"])])
+    if len(shown):
+        lines.append(f"{'model':<{width}}  {'languages':<9}   base  tuned   gain (points)")
+    for row in shown.to_dict("records"):
+        lines.append(
+            f"{row['model']:<{width}}  {row['family']:<9}  {row['accuracy_base']:.3f}  "
+            f"{row['accuracy']:.3f}  {points(row['gain']):>6}"
+        )
+    if len(models) > SCREEN_MODELS:
+        lines.append(f"and {len(models) - SCREEN_MODELS} more models")
+    if len(shown):
+        lines.append("")
+    for claim in claims:
+        lines += textwrap.wrap(claim.sentence, SCREEN_WIDTH, break_long_words=False)
+    notes = len(pulled.notes)
+    if notes:
+        lines.append(f"{notes} note{'s' if notes > 1 else ''} on these runs: see the report.")
+    return lines
 
 
 def _cells(number: int) -> str:

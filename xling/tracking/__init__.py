@@ -32,6 +32,7 @@ from xling.tracking.opening import check_store, open_store, sync_store
 from xling.tracking.outbox.delivery import account, delivered
 from xling.tracking.runs import note_reuse, tracked_run
 from xling.tracking.search import (
+    artifact_address,
     download_artifact,
     find_finished,
     find_runs,
@@ -54,6 +55,7 @@ __all__ = [
     "StoreUnavailable",
     "Terminated",
     "account",
+    "artifact_address",
     "check_store",
     "delivered",
     "download_artifact",

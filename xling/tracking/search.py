@@ -14,13 +14,14 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from xling.files.atomic import work_lock
 from xling.files.paths import cache_folder
 from xling.messages.secrets import without_secrets
 from xling.tracking.logged_run import LoggedRun
 from xling.tracking.outbox.connection import outbox
-from xling.tracking.outbox.delivery import is_silent
+from xling.tracking.outbox.delivery import delivered, is_silent
 from xling.tracking.outbox.pending import find_entry, finished_before, finished_here, logged
 from xling.tracking.runs import active_experiment, is_active, note_reuse
 from xling.tracking.store import (
@@ -164,6 +165,26 @@ def get_run(run_id: str) -> LoggedRun:
     except MlflowException as error:
         reason = without_secrets(error.message)
         raise ValueError(f"no run {run_id!r} in {tracking_uri()}: {reason}") from error
+
+
+def artifact_address(run_id: str, path: str) -> str:
+    """Return where a person finds a run's artifact: a file, a page of the UI, or its address.
+
+    Args:
+        run_id: of a run that has ended.
+        path: the artifact, relative to the run's.
+    """
+    sent = delivered([run_id]).get(run_id)
+    if sent is None:
+        return f"{path}, in the outbox until the tracking store answers"
+    info = MlflowClient().get_run(sent).info
+    place = str(info.artifact_uri)
+    if place.startswith(("file:", "/")):
+        return str(Path(local_file_uri_to_path(place)) / path)
+    if tracking_uri().startswith("http"):
+        root = tracking_uri().rstrip("/")
+        return f"{root}/#/experiments/{info.experiment_id}/runs/{sent}/artifacts/{path}"
+    return f"{place.rstrip('/')}/{path}"
 
 
 def download_artifact(run_id: str, path: str, folder: Path, *, artifact_uri: str = "") -> Path:
