@@ -267,6 +267,9 @@ def _prepare_process() -> None:
     # Of each try that fails; what comes of them has its own line.
     tries = logging.DEBUG if os.environ.get(DEBUG) else logging.ERROR
     logging.getLogger("urllib3.connectionpool").setLevel(tries)
+    # That a monitor starts and stops, that there is no GPU to watch, that an example is valid.
+    for room in ("mlflow.system_metrics", "mlflow.pyfunc"):
+        logging.getLogger(room).setLevel(logging.WARNING)
     # Bars of a few small files, and one library's warnings about another, hide what matters.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")

@@ -70,7 +70,9 @@ def log_a_study(folder: Path) -> None:
         ) as finetuned:
             tracking.log_data_set(name="d", sha256="a" * 64, source={"source": "m"}, context="all")
             tracking.log_curve([{"step": n, "loss": 1.0 / n} for n in range(1, 6)])
-            model_id = tracking.log_adapter(adapter, settings={"weights": "w", "model": "m"})
+            model_id = tracking.log_adapter(
+                adapter, settings={"weights": "w", "model": "m"}, example="1"
+            )
             tracking.set_tags({"logged_model": model_id})
         known = tracking.find_finished("f" * 64, kind="finetune", study="s")
         assert known is not None and known.run_id == finetuned

@@ -50,7 +50,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Iterator[tup
         "prompt": asdict(PromptFormat()),
     }
     with tracking.tracked_run("finetune", name="n", study="s", params={}, tags={}):
-        model_id = tracking.log_adapter(folder / "adapter", settings=settings)
+        model_id = tracking.log_adapter(folder / "adapter", settings=settings, example="1")
     yield f"models:/{model_id}", folder
     mlflow.set_tracking_uri(None)
 

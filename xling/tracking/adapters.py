@@ -15,6 +15,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
@@ -87,12 +88,13 @@ def adapter_signature() -> ModelSignature:
     return ModelSignature(Schema(inputs), Schema(outputs))
 
 
-def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
+def log_adapter(folder: Path, *, settings: Mapping[str, Any], example: str) -> str:
     """Log an adapter folder as a models-from-code pyfunc model of the active run.
 
     Args:
         folder: PEFT's files; safetensors.
         settings: what the model needs to load its base; see `xling.serving.adapter_model`.
+        example: a prompt, which shows a user what to send.
 
     Returns:
         Id of the logged model, or what stands for it while the store is silent.
@@ -106,6 +108,7 @@ def log_adapter(folder: Path, *, settings: Mapping[str, Any]) -> str:
             artifacts={ADAPTER: str(folder)},
             model_config={LIMITS: default_limits(), **settings, FILES_SHA256: digest},
             signature=adapter_signature(),
+            input_example=pd.DataFrame({"prompt": [example]}),
             code_paths=[str(ROOT / "xling")],
             pip_requirements=adapter_requirements(),
         )
@@ -262,12 +265,23 @@ def _new_version(client: MlflowClient, name: str, model_id: str) -> str:
     """Make a version; an answer that is lost on its way must not make a second one."""
     with one_try():
         try:
-            return str(mlflow.register_model(f"models:/{model_id}", name).version)
+            _make_registered(client, name)
+            made = client.create_model_version(name, f"models:/{model_id}", model_id=model_id)
+            return str(made.version)
         except store_errors():
-            made = _version_of(client, name, model_id)
-            if made is None:
+            found = _version_of(client, name, model_id)
+            if found is None:
                 raise
-            return made
+            return found
+
+
+def _make_registered(client: MlflowClient, name: str) -> None:
+    """Make a registered model, unless there is one of that name."""
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _version_of(client: MlflowClient, name: str, model_id: str) -> str | None:

@@ -118,7 +118,12 @@ def _save_adapter(model: PeftModel, folder: Path, group: ProcessGroup, *, base: 
         places = loaded.config._name_or_path, loaded.name_or_path
         loaded.config._name_or_path = loaded.name_or_path = base  # the model card names both
         model.peft_config[ADAPTER].base_model_name_or_path = base
-        model.save_pretrained(folder, state_dict=state, selected_adapters=[ADAPTER])
+        model.save_pretrained(
+            folder,
+            state_dict=state,
+            selected_adapters=[ADAPTER],
+            save_embedding_layers=False,  # LoRA is on none; else peft looks for the base on the hub
+        )
         loaded.config._name_or_path, loaded.name_or_path = places
 
 

@@ -91,7 +91,9 @@ def log_adapter(trained: TrainedAdapter, settings: dict[str, Any], work: Path) -
         "modules.json",
     )
     tracking.log_text(_installed_packages(), "pip-freeze.txt")
-    model_id = tracking.log_adapter(trained.folder, settings=settings)
+    model_id = tracking.log_adapter(
+        trained.folder, settings=settings, example=trained.check_prompts[0]
+    )
     _check_reloaded(model_id, trained, work)
     tracking.set_tags({"logged_model": model_id})
 
