@@ -114,7 +114,7 @@ def test_a_file_that_is_no_study_is_an_error(tmp_path: Path, content: bytes, mes
 
 MODEL_KEYS = (
     "id, name, revision, chat, lora_modules, quantise, engine, server, processes, parallel, "
-    "training_items, base, developer"
+    "training_items, base, developer, primed"
 )
 
 
