@@ -8,6 +8,7 @@ from analysis.exhibits.exhibit import Evidence, Exhibit
 from analysis.exhibits.experts import routing_exhibits
 from analysis.exhibits.logged import cloze_exhibit, reasoning_exhibit
 from analysis.exhibits.options import orders_exhibit, positions_exhibit
+from analysis.exhibits.primed import primed_exhibit
 from analysis.exhibits.specifications import specification_exhibits
 
 
@@ -20,6 +21,7 @@ def study_exhibits(evidence: Evidence) -> list[Exhibit]:
     found = [
         arms_exhibit(evidence),
         parts_exhibit(evidence),
+        primed_exhibit(evidence),
         positions_exhibit(evidence),
         orders_exhibit(evidence),
         cloze_exhibit(evidence),
