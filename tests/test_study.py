@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,54 @@ def test_a_file_that_is_no_study_is_an_error(tmp_path: Path, content: bytes, mes
     with pytest.raises(ValueError, match=message) as caught:
         load_study(str(path))
     assert str(path) in str(caught.value)
+
+
+def with_primed(**changes: object) -> dict[str, Any]:
+    """A study of a model and of the same, primed."""
+    primed = {"languages": ["eng_Latn"], "steps": 48, **changes}
+    model = SMALL["models"][0]
+    twin = model if isinstance(model, dict) else {"id": model}
+    return SMALL | {"models": [model, {**twin, "name": "other", "primed": primed}]}
+
+
+def test_a_primed_model_has_its_own_name_and_finds_its_twin() -> None:
+    content = with_primed(labels=True)
+    del content["models"][1]["name"]
+    study = parse_study(yaml.safe_dump(content), where="small.yaml")
+    twin, model = study.models
+    assert model.label == f"{twin.label}-primed"
+    assert study.unprimed(model) == twin and study.unprimed(twin) == twin
+    assert model.primed is not None and model.primed.labels == "true"
+    assert "eng_Latn" in study.loaded_languages
+    assert study.primer_cell(model).adapter_name == f"{model.label}/primer/seed-3"
+    assert parse_study(study.to_yaml(), where="small.yaml") == study
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (with_primed(languages=["mlt_Latn"]), "primed.languages mlt_Latn is related to the source"),
+        (with_primed(languages=["arb_Arab"]), "primed.languages arb_Arab is a source language"),
+        (with_primed(languages=["eng_Ltan"]), "eng_Ltan"),
+        (with_primed(languages=["eng_Latn", "eng_Latn"]), "repeated: eng_Latn"),
+        (with_primed(labels="wrong"), "primed.labels"),
+        (
+            with_primed(steps=8) | {"training": {"warmup_steps": 8}},
+            "primed.steps 8 end within the warm-up of 8",
+        ),
+        (
+            with_primed() | {"data": {"source": "mini", "split": "cross-fit"}},
+            "does not go with split cross-fit",
+        ),
+        (
+            with_primed() | {"models": with_primed()["models"][1:]},
+            "the study lacks the same model without it",
+        ),
+    ],
+)
+def test_a_primer_that_cannot_be_is_refused(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_study(yaml.safe_dump(content), where="small.yaml")
 
 
 MODEL_KEYS = (
