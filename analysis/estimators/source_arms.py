@@ -34,7 +34,7 @@ WITHOUT_KIN = "without kin of the control source"
 _LISTED = 8
 _ROUNDING = 1e-9
 _ROUNDING_OF_MEANS = 2e-7  # as in two_groups: accuracies may have single precision
-_ARMS = "finetuned - control-source"
+ARMS = "finetuned - control-source"
 
 
 def source_arm_rows(
@@ -73,12 +73,12 @@ def source_arm_rows(
         notes = _arm_notes(tuned, other, gone)
         for scale in (POINTS, LOGIT):
             note = "; ".join(filter(None, [*notes, kin_note(tuned, akin)]))
-            found = _difference_rows(arms, groups, scale, _ARMS, note)
+            found = _difference_rows(arms, groups, scale, ARMS, note)
             rows += with_status(found, arms[0].subset)
         for scale in (POINTS, LOGIT) if akin & control else ():
             note = "; ".join([*notes, f"{WITHOUT_KIN}: {_listed(akin & control)}"])
             others = _alike(tuned, other, gone | akin & control)
-            found = _difference_rows(others, groups, scale, f"{_ARMS}, {WITHOUT_KIN}", note)
+            found = _difference_rows(others, groups, scale, f"{ARMS}, {WITHOUT_KIN}", note)
             rows += with_status(found, others[0].subset)
     if shuffled is not None and shuffled.models:
         unshared = other.left_out if other is not None and other.models else ()
@@ -112,12 +112,12 @@ def _alike(
         for code in dict.fromkeys((*tuned.languages, *other.languages))
         if code not in languages and code not in left_out and code not in other.left_out
     ]
-    if not gone:
-        return first, second
-    if not models:
+    if gone and not models:
         return replace(first, status=DIFFERENT_CELLS), second
-    said = f"complete subset: without {_listed(set(gone))}"
-    return replace(first, subset=said), replace(second, subset=said)
+    # What both lack already counts, too: each table is a complete subset of its own arm.
+    own = [name for name in (*first.without, *second.without) if name not in left_out]
+    without = tuple(dict.fromkeys((*own, *gone)))
+    return replace(first, without=without), replace(second, without=without)
 
 
 def kin_note(table: GainTable, kin: Collection[str]) -> str:

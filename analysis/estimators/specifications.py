@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.arrays import Bits, Floats
 from analysis.estimates import OK, Estimate
+from analysis.estimators.primary import with_status
 from analysis.estimators.two_groups import (
     Difference,
     has_no_variance,
@@ -119,7 +120,7 @@ def specification_rows(
                 rows.append(replace(row, estimate=float(share.mean())))
             else:
                 rows.append(replace(row, status=NO_NUMBER if table.status == OK else table.status))
-    return rows
+    return with_status(rows, table.subset)
 
 
 def _gain(table: GainTable, scale: str, clip: float) -> Floats:
