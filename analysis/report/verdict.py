@@ -13,7 +13,7 @@ from analysis.estimators.two_groups import check_bound
 from analysis.gains.baselines import BASELINES_ALIKE
 from analysis.report.arm_sentences import arm_sentences
 from analysis.report.findings import StudyContext
-from analysis.tables.numbers import on_scale, p_words, points, unsigned_points
+from analysis.tables.numbers import in_points, on_scale, p_words, points, unsigned_points
 
 _ALPHA = 0.05
 _ARMS = "finetuned - control-source"
@@ -162,9 +162,19 @@ def _coverage(confidence: float) -> str:
 def _amount(row: Estimate) -> str:
     """Write the size of an estimate without its sign, with its unit."""
     value = abs(row.estimate or 0.0)
-    if row.scale == "points":
-        return f"{unsigned_points(value)} points"
-    return f"{value:.2f} logits"
+    return in_points(value) if row.scale == "points" else f"{value:.2f} logits"
+
+
+def _gained(row: Estimate, than: str = "") -> str:
+    """Write how a gain compares where no difference is claimed: one that rounds to 0 is none."""
+    amount = _amount(row)
+    some = float(amount.split()[0]) > 0
+    much, word = (f"{amount} {_more(row)}", "than") if some else ("as much", "as")
+    return f"gained {much} {word} {than}" if than else f"gained {much}"
+
+
+def _more(row: Estimate) -> str:
+    return "more" if (row.estimate or 0.0) > 0 else "less"
 
 
 def _wider(rows: Sequence[Estimate | None]) -> Estimate:
@@ -180,25 +190,15 @@ def _family_sentence(estimates: Sequence[Estimate], bound: float, scale: str) ->
     if row is None or row.estimate is None or row.interval_at(0.95) is None:
         return f"No verdict on family: {_missing(row)}."
     level, tests = family_level(rows), _tost(estimates, "D", "languages", "families")
-    more = "more" if row.estimate > 0 else "less"
-    within = f"by less than ±{unsigned_points(bound)} points"
-    if level == NOT_TOLD and equivalent(*tests):
-        widest = _wider(tests)
-        return (
-            f"Gains do not follow language family, or {within}: related languages gained "
-            f"{_amount(widest)} {'more' if (widest.estimate or 0) > 0 else 'less'} than controls "
-            f"({_interval(widest, 0.90)}, by {widest.unit})."
-        )
+    more, one = _more(row), row.n_related == 1
+    within = f"by less than ±{in_points(bound)}"
     if level == NOT_TOLD:
-        return (
-            "Related and control languages cannot be told apart: related ones gained "
-            f"{_amount(row)} {more} ({_interval(row)}){_could_have_seen(estimates)}."
-        )
+        return _not_told_sentence(estimates, row, tests, within)
     if level == LANGUAGES_DIFFER:
         return (
-            f"These related languages gained {_amount(row)} {more} than these controls "
-            f"({_interval(row)}), {_short_of_relatedness(rows.families)}"
-            f"{_branches(estimates)}."
+            f"{'This related language' if one else 'These related languages'} gained "
+            f"{_amount(row)} {more} than these controls ({_interval(row)}), "
+            f"{_short_of_relatedness(rows.families)}{_branches(estimates)}."
         )
     deciding = rows.arms_families if level == RELATEDNESS else rows.families
     if deciding is None:
@@ -206,14 +206,33 @@ def _family_sentence(estimates: Sequence[Estimate], bound: float, scale: str) ->
     small = f", {within}" if equivalent(*tests) else ""
     if level == FAMILIES_DIFFER:
         return (
-            f"Related languages gained {_amount(deciding)} {more} than unrelated families do, more "
+            f"{'The related language' if one else 'Related languages'} gained "
+            f"{_amount(deciding)} {more} than unrelated families do, more "
             f"than these differ among themselves ({_interval(deciding)}){small}."
         )
     return (
         f"Gains follow relatedness to the source: the source adds {_amount(deciding)} {more} in "
-        f"related languages than in unrelated families, compared with training on an unrelated "
-        f"language ({_interval(deciding)}){small}."
+        f"{'the related language' if one else 'related languages'} than in unrelated families, "
+        f"compared with training on an unrelated language ({_interval(deciding)}){small}."
     )
+
+
+def _not_told_sentence(
+    estimates: Sequence[Estimate], row: Estimate, tests: Sequence[Estimate | None], within: str
+) -> str:
+    """Say that there is no difference, where both units show that, or that none was found."""
+    one = row.n_related == 1
+    if equivalent(*tests):
+        widest, who = _wider(tests), "the related language" if one else "related languages"
+        return (
+            f"Gains do not follow language family, or {within}: {who} "
+            f"{_gained(widest, 'controls')} ({_interval(widest, 0.90)}, by {widest.unit})."
+        )
+    apart = (
+        "The related language cannot be told apart from the controls: it" if one
+        else "Related and control languages cannot be told apart: related ones"
+    )  # fmt: skip
+    return f"{apart} {_gained(row)} ({_interval(row)}){_could_have_seen(estimates)}."
 
 
 def _could_have_seen(estimates: Sequence[Estimate]) -> str:
@@ -237,7 +256,7 @@ def _short_of_relatedness(families: Estimate | None) -> str:
         why = "" if families is None else f" ({families.status})"
         return f"but whether families differ cannot be told{why}"
     half = (limits[1] - limits[0]) / 2
-    size = f"{unsigned_points(half)} points" if families.scale == "points" else f"{half:.2f} logits"
+    size = in_points(half) if families.scale == "points" else f"{half:.2f} logits"
     return (
         f"but with {int(families.df) + 1} control families only a difference above {size} would "
         "count as relatedness"
@@ -258,9 +277,9 @@ def _strength_sentence(estimates: Sequence[Estimate], scale: str) -> str:
     row = primary_row(estimates, "B", scale)
     if row is None or row.estimate is None or row.interval_at(0.95) is None:
         return f"No verdict on baseline strength: {_missing(row)}."
-    more = "more" if row.estimate > 0 else "less"
     these = ", in these models" if row.unit == "languages" else ""
-    numbers = f"weak models gained {_amount(row)} {more} than strong ones ({_interval(row)}{these})"
+    limits = f"({_interval(row)}{these})"
+    numbers = f"weak models {_gained(row, 'strong ones')} {limits}"
     if _alike(row):
         return (
             f"The models' baselines are too much alike to say whether gains follow them: {numbers}."
@@ -269,15 +288,27 @@ def _strength_sentence(estimates: Sequence[Estimate], scale: str) -> str:
     if not side:
         return f"These data cannot tell whether gains follow baseline strength: {numbers}."
     beyond = next((r for r in estimates if r.estimand == "B beyond headroom"), None)
-    end = ""
-    if beyond is not None and beyond.interval_at(0.95) is not None:
-        other = excluded_side(beyond)
-        end = (
-            ", which their larger room to improve may explain by itself" if not other
-            else ", more than their larger room to improve explains" if other == side
-            else ", but less than their larger room to improve would give"
-        )  # fmt: skip
-    return f"{numbers[0].upper()}{numbers[1:]}{end}."
+    return (
+        f"Weak models gained {_amount(row)} {_more(row)} than strong ones {limits}"
+        f"{_headroom(beyond, side)}."
+    )
+
+
+def _headroom(beyond: Estimate | None, side: int) -> str:
+    """Say what room to improve has to do with B, whose interval lies above (1) or below 0 (-1).
+
+    Weak models have more room, so headroom alone makes gains larger, never smaller, in them.
+    """
+    other = excluded_side(beyond)
+    if side < 0:
+        return ", although they have more room to improve" if other < 0 else ""
+    if beyond is None or beyond.interval_at(0.95) is None:
+        return "; how much of that is their larger room to improve is not known"
+    return (
+        ", which their larger room to improve may explain by itself" if not other
+        else ", more than their larger room to improve explains" if other > 0
+        else ", but less than their larger room to improve would give"
+    )  # fmt: skip
 
 
 def _alike(row: Estimate) -> bool:
@@ -292,10 +323,10 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
         return f"No verdict on family and baseline together: {_missing(row)}."
     larger = "larger" if row.estimate > 0 else "smaller"
     these = ", in these models" if row.unit == "languages" else ""
-    numbers = (
-        f"the family difference is {_amount(row)} {larger} in weak than in strong models "
-        f"({_interval(row)}{these})"
-    )
+    size = f"{_amount(row)} {larger} in weak than"
+    if not excluded_side(row) and not float(_amount(row).split()[0]):
+        size = "as large in weak as"
+    numbers = f"the family difference is {size} in strong models ({_interval(row)}{these})"
     if _alike(row):
         return (
             "The models' baselines are too much alike to say whether family matters more in weak "
@@ -306,7 +337,7 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
     tests = _tost(estimates, "I", "models", "languages")
     if row.unit == "languages":
         tests = [tests[1], tests[1]]
-    within = f"±{unsigned_points(bound)} points"
+    within = f"±{in_points(bound)}"
     if excluded_side(row):
         small = f", by less than {within}" if equivalent(*tests) else ""
         return f"{numbers[0].upper()}{numbers[1:]}{small}."
@@ -356,10 +387,14 @@ def _family_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
     if row is None or row.estimate is None:
         return []
     models = f"{row.n_models} model{'' if row.n_models == 1 else 's'}"
+    treated = (
+        "one language stands for its family, and its variance is taken to be that of the controls"
+        if row.n_related == 1
+        else "all related languages are one branch, so one family is treated"
+    )
     said = [
         f"D (family) compares {_languages(row.n_related, 'related')} with "
-        f"{_languages(row.n_control, 'control')} in {models}; all related languages are one branch,"
-        f" so one family is treated{_by_families(families)}."
+        f"{_languages(row.n_control, 'control')} in {models}; {treated}{_by_families(families)}."
     ]
     if row.status.startswith("complete subset"):
         said.append(f"These numbers are of a {row.status}.")
@@ -437,8 +472,8 @@ def _equivalence_basis(estimates: Sequence[Estimate], bound: float, given: str) 
         met = "is met" if equivalent(*rows) else "is not met"
         said.append(
             f"The smallest bound for {name} that these data can prove, by {units[0]} and by "
-            f"{units[1]}, is ±{unsigned_points(smallest)} points; that of "
-            f"±{unsigned_points(bound)} points{about} {met}."
+            f"{units[1]}, is ±{in_points(smallest)}; that of "
+            f"±{in_points(bound)}{about} {met}."
         )
     return said
 

@@ -97,7 +97,7 @@ def without_number(rows: list[Estimate], name: str, kind: str, status: str) -> l
 @pytest.mark.parametrize(
     ("rows", "level", "words"),
     [
-        (study(0.01, se=0.03), NOT_TOLD, ["cannot be told apart", "1 points more", "to +8.6)"]),
+        (study(0.01, se=0.03), NOT_TOLD, ["cannot be told apart", "1 point more", "to +8.6)"]),
         (study(0.10, families=0.02), LANGUAGES_DIFFER,
          ["These related languages gained 10 points more", "31 control families", "2.5 points"]),
         (study(0.10, families=-0.10), LANGUAGES_DIFFER, ["would count as relatedness"]),
@@ -202,6 +202,46 @@ def test_one_model_in_a_group_speaks_of_these_models() -> None:
     )
 
 
+def test_room_to_improve_is_named_where_it_may_be_all() -> None:
+    unknown = "how much of that is their larger room to improve is not known"
+    assert unknown in claims(study(b=0.25))[1]
+    assert "room to improve" not in claims(study(b=0.01))[1]
+    # Weak models with less gain: more room cannot explain that, whatever is beyond it.
+    assert "room" not in claims(study(b=-0.25))[1] + claims(study(b=-0.25) + beyond(0.0))[1]
+    less = claims(study(b=-0.25) + beyond(-0.3))[1]
+    assert less.endswith(", although they have more room to improve.")
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (study(0.02, se=0.03), "The related language cannot be told apart from the controls: it"),
+        (study(0.002, se=0.004), "points: the related language gained 0.2 points more"),
+        (study(0.10, families=0.02), "This related language gained 10 points more than these"),
+        (study(0.10), "The related language gained 10 points more than unrelated families"),
+        (study(0.10, arms=(0.08, 0.07)), "7 points more in the related language than"),
+    ],
+)
+def test_one_related_language_is_spoken_of_as_one(rows: list[Estimate], words: str) -> None:
+    one = [replace(r, n_related=1) for r in rows]
+    found = verdict(one, BOUND)
+    assert words in found.claims[0].sentence
+    assert "its variance is taken to be that of the controls" in found.basis[0]
+    assert "all related languages" not in found.basis[0]
+
+
+def test_a_difference_that_rounds_to_nothing_is_not_more_and_not_less() -> None:
+    sentences = claims(study(0.0, b=0.0, i=0.0, se=0.2))
+    for sentence, words in zip(
+        sentences,
+        ("related ones gained as much (", "weak models gained as much as strong ones (",
+         "the family difference is as large in weak as in strong models ("),
+        strict=True,
+    ):  # fmt: skip
+        assert words in sentence
+    assert "gained as much as controls (90 %" in claims(study(0.0, se=0.004))[0]
+
+
 def test_an_interaction_on_one_scale_is_no_finding() -> None:
     rows = changed(study(i=0.2), "I", "both", status=SCALE_DEPENDENT)
     assert claims(rows)[2].startswith("It depends on the scale, so it is no finding")
@@ -275,7 +315,7 @@ def check_family(sentence: str, rows: FamilyRows) -> None:
     assert ("cannot be told apart" in sentence or "do not follow" in sentence) == (level == 0)
     if level:
         side = excluded_side(rows.languages)
-        assert ("points more" if side > 0 else "points less") in sentence
+        assert re.search(rf"points? {'more' if side > 0 else 'less'}", sentence), sentence
 
 
 def test_no_word_contradicts_its_interval() -> None:
