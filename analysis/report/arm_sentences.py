@@ -49,7 +49,7 @@ def _relatedness(estimates: Sequence[Estimate]) -> str:
     measured = (
         "what the source language adds to the same tuning in an unrelated language differs "
         f"between related and control languages by {points(row.estimate)} points ({shown}, "
-        f"{p_words(row.p)}){_about_kin(whole, others)}"
+        f"{p_words(row.p)}){_about_kin(whole, others)}{_about_subset(row)}"
     )
     part = _find(estimates, _PART)
     if limits is None or limits[0] <= 0 <= limits[1]:
@@ -72,6 +72,11 @@ def _about_kin(whole: Estimate | None, others: Estimate | None) -> str:
         )
     n = whole.n_related + whole.n_control - others.n_related - others.n_control
     return f", {WITHOUT_KIN} ({n} language{'' if n == 1 else 's'})"
+
+
+def _about_subset(row: Estimate) -> str:
+    """Say what a row is without where cells are missing."""
+    return f" ({row.status})" if row.status.startswith("complete subset") else ""
 
 
 def _sides(part: Estimate) -> int:
@@ -125,7 +130,7 @@ def _format(row: Estimate) -> str:
     if row.estimate is None:
         return f"{start}: what share of the gain it is cannot be told, because: {row.status}."
     said = _percent(row.estimate)
-    about = f", {row.status}"
+    about = "" if _about_subset(row) else f", {row.status}"
     if row.ci_low is not None and row.ci_high is not None:
         about = f", 95 % interval {_percent(row.ci_low)} to {_percent(row.ci_high)} %"
     lost = LOST in row.note
@@ -133,7 +138,8 @@ def _format(row: Estimate) -> str:
     return (
         f"{start}: {'fine-tuning loses accuracy, and ' if lost else ''}tuning on shuffled labels, "
         "from which only the form of the task and the frequencies of positions can be learned, "
-        f"brings {said} % {of}{about}; over all {row.n_related + row.n_control} target languages."
+        f"brings {said} % {of}{about}; over {'' if _about_subset(row) else 'all '}"
+        f"{row.n_related + row.n_control} target languages{_about_subset(row)}."
     )
 
 

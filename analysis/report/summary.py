@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.estimates import OK, Estimate
 from analysis.estimators.primary import PRIMARY_ROWS, find_row, primary_row
-from analysis.gains.cells import ACCURACIES_ONLY, CONDITION, NO_DISCORDANT
+from analysis.gains.cells import ACCURACIES_ONLY, CONDITION, NO_DISCORDANT, NOT_AVAILABLE
 from analysis.gains.gain_table import PRIMARY
 from analysis.runs.pull import PulledRuns
 
@@ -22,6 +22,7 @@ REACH = {
     "provable bound of I": "provable_bound_I",
 }
 """Estimands of what a study could have seen, and the metrics' names."""
+_IN_WORDS = {NOT_AVAILABLE: "accuracies only: a gain without an interval"}
 _ENDS = ("estimate", "se", "ci_low", "ci_high", "p", "p_holm")
 
 
@@ -101,7 +102,7 @@ def summary_lines(
         if status not in (OK, NO_DISCORDANT, *ACCURACIES_ONLY)
     ]
     lines += [
-        f"{_cells(counts[status])}: {status}"
+        f"{_cells(counts[status])}: {_IN_WORDS.get(status, status)}"
         for status in (NO_DISCORDANT, *ACCURACIES_ONLY)
         if status in counts
     ]

@@ -198,6 +198,18 @@ def test_a_share_within_noise_of_none_keeps_its_number(records: pd.DataFrame) ->
     assert row.estimate is not None and row.ci_high is not None and row.ci_high > 0
 
 
+def test_sentences_on_arms_say_which_cells_they_are_without(records: pd.DataFrame) -> None:
+    found = planted(
+        records, by_arm(EVEN, EVEN),
+        without=lambda row: row["model"] == "b" and row["arm"] not in ("base", "finetuned"),
+    )  # fmt: skip
+    assert found.compared.primary.table.subset == ""
+    relatedness, share = said(found)
+    assert "(complete subset: without b)" in relatedness
+    assert share.endswith("over 6 target languages (complete subset: without b).")
+    assert "complete subset" not in " ".join(said(planted(records, by_arm(EVEN, EVEN))))
+
+
 def test_the_share_says_which_languages_it_counts(records: pd.DataFrame) -> None:
     found = planted(records, by_arm(EVEN, EVEN), left_out=["jpn_Jpan"])
     row = row_of(found, "format share of the gain", "ratio")
