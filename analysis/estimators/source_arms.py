@@ -14,7 +14,14 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
-from analysis.estimators.contrasts import FAMILIES, TOP_FAMILIES, WELCH, family_row, language_row
+from analysis.estimators.contrasts import (
+    FAMILIES,
+    ONE_RELATED,
+    TOP_FAMILIES,
+    WELCH,
+    family_row,
+    language_row,
+)
 from analysis.estimators.primary import with_status
 from analysis.estimators.rows import interaction_row, with_difference
 from analysis.estimators.two_groups import fieller
@@ -186,7 +193,10 @@ def _difference_rows(
             group_gains(tuned, groups, scale), group_gains(other, groups, scale), strict=True
         )
     )
-    return [d, families, interaction_row(i, tuned.split(weak), tuned.split(strong))]
+    i = interaction_row(i, tuned.split(weak), tuned.split(strong))
+    if tuned.related.sum() < 2:
+        i = replace(i, estimator=WELCH, note="; ".join(filter(None, [ONE_RELATED, i.note])))
+    return [d, families, i]
 
 
 def _format_share_row(tuned: GainTable, shuffled: GainTable, unshared: Collection[str]) -> Estimate:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from analysis.estimates import FAMILYWISE, SCALE_DEPENDENT, Estimate
+from analysis.estimators.chain_of_thought import AGREEMENT
 from analysis.estimators.primary import find_row, primary_row
 from analysis.estimators.source_arms import WITHOUT_KIN
 from analysis.estimators.two_groups import check_bound
@@ -17,7 +18,6 @@ from analysis.tables.numbers import in_points, on_scale, p_words, points, unsign
 
 _ALPHA = 0.05
 _ARMS = "finetuned - control-source"
-_REASONING = "r (fine-tuning gain, chain-of-thought gain)"
 NOT_TOLD, LANGUAGES_DIFFER, FAMILIES_DIFFER, RELATEDNESS = range(4)
 """Levels of the family claim, from `not told apart` to `with relatedness to the source`."""
 
@@ -353,7 +353,7 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
 
 def _reasoning_sentence(estimates: Sequence[Estimate]) -> str:
     """Say whether fine-tuning and reasoning help the same models; empty where none reasoned."""
-    row = next((row for row in estimates if row.estimand == _REASONING), None)
+    row = next((row for row in estimates if row.estimand == AGREEMENT), None)
     if row is None:
         return ""
     if row.estimate is None or row.ci_low is None or row.ci_high is None:

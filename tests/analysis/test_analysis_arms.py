@@ -101,6 +101,17 @@ def test_what_both_arms_lack_stays_in_the_status_beside_what_one_lacks() -> None
     assert share.status == "complete subset: without m9, l7"
 
 
+def test_one_related_language_has_the_controls_variance_in_the_arms_interaction_too() -> None:
+    rng = np.random.default_rng(7)
+    kept = [f"l{k}" for k in range(2, 6)]
+    tuned, other = (
+        arm(rng.normal(0.1, 0.05, (4, 6)), condition) for condition in (PRIMARY, CONTROL_SOURCE)
+    )
+    tables = {table.condition: table.restricted(table.models, kept) for table in (tuned, other)}
+    i = by_name(source_arm_rows(tables, GROUPS))["I (finetuned - control-source)/points"]
+    assert (i.estimator, i.df, i.n_related) == ("welch", 2, 1) and "one related language" in i.note
+
+
 def test_absent_arms_give_no_rows_and_bad_ones_a_status() -> None:
     gain = np.random.default_rng(3).normal(0.1, 0.05, (4, 6))
     tuned = arm(gain)
