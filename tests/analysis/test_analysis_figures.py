@@ -235,6 +235,8 @@ def test_forest_has_the_primary_arms_rows_in_order() -> None:
     ]
     assert set(lines[0].rows) == {"points", "logit"} and lines[4].estimate is None
     assert lines[9].label.startswith("beyond headroom")
+    over_models = Estimate("D", "points", "ttest", "models", estimate=0.1)
+    assert forest_lines([over_models])[0].label == "t-test \N{MIDDLE DOT} models"
     figure = forest_plot(estimates(), title="", bound=0.05)
     words = [text.get_text() for text in figure.axes[0].texts]
     assert any("needs training-split" in word for word in words)
