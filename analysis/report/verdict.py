@@ -13,6 +13,7 @@ from analysis.estimators.two_groups import check_bound
 from analysis.gains.baselines import BASELINES_ALIKE
 from analysis.report.arm_sentences import arm_sentences
 from analysis.report.findings import StudyContext
+from analysis.report.headroom import headroom_basis, headroom_words
 from analysis.tables.numbers import on_scale, p_words, points, unsigned_points
 
 _ALPHA = 0.05
@@ -181,9 +182,8 @@ def _family_sentence(estimates: Sequence[Estimate], bound: float, scale: str) ->
         return f"No verdict on family: {_missing(row)}."
     level, tests = family_level(rows), _tost(estimates, "D", "languages", "families")
     more = "more" if row.estimate > 0 else "less"
-    within = f"by less than ±{unsigned_points(bound)} points"
     if level == NOT_TOLD and equivalent(*tests):
-        widest = _wider(tests)
+        widest, within = _wider(tests), f"by less than {unsigned_points(bound)} points"
         return (
             f"Gains do not follow language family, or {within}: related languages gained "
             f"{_amount(widest)} {'more' if (widest.estimate or 0) > 0 else 'less'} than controls "
@@ -197,23 +197,35 @@ def _family_sentence(estimates: Sequence[Estimate], bound: float, scale: str) ->
     if level == LANGUAGES_DIFFER:
         return (
             f"These related languages gained {_amount(row)} {more} than these controls "
-            f"({_interval(row)}), {_short_of_relatedness(rows.families)}"
+            f"({_interval(row)}), {_short_of_relatedness(row, rows.families)}"
             f"{_branches(estimates)}."
         )
     deciding = rows.arms_families if level == RELATEDNESS else rows.families
     if deciding is None:
         return f"No verdict on family: {_missing(deciding)}."
-    small = f", {within}" if equivalent(*tests) else ""
     if level == FAMILIES_DIFFER:
         return (
-            f"Related languages gained {_amount(deciding)} {more} than unrelated families do, more "
-            f"than these differ among themselves ({_interval(deciding)}){small}."
+            f"Related languages gained {_amount(deciding)} {more} than unrelated families did, "
+            f"more than these differ among themselves ({_interval(deciding)})"
+            f"{_but_small(tests, bound)}."
         )
     return (
         f"Gains follow relatedness to the source: the source adds {_amount(deciding)} {more} in "
         f"related languages than in unrelated families, compared with training on an unrelated "
-        f"language ({_interval(deciding)}){small}."
+        f"language ({_interval(deciding)})."
     )
+
+
+def _but_small(tests: Sequence[Estimate | None], bound: float) -> str:
+    """Say that a difference is below the bound, with the interval that shows it.
+
+    It is the 90 % one of the same estimate: the 98.33 % one may reach over the bound.
+    """
+    if not equivalent(*tests):
+        return ""
+    widest = _wider(tests)
+    size = f"{unsigned_points(bound)} points"
+    return f", but by less than {size} ({_interval(widest, 0.90)}, by {widest.unit})"
 
 
 def _could_have_seen(estimates: Sequence[Estimate]) -> str:
@@ -230,7 +242,7 @@ def _detectable(estimates: Sequence[Estimate]) -> str:
     return f"{unsigned_points(row.estimate)} points ({low} to {high})"
 
 
-def _short_of_relatedness(families: Estimate | None) -> str:
+def _short_of_relatedness(row: Estimate, families: Estimate | None) -> str:
     """Say why a difference of languages is not yet one of families."""
     limits = None if families is None else families.interval_at(FAMILYWISE)
     if families is None or limits is None or families.df is None:
@@ -238,10 +250,17 @@ def _short_of_relatedness(families: Estimate | None) -> str:
         return f"but whether families differ cannot be told{why}"
     half = (limits[1] - limits[0]) / 2
     size = f"{unsigned_points(half)} points" if families.scale == "points" else f"{half:.2f} logits"
-    return (
-        f"but with {int(families.df) + 1} control families only a difference above {size} would "
-        "count as relatedness"
-    )
+    count = f"{int(families.df) + 1} control families"
+    needed = f"only a difference above {size} would count as relatedness"
+    if abs(row.estimate or 0.0) < half:
+        return f"but with {count} {needed}"
+    # The languages' difference is that large, but it is not the one that is judged.
+    unit = "points" if families.scale == "points" else "logits"
+    estimate = f"{on_scale(families.estimate or 0.0, families.scale)} {unit}"
+    judged = f"but against the mean of {count} the difference is {estimate}"
+    if excluded_side(families):
+        return f"{judged} ({_interval(families)}), the other way round"
+    return f"{judged}, and {needed}"
 
 
 def _branches(estimates: Sequence[Estimate]) -> str:
@@ -262,22 +281,11 @@ def _strength_sentence(estimates: Sequence[Estimate], scale: str) -> str:
     these = ", in these models" if row.unit == "languages" else ""
     numbers = f"weak models gained {_amount(row)} {more} than strong ones ({_interval(row)}{these})"
     if _alike(row):
-        return (
-            f"The models' baselines are too much alike to say whether gains follow them: {numbers}."
-        )
+        return f"The models' baselines are too alike to say whether gains follow them: {numbers}."
     side = excluded_side(row)
     if not side:
         return f"These data cannot tell whether gains follow baseline strength: {numbers}."
-    beyond = next((r for r in estimates if r.estimand == "B beyond headroom"), None)
-    end = ""
-    if beyond is not None and beyond.interval_at(0.95) is not None:
-        other = excluded_side(beyond)
-        end = (
-            ", which their larger room to improve may explain by itself" if not other
-            else ", more than their larger room to improve explains" if other == side
-            else ", but less than their larger room to improve would give"
-        )  # fmt: skip
-    return f"{numbers[0].upper()}{numbers[1:]}{end}."
+    return f"{numbers[0].upper()}{numbers[1:]}{headroom_words(estimates, side)}."
 
 
 def _alike(row: Estimate) -> bool:
@@ -298,7 +306,7 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
     )
     if _alike(row):
         return (
-            "The models' baselines are too much alike to say whether family matters more in weak "
+            "The models' baselines are too alike to say whether family matters more in weak "
             f"ones: {numbers}."
         )
     if row.status == SCALE_DEPENDENT:
@@ -308,8 +316,7 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
         tests = [tests[1], tests[1]]
     within = f"±{unsigned_points(bound)} points"
     if excluded_side(row):
-        small = f", by less than {within}" if equivalent(*tests) else ""
-        return f"{numbers[0].upper()}{numbers[1:]}{small}."
+        return f"{numbers[0].upper()}{numbers[1:]}{_but_small(tests, bound)}."
     if equivalent(*tests):
         widest = _wider(tests)
         return (
@@ -390,15 +397,7 @@ def _strength_basis(estimates: Sequence[Estimate]) -> list[str]:
     if row is None:
         return []
     said = [f"B (baseline): {row.note}."] if row.note and row.estimate is not None else []
-    beyond = next((r for r in estimates if r.estimand == "B beyond headroom"), None)
-    alone = next((r for r in estimates if r.estimand == "B from headroom alone"), None)
-    if beyond is not None and beyond.estimate is not None and alone is not None:
-        said.append(
-            "Removing the same share of errors in every model would give B = "
-            f"{points(alone.estimate or 0.0)} points; what is beyond that is "
-            f"{points(beyond.estimate)} points ({_interval(beyond)})."
-        )
-    return said
+    return [*said, *headroom_basis(estimates)]
 
 
 def _interaction_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
@@ -413,7 +412,8 @@ def _interaction_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
         if other is not None and other.estimate is not None:
             numbers = f"; in {'logits' if other.scale == 'logit' else 'points'} it is "
             numbers += f"{on_scale(other.estimate, other.scale)} ({_interval(other)})"
-        said.append(f"I (both) is judged by {row.unit}: {p_words(row.p)}{numbers}.")
+        units = row.unit.replace(", ", " and by ")
+        said.append(f"I (both) is judged by {units}: {p_words(row.p)}{numbers}.")
     logit = primary_row(estimates, "D", "logit")
     if logit is not None and logit.estimate is None:
         said.append(f"There is no verdict in logits: {logit.status}.")
