@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from analysis.estimates import FAMILYWISE, SCALE_DEPENDENT, Estimate
+from analysis.estimators.power import WELCH_POWER
 from analysis.estimators.primary import find_row, primary_row
 from analysis.estimators.source_arms import WITHOUT_KIN
 from analysis.estimators.two_groups import check_bound
@@ -235,7 +236,7 @@ def _could_have_seen(estimates: Sequence[Estimate]) -> str:
 
 def _detectable(estimates: Sequence[Estimate]) -> str:
     """Write the minimal detectable effect of D by languages with its interval, if there is one."""
-    row = find_row(estimates, "MDE of D", "noncentral_t", "languages")
+    row = find_row(estimates, "MDE of D", WELCH_POWER, "languages")
     if row is None or row.estimate is None or row.ci_low is None or row.ci_high is None:
         return ""
     low, high = unsigned_points(row.ci_low), unsigned_points(row.ci_high)
