@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.estimates import FAMILYWISE, Estimate
+from analysis.estimators.contrasts import FAMILIES, TOP_FAMILIES
+from analysis.estimators.primary import find_row
 from analysis.estimators.source_arms import LOST, WITHOUT_KIN
 from analysis.tables.numbers import fixed, interval, p_words, points
 
@@ -17,7 +19,8 @@ def arm_sentences(estimates: Sequence[Estimate]) -> list[str]:
     """Write a sentence on relatedness against receptivity, and one on format.
 
     The sentence on relatedness rests on the languages that are no kin of the control source,
-    where these give a number. That the groups differ does not say that related languages gain:
+    where these give a number, and calls it relatedness only where families bear it out, as the
+    family claim does. That the groups differ does not say that related languages gain:
     controls may gain less from the related source than from the control source. So that they
     gain is said only where their own part of the gain is above 0 with its interval.
 
@@ -57,8 +60,20 @@ def _relatedness(estimates: Sequence[Estimate]) -> str:
             f"{start}: the data cannot tell whether related languages gain from the source being "
             f"related or would gain as much from tuning in any language; {measured}."
         )
-    say = _more if row.estimate > 0 else _less
-    return f"{start}: {say(part)}; {measured}."
+    more = row.estimate > 0
+    said = _more(part, _not_by_families(estimates, row)) if more else _less(part)
+    return f"{start}: {said}; {measured}."
+
+
+def _not_by_families(estimates: Sequence[Estimate], row: Estimate) -> str:
+    """Return what families say of a difference above 0 if they do not bear it out; else nothing."""
+    families = find_row(estimates, row.estimand, FAMILIES, TOP_FAMILIES)
+    limits = None if families is None else families.interval_at(FAMILYWISE)
+    if families is None or limits is None:
+        return "no such estimate" if families is None else families.status
+    if limits[0] > 0:
+        return ""
+    return f"98.3 % interval {points(limits[0])} to {points(limits[1])}"
 
 
 def _about_kin(whole: Estimate | None, others: Estimate | None) -> str:
@@ -86,8 +101,11 @@ def _sides(part: Estimate) -> int:
     return -1 if part.ci_high is not None and part.ci_high < 0 else 0
 
 
-def _more(part: Estimate | None) -> str:
-    """Say what it means that a related source adds more in related languages."""
+def _more(part: Estimate | None, not_by_families: str) -> str:
+    """Say what it means that a related source adds more in related languages.
+
+    `not_by_families` is what families say where they do not bear that out.
+    """
     if part is None or part.estimate is None or not interval(part):
         why = "" if part is None else f", because: {part.status}"
         return (
@@ -95,6 +113,12 @@ def _more(part: Estimate | None) -> str:
             f"related, or controls lose by it, cannot be told{why}"
         )
     adds = f"{points(part.estimate)} points (95 % interval {interval(part)})"
+    if _sides(part) > 0 and not_by_families:
+        return (
+            "the source adds more in these related languages than in these controls, but by "
+            f"families it cannot be told whether that is relatedness ({not_by_families}); in these "
+            f"related languages {adds}"
+        )
     if _sides(part) > 0:
         return (
             "related languages gain from the source being related, and not only from tuning in "

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from analysis.estimates import FAMILYWISE, SCALE_DEPENDENT, Estimate
 from analysis.estimators.chain_of_thought import AGREEMENT
+from analysis.estimators.power import WELCH_POWER
 from analysis.estimators.primary import find_row, primary_row
 from analysis.estimators.source_arms import WITHOUT_KIN
 from analysis.estimators.two_groups import check_bound
 from analysis.gains.baselines import BASELINES_ALIKE
 from analysis.report.arm_sentences import arm_sentences
 from analysis.report.findings import StudyContext
+from analysis.report.headroom import headroom_basis, headroom_words
 from analysis.tables.numbers import in_points, on_scale, p_words, points, unsigned_points
 
 _ALPHA = 0.05
@@ -191,41 +193,39 @@ def _family_sentence(estimates: Sequence[Estimate], bound: float, scale: str) ->
         return f"No verdict on family: {_missing(row)}."
     level, tests = family_level(rows), _tost(estimates, "D", "languages", "families")
     more, one = _more(row), row.n_related == 1
-    within = f"by less than ±{in_points(bound)}"
     if level == NOT_TOLD:
-        return _not_told_sentence(estimates, row, tests, within)
+        return _not_told_sentence(estimates, row, tests, bound)
     if level == LANGUAGES_DIFFER:
         return (
             f"{'This related language' if one else 'These related languages'} gained "
             f"{_amount(row)} {more} than these controls ({_interval(row)}), "
-            f"{_short_of_relatedness(rows.families)}{_branches(estimates)}."
+            f"{_short_of_relatedness(row, rows.families)}{_branches(estimates)}."
         )
     deciding = rows.arms_families if level == RELATEDNESS else rows.families
     if deciding is None:
         return f"No verdict on family: {_missing(deciding)}."
-    small = f", {within}" if equivalent(*tests) else ""
     if level == FAMILIES_DIFFER:
         return (
             f"{'The related language' if one else 'Related languages'} gained "
-            f"{_amount(deciding)} {more} than unrelated families do, more "
-            f"than these differ among themselves ({_interval(deciding)}){small}."
+            f"{_amount(deciding)} {more} than unrelated families did, more than these differ among "
+            f"themselves ({_interval(deciding)}){_but_small(tests, bound)}."
         )
     return (
         f"Gains follow relatedness to the source: the source adds {_amount(deciding)} {more} in "
         f"{'the related language' if one else 'related languages'} than in unrelated families, "
-        f"compared with training on an unrelated language ({_interval(deciding)}){small}."
+        f"compared with training on an unrelated language ({_interval(deciding)})."
     )
 
 
 def _not_told_sentence(
-    estimates: Sequence[Estimate], row: Estimate, tests: Sequence[Estimate | None], within: str
+    estimates: Sequence[Estimate], row: Estimate, tests: Sequence[Estimate | None], bound: float
 ) -> str:
     """Say that there is no difference, where both units show that, or that none was found."""
     one = row.n_related == 1
     if equivalent(*tests):
         widest, who = _wider(tests), "the related language" if one else "related languages"
         return (
-            f"Gains do not follow language family, or {within}: {who} "
+            f"Gains do not follow language family, or by less than {in_points(bound)}: {who} "
             f"{_gained(widest, 'controls')} ({_interval(widest, 0.90)}, by {widest.unit})."
         )
     apart = (
@@ -235,6 +235,17 @@ def _not_told_sentence(
     return f"{apart} {_gained(row)} ({_interval(row)}){_could_have_seen(estimates)}."
 
 
+def _but_small(tests: Sequence[Estimate | None], bound: float) -> str:
+    """Say that a difference is below the bound, with the interval that shows it.
+
+    It is the 90 % one of the same estimate: the 98.33 % one may reach over the bound.
+    """
+    if not equivalent(*tests):
+        return ""
+    widest = _wider(tests)
+    return f", but by less than {in_points(bound)} ({_interval(widest, 0.90)}, by {widest.unit})"
+
+
 def _could_have_seen(estimates: Sequence[Estimate]) -> str:
     found = _detectable(estimates)
     return f"; a difference of {found} would be found 4 times in 5" if found else ""
@@ -242,14 +253,14 @@ def _could_have_seen(estimates: Sequence[Estimate]) -> str:
 
 def _detectable(estimates: Sequence[Estimate]) -> str:
     """Write the minimal detectable effect of D by languages with its interval, if there is one."""
-    row = find_row(estimates, "MDE of D", "noncentral_t", "languages")
+    row = find_row(estimates, "MDE of D", WELCH_POWER, "languages")
     if row is None or row.estimate is None or row.ci_low is None or row.ci_high is None:
         return ""
     low, high = unsigned_points(row.ci_low), unsigned_points(row.ci_high)
     return f"{unsigned_points(row.estimate)} points ({low} to {high})"
 
 
-def _short_of_relatedness(families: Estimate | None) -> str:
+def _short_of_relatedness(row: Estimate, families: Estimate | None) -> str:
     """Say why a difference of languages is not yet one of families."""
     limits = None if families is None else families.interval_at(FAMILYWISE)
     if families is None or limits is None or families.df is None:
@@ -257,10 +268,17 @@ def _short_of_relatedness(families: Estimate | None) -> str:
         return f"but whether families differ cannot be told{why}"
     half = (limits[1] - limits[0]) / 2
     size = in_points(half) if families.scale == "points" else f"{half:.2f} logits"
-    return (
-        f"but with {int(families.df) + 1} control families only a difference above {size} would "
-        "count as relatedness"
-    )
+    count = f"{int(families.df) + 1} control families"
+    needed = f"only a difference above {size} would count as relatedness"
+    if abs(row.estimate or 0.0) < half:
+        return f"but with {count} {needed}"
+    # The languages' difference is that large, but it is not the one that is judged.
+    unit = "points" if families.scale == "points" else "logits"
+    estimate = f"{on_scale(families.estimate or 0.0, families.scale)} {unit}"
+    judged = f"but against the mean of {count} the difference is {estimate}"
+    if excluded_side(families):
+        return f"{judged} ({_interval(families)}), the other way round"
+    return f"{judged}, and {needed}"
 
 
 def _branches(estimates: Sequence[Estimate]) -> str:
@@ -281,34 +299,14 @@ def _strength_sentence(estimates: Sequence[Estimate], scale: str) -> str:
     limits = f"({_interval(row)}{these})"
     numbers = f"weak models {_gained(row, 'strong ones')} {limits}"
     if _alike(row):
-        return (
-            f"The models' baselines are too much alike to say whether gains follow them: {numbers}."
-        )
+        return f"The models' baselines are too alike to say whether gains follow them: {numbers}."
     side = excluded_side(row)
     if not side:
         return f"These data cannot tell whether gains follow baseline strength: {numbers}."
-    beyond = next((r for r in estimates if r.estimand == "B beyond headroom"), None)
     return (
         f"Weak models gained {_amount(row)} {_more(row)} than strong ones {limits}"
-        f"{_headroom(beyond, side)}."
+        f"{headroom_words(estimates, side)}."
     )
-
-
-def _headroom(beyond: Estimate | None, side: int) -> str:
-    """Say what room to improve has to do with B, whose interval lies above (1) or below 0 (-1).
-
-    Weak models have more room, so headroom alone makes gains larger, never smaller, in them.
-    """
-    other = excluded_side(beyond)
-    if side < 0:
-        return ", although they have more room to improve" if other < 0 else ""
-    if beyond is None or beyond.interval_at(0.95) is None:
-        return "; how much of that is their larger room to improve is not known"
-    return (
-        ", which their larger room to improve may explain by itself" if not other
-        else ", more than their larger room to improve explains" if other > 0
-        else ", but less than their larger room to improve would give"
-    )  # fmt: skip
 
 
 def _alike(row: Estimate) -> bool:
@@ -329,7 +327,7 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
     numbers = f"the family difference is {size} in strong models ({_interval(row)}{these})"
     if _alike(row):
         return (
-            "The models' baselines are too much alike to say whether family matters more in weak "
+            "The models' baselines are too alike to say whether family matters more in weak "
             f"ones: {numbers}."
         )
     if row.status == SCALE_DEPENDENT:
@@ -339,8 +337,7 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
         tests = [tests[1], tests[1]]
     within = f"±{in_points(bound)}"
     if excluded_side(row):
-        small = f", by less than {within}" if equivalent(*tests) else ""
-        return f"{numbers[0].upper()}{numbers[1:]}{small}."
+        return f"{numbers[0].upper()}{numbers[1:]}{_but_small(tests, bound)}."
     if equivalent(*tests):
         widest = _wider(tests)
         return (
@@ -425,15 +422,7 @@ def _strength_basis(estimates: Sequence[Estimate]) -> list[str]:
     if row is None:
         return []
     said = [f"B (baseline): {row.note}."] if row.note and row.estimate is not None else []
-    beyond = next((r for r in estimates if r.estimand == "B beyond headroom"), None)
-    alone = next((r for r in estimates if r.estimand == "B from headroom alone"), None)
-    if beyond is not None and beyond.estimate is not None and alone is not None:
-        said.append(
-            "Removing the same share of errors in every model would give B = "
-            f"{points(alone.estimate or 0.0)} points; what is beyond that is "
-            f"{points(beyond.estimate)} points ({_interval(beyond)})."
-        )
-    return said
+    return [*said, *headroom_basis(estimates)]
 
 
 def _interaction_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
@@ -448,7 +437,8 @@ def _interaction_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
         if other is not None and other.estimate is not None:
             numbers = f"; in {'logits' if other.scale == 'logit' else 'points'} it is "
             numbers += f"{on_scale(other.estimate, other.scale)} ({_interval(other)})"
-        said.append(f"I (both) is judged by {row.unit}: {p_words(row.p)}{numbers}.")
+        units = row.unit.replace(", ", " and by ")
+        said.append(f"I (both) is judged by {units}: {p_words(row.p)}{numbers}.")
     logit = primary_row(estimates, "D", "logit")
     if logit is not None and logit.estimate is None:
         said.append(f"There is no verdict in logits: {logit.status}.")
