@@ -55,9 +55,10 @@ def specifications(
 
     Crossed are scale (points; logits clipped at 0.01, 0.02, 0.05, where logits mean something),
     test (Welch, pooled), branch level (each branch of the sources that leaves a related language
-    and two controls) and, for B and I, baseline (weak and strong, or continuous: the regression on
-    the baseline, over the distance between the groups' means). Each language and each model is
-    left out on both scales, everything else as in the headline.
+    and two controls; not for B, which has no family in it) and, for B and I, baseline (weak and
+    strong, or continuous: the regression on the baseline, over the distance between the groups'
+    means). Each language and each model is left out on both scales, everything else as in the
+    headline.
 
     Args:
         table: Gains by unit, complete.
@@ -82,6 +83,8 @@ def specifications(
             cells = _cells(table, groups, gain, related)
             for test in _TESTS:
                 for name, baseline, result in _contrasts(cells, test):
+                    if name == "B" and branch != own:
+                        continue  # B has no family in it: the same number once more
                     found.append((name, *_numbers(result), scale, clip, test, branch, baseline, ""))
         if scale == LOGIT and clip != CLIP:
             continue

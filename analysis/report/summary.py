@@ -38,7 +38,9 @@ def headline_metrics(estimates: Sequence[Estimate], cells: pd.DataFrame) -> dict
         if row.estimator == "tost" and row.estimand in ("D", "I") and row.p is not None:
             metrics[f"{row.estimand}/points/tost/{row.unit}/p"] = row.p
         if row.estimand in REACH and row.estimate is not None:
-            metrics[f"{REACH[row.estimand]}/{row.scale}"] = row.estimate
+            # D has two units: languages, which the claim starts from, and families beside them.
+            of = "/families" if row.unit == "families" else ""
+            metrics[f"{REACH[row.estimand]}/{row.scale}{of}"] = row.estimate
     for means in _primary_means(cells).to_dict("records"):
         metrics |= {
             f"{column}/{means['model']}/{means['family']}": float(means[column])
