@@ -10,7 +10,7 @@ from analysis.tables.numbers import points
 
 
 def headroom_words(estimates: Sequence[Estimate], side: int) -> str:
-    """Say whether headroom explains B, as the end of a sentence; empty without such rows.
+    """Say whether headroom explains B, as the end of a sentence.
 
     Room to improve explains why weak models gain more, and nothing else: not why they gain less,
     and nothing at all where fine-tuning adds errors.
@@ -22,14 +22,12 @@ def headroom_words(estimates: Sequence[Estimate], side: int) -> str:
     alone, beyond = _row(estimates, FROM_HEADROOM), _row(estimates, BEYOND_HEADROOM)
     if alone is not None and alone.estimate is not None and alone.estimate < 0:
         return "; fine-tuning adds errors on the whole, which no room to improve explains"
-    if beyond is None:
-        return ""
     if side < 0:
-        return ", although they have more room to improve"
-    limits = beyond.interval_at(FAMILYWISE)
+        return "" if beyond is None else ", although they have more room to improve"
+    limits = None if beyond is None else beyond.interval_at(FAMILYWISE)
     if limits is None:
-        why = "" if beyond.status == OK else f" ({beyond.status})"
-        return f"; whether their larger room to improve explains it cannot be told{why}"
+        why = "" if beyond is None or beyond.status == OK else f" ({beyond.status})"
+        return f"; how much of that is their larger room to improve is not known{why}"
     if limits[0] <= 0 <= limits[1]:
         return ", which their larger room to improve may explain by itself"
     if limits[0] > 0:
