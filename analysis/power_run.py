@@ -188,7 +188,8 @@ def write_power(result: PowerResult, design: Design, folder: Path) -> None:
     components = result.components
     caption = (
         "Minimal detectable effects (mde) and smallest provable equivalence bounds of D and I "
-        f"with 80 % power at the 5 % level, in proportion; variances: {components.source}"
+        "over languages with 80 % power, effects at the 5/3 % level, bounds at 5 %, in proportion; "
+        f"variances: {components.source}"
     )
     write_table(result.table, folder / "power", caption=caption)
     text = json.dumps(asdict(components), indent=1, allow_nan=False)
@@ -226,10 +227,10 @@ def _summary(
         f"variance components: {components.source}{note}",
         f"{_count(design.models, 'model')}, {design.related} + {design.control} languages, "
         f"{_count(design.items, 'item')}, {_count(design.seeds, 'seed')}, 80 % power:",
-        f"  D: an effect of {_points(row['mde_d'])} is found; where there is none, a bound of "
-        f"{_points(row['bound_d'])} is proved",
-        f"  I: an effect of {_points(row['mde_i'])} is found; where there is none, a bound of "
-        f"{_points(row['bound_i'])} is proved"
+        f"  D: an effect of {_points(row['mde_d'])} is found by languages; where there is "
+        f"none, a bound of {_points(row['bound_d'])} is proved",
+        f"  I: an effect of {_points(row['mde_i'])} is found by languages; where there is "
+        f"none, a bound of {_points(row['bound_i'])} is proved"
         if np.isfinite(row["mde_i"])
         else "  I: needs two models",
     ]

@@ -31,7 +31,7 @@ from analysis.estimators.regression import regression_rows
 from analysis.estimators.rows import with_difference
 from analysis.estimators.sampling_units import models_difference, unit_rows
 from analysis.estimators.slopes import slope_rows
-from analysis.estimators.source_arms import source_arm_rows
+from analysis.estimators.source_arms import ARMS, source_arm_rows
 from analysis.gains.baselines import BASELINES_ALIKE
 from analysis.gains.cells import CONDITION
 from analysis.gains.comparisons import Comparison, Comparisons
@@ -81,9 +81,10 @@ def study_estimates(
             rows += with_status(other, comparison.table.subset)
     rows += source_arm_rows(compared.tables, groups, compared.left_out, compared.kin)
     rows += gain_part_rows(compared.tables, compared.left_out, compared.kin)
-    rows += _chain_of_thought(compared, bound, next(streams))
+    by_model = primary.by_model
+    rows += with_status(_chain_of_thought(compared, bound, next(streams)), by_model.subset)
     rows += primed_rows(compared.primed)
-    rows += format_rows(compared.tables_by_model)
+    rows += with_status(format_rows(compared.tables_by_model), by_model.subset)
     rows += permuted_rows(compared.tables_by_model, measures)
     rows += calibration_rows(compared.tables_by_model, measures)
     rows += position_prior_rows(compared.tables_by_model, measures, trained)
@@ -116,12 +117,17 @@ def developer_rows(primary: Comparison) -> list[Estimate]:
 
 
 def _alike(rows: list[Estimate]) -> list[Estimate]:
-    """Give B and I the status `baselines alike` where weak and strong models are not told apart."""
+    """Give B and I the status `baselines alike` where weak and strong models are not told apart.
+
+    I of the difference of two arms goes by the same groups, so it has the status, too.
+    """
     held_out = next((row for row in rows if row.estimand == BASELINE_GAP), None)
     if held_out is None or not are_alike(held_out):
         return rows
     return [
-        with_status([row], BASELINES_ALIKE)[0] if row.estimand in ("B", "I") else row
+        with_status([row], BASELINES_ALIKE)[0]
+        if row.estimand in ("B", "I") or row.estimand.startswith(f"I ({ARMS}")
+        else row
         for row in rows
     ]
 

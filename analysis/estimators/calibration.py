@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.estimates import OK, Estimate
 from analysis.estimators.permuted import LESS_CHANCE, SQUARED, SQUARED_POINTS
+from analysis.estimators.primary import with_status
 from analysis.estimators.rows import one_sample
 from analysis.gains.gain_table import PRIMARY, GainTable
 from analysis.measures.formats import before_and_after
@@ -45,7 +46,7 @@ def calibration_rows(
             f"change in squared calibration error{table.label}",
             SQUARED, "one_sample_ttest", status=table.status, **table.shared,
         )  # fmt: skip
-        rows.append(_filled(row, table, measures))
+        rows += with_status([_filled(row, table, measures)], table.subset)
     return rows
 
 

@@ -28,7 +28,7 @@ _SCORING = "answer-token"
 HALVINGS = 200
 _ROUNDING = 1e-12
 _ALMOST = 1 - 1e-9
-_R = "r (fine-tuning gain, chain-of-thought gain)"
+AGREEMENT = "r (fine-tuning gain, chain-of-thought gain)"
 _LEVEL = "accuracy finetuned - chain-of-thought"
 
 
@@ -125,7 +125,7 @@ def chain_of_thought_rows(
             "n_passages": answers.n_passages,
         }  # fmt: skip
         status = OK if len(answers.models) >= 3 else NEEDS_MODELS
-    r = Estimate(_R, "correlation", "pearson_split_half", status=status, **columns,
+    r = Estimate(AGREEMENT, "correlation", "pearson_split_half", status=status, **columns,
                  baseline_source="held-out, another half for each gain")  # fmt: skip
     level = Estimate(_LEVEL, POINTS, "tost", status=status, **columns)
     if answers is None or status != OK:

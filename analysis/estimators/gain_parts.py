@@ -14,8 +14,10 @@ import numpy as np
 
 from analysis.arrays import Bits, Floats
 from analysis.estimates import OK, Estimate
+from analysis.estimators.primary import with_status
 from analysis.estimators.rows import one_sample, two_sample
 from analysis.estimators.source_arms import CONTROL_SOURCE, SHUFFLED, kin_note, seeds_note
+from analysis.gains.complete import subset_status
 from analysis.gains.gain_table import POINTS, PRIMARY, GainTable
 
 PART = "part of the gain: "
@@ -37,16 +39,18 @@ _FEW = tuple(f"needs 2 {name} languages" for name in GROUPS[:2])
 class GainParts:
     """Parts of the gain by language, averaged over models; they add up to the last one.
 
-    `values` maps a part's name to an array (languages,) in proportion; `languages` are their
-    codes, `related` says which are related; `left_out` names those that the control-source arm
-    was tuned on. `tables` are those of the arms that count, the primary one first; `unused` maps
-    an arm that does not to the reason. `status` is `ok` or says why there are no parts.
+    `values` maps a part's name to an array (languages,) in proportion; `languages` are their codes,
+    `related` says which are related; `left_out` names those that the control-source arm was tuned
+    on, `without` the models and languages that an arm lacks. `tables` are those of the arms that
+    count, the primary one first; `unused` maps an arm that does not to the reason. `status` is `ok`
+    or says why there are no parts.
     """
 
     values: dict[str, Floats]
     languages: tuple[str, ...]
     related: Bits
     left_out: tuple[str, ...]
+    without: tuple[str, ...]
     tables: tuple[GainTable, ...]
     unused: dict[str, str]
     status: str
@@ -71,7 +75,8 @@ def gain_part_rows(
 
     Returns:
         Three rows for each part and for the whole; no rows without finetuned and one other arm;
-        a row without a number has a status.
+        a row without a number has a status, and where an arm lacks cells the status says what
+        the numbers are without.
     """
     parts = gain_parts(tables, left_out)
     if parts is None:
@@ -96,7 +101,7 @@ def gain_part_rows(
                 note="; ".join(filter(None, notes)), **shared,
             )  # fmt: skip
             rows.append(row if parts.status != OK else _filled(row, values, parts.related, group))
-    return rows
+    return with_status(rows, subset_status(parts.without))
 
 
 def gain_parts(
@@ -140,6 +145,7 @@ def gain_parts(
         languages=tuple(common),
         related=tuned.related[_places(tuned, common)],
         left_out=tuple(code for code in tuned.languages if code in dropped),
+        without=_lacking(used, common, dropped),
         tables=used,
         unused={
             table.condition[0]: gap
@@ -152,6 +158,15 @@ def gain_parts(
 
 def _places(table: GainTable, codes: Collection[str]) -> list[int]:
     return [table.languages.index(code) for code in codes]
+
+
+def _lacking(
+    tables: Collection[GainTable], common: Collection[str], dropped: Collection[str]
+) -> tuple[str, ...]:
+    """Name what any arm lacks: its own missing cells, and languages that another arm has."""
+    own = [name for table in tables for name in table.without]
+    others = [code for table in tables for code in table.languages if code not in common]
+    return tuple(name for name in dict.fromkeys((*own, *others)) if name not in dropped)
 
 
 def _gap(table: GainTable) -> str:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis.arrays import Floats
 from analysis.estimates import OK, Estimate
+from analysis.estimators.primary import with_status
 from analysis.estimators.rows import one_sample
 from analysis.gains.gain_table import POINTS, PRIMARY, GainTable
 from analysis.measures.formats import before_and_after
@@ -48,12 +49,12 @@ def permuted_rows(
     plain, averaged = tables.get(PRIMARY), tables.get(PERMUTED)
     if plain is None or not plain.models:
         return []
-    rows = [_change_row(plain, measures, "answer-token")]
+    rows = with_status([_change_row(plain, measures, "answer-token")], plain.subset)
     if averaged is None or not averaged.models:
         return rows
-    rows.append(_gain_row(plain, averaged))
-    rows.append(_change_row(averaged, measures, "permuted"))
-    return rows + _bias_rows(plain, averaged, measures)
+    others = [_gain_row(plain, averaged), _change_row(averaged, measures, "permuted")]
+    others += _bias_rows(plain, averaged, measures)
+    return rows + with_status(others, averaged.subset)
 
 
 def recall_variance(measures: pd.DataFrame, table: GainTable) -> tuple[Floats, Floats]:

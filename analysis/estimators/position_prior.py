@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.arrays import Floats
 from analysis.estimates import OK, Estimate
+from analysis.estimators.primary import with_status
 from analysis.estimators.rows import one_sample
 from analysis.estimators.source_arms import SHUFFLED
 from analysis.gains.gain_table import GainTable
@@ -53,6 +54,11 @@ def position_prior_rows(
     table = tables.get(SHUFFLED)
     if table is None or not table.models:
         return []
+    return with_status(_rows(table, measures, trained), table.subset)
+
+
+def _rows(table: GainTable, measures: pd.DataFrame, trained: GoldShares) -> list[Estimate]:
+    """Return the arm's three rows, before what its missing cells make of their status."""
     said = ", ".join(f"{share:.2f}" for share in trained.values)
     of = f"shares of positions 1 to 4 among {trained.source}: {said}"
     rows = [

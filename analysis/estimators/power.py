@@ -1,7 +1,8 @@
 """What a design can see: minimal detectable effects of D, B and I, and provable bounds of D and I.
 
 An effect is detected where the 98.33 % interval excludes zero, as in the verdict; a bound is proved
-by two one-sided tests at 5 %.
+by two one-sided tests at 5 %. D over languages goes by Welch's test (welch_power), as in the
+verdict; I over languages by the one with one variance.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from analysis.estimators.variance import (
     language_variance,
     variance_components,
 )
+from analysis.estimators.welch_power import welch_detectable, welch_provable
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.gain_table import POINTS, GainTable
 
 POWER, ALPHA = 0.8, 0.05
+WELCH_POWER = "welch_power"
 FAMILYWISE_ALPHA = 1 - FAMILYWISE
 POWER_COLUMNS = (
     "models", "related", "control", "items", "seeds", "mde_d", "bound_d", "mde_i", "bound_i",
@@ -46,7 +49,7 @@ class Reach:
 def minimal_detectable_effect(
     variance: float, n_related: int, n_control: int, power: float = POWER, alpha: float = ALPHA
 ) -> float:
-    """Return the true difference that the two-sided t test finds with the given power.
+    """Return the true difference that the two-sided t test with one variance finds.
 
     `pingouin.power_ttest2n`, solved for the effect size (Card et al. 2020; Miller 2024). `variance`
     is that of one language's value within a family, in squared proportions; the difference of the
@@ -63,7 +66,7 @@ def minimal_detectable_effect(
 def smallest_provable_bound(
     variance: float, n_related: int, n_control: int, power: float = POWER, alpha: float = ALPHA
 ) -> float:
-    """Return the bound that TOST proves with the given power where there is no difference.
+    """Return the bound that TOST with one variance proves where there is no difference.
 
     Exact: given the pooled standard deviation s, equivalence within b is declared where the
     difference lies within b - t s c, c = sqrt(1/n_related + 1/n_control) and t the quantile of
@@ -83,25 +86,34 @@ def reach_of_difference(
     components: VarianceComponents, *, models: int, related: int, control: int, items: int,
     seeds: int,
 ) -> Reach:  # fmt: skip
-    """Return what D's tests can see at 80 % power, in proportion.
+    """Return what D's tests over languages, Welch's, can see at 80 % power, in proportion.
 
     Raises:
         ValueError: If a size is too small: models, items and seeds start at 1, languages at 2.
     """
-    return _reach(language_variance(components, models, items, seeds), related, control)
+    variance = language_variance(components, models, items, seeds)
+    _check(variance, related, control, POWER, ALPHA)
+    sd = variance**0.5
+    return Reach(
+        sd * welch_detectable(related, control, POWER, FAMILYWISE_ALPHA),
+        sd * welch_provable(related, control, POWER, ALPHA),
+    )
 
 
 def reach_of_interaction(
     components: VarianceComponents, *, weak: int, strong: int, related: int, control: int,
     items: int, seeds: int,
 ) -> Reach:  # fmt: skip
-    """Return what I's tests can see at 80 % power, in proportion.
+    """Return what I's tests over languages can see at 80 % power, in proportion.
 
     Raises:
         ValueError: If a size is too small: models, items and seeds start at 1, languages at 2.
     """
     variance = interaction_variance(components, weak, strong, items, seeds)
-    return _reach(variance, related, control)
+    return Reach(
+        minimal_detectable_effect(variance, related, control, alpha=FAMILYWISE_ALPHA),
+        smallest_provable_bound(variance, related, control),
+    )
 
 
 def power_table(
@@ -145,9 +157,9 @@ def power_rows(
 ) -> list[Estimate]:
     """Return what a study could have seen of D, B and I.
 
-    By languages from its variance components; by families and by models from the standard error
-    and the degrees of freedom of the rows that judge. An interval is that of the variance, a
-    multiple of chi-square with the test's degrees of freedom.
+    By languages from its variance components, taken to be alike in both families; by families and
+    by models from the standard error and the degrees of freedom of the rows that judge. An interval
+    is that of the variance, a multiple of chi-square with its degrees of freedom.
 
     Args:
         table: The gains of one arm.
@@ -167,34 +179,48 @@ def power_rows(
     strength = _of_row(primary_row(judged, "B", label=label))
     if i_models.status != OK and i_languages.status == OK:
         i_models = i_languages  # one model in a group: languages alone
+    by_d, by_i = (d_languages, d_families), (i_models, i_languages)
     found = (
-        ("MDE of D", "languages", (d_languages,), note),
-        ("MDE of D", "families", (d_families,), ""),
-        ("MDE of B", strength.unit, (strength,), ""),
-        ("MDE of I", "models, languages", (i_models, i_languages), note),
-        ("provable bound of D", "languages, families", (d_languages, d_families), note),
-        ("provable bound of I", "models, languages", (i_models, i_languages), note),
+        ("MDE of D", WELCH_POWER, "languages", (d_languages,), note),
+        ("MDE of D", "noncentral_t", "families", (d_families,), ""),
+        ("MDE of B", "noncentral_t", strength.unit, (strength,), ""),
+        ("MDE of I", "noncentral_t", "models, languages", by_i, note),
+        ("provable bound of D", "tost_power", "languages, families", by_d, note),
+        ("provable bound of I", "tost_power", "models, languages", by_i, note),
     )
     return [
         reach_row(
             Estimate(
-                f"{name}{label}", POINTS, "noncentral_t" if name[0] == "M" else "tost_power",
-                note=words, baseline_source="none" if name.endswith("D") else groups.source,
+                f"{name}{label}", POINTS, estimator, note=words,
+                baseline_source="none" if name.endswith("D") else groups.source,
                 **{**table.shared, "unit": unit},
             ),
             errors,
         )
-        for name, unit, errors, words in found
+        for name, estimator, unit, errors, words in found
     ]  # fmt: skip
 
 
 class StandardError(NamedTuple):
-    """A standard error and the degrees of freedom of its estimate, or why there is none."""
+    """A standard error and the degrees of freedom of its estimate, or why there is none.
+
+    `welch` has the numbers of related and control languages where Welch's test judges.
+    """
 
     se: float
     df: float
     status: str
     unit: str
+    welch: tuple[int, int] | None = None
+
+    def sees(self, *, bound: bool) -> float:
+        """Return the bound that this unit's test can prove, or the effect that it detects."""
+        if self.welch is None:
+            return self.se * (provable(self.df) if bound else detectable(self.df))
+        sd = self.se / float(np.sqrt(sum(1 / n for n in self.welch)))
+        if bound:
+            return sd * welch_provable(*self.welch, POWER, ALPHA)
+        return sd * welch_detectable(*self.welch, POWER, FAMILYWISE_ALPHA)
 
 
 def _of_row(row: Estimate | None) -> StandardError:
@@ -223,7 +249,7 @@ def _by_languages(
         return missing, missing, ""
     # One related language has the controls' variance, and adds nothing to what is known of it.
     share, df = 1 / n_related + 1 / n_control, n_related + n_control - 2
-    d = StandardError((variance * share) ** 0.5, df, OK, "languages")
+    d = StandardError((variance * share) ** 0.5, df, OK, "languages", (n_related, n_control))
     i = missing._replace(status=groups.status)
     if groups.status == OK:
         n_weak, n_strong = groups.sizes(table.models)
@@ -239,8 +265,9 @@ def reach_row(row: Estimate, errors: Sequence[StandardError]) -> Estimate:
         return replace(row, status=lacking)
     if min(error.se for error in errors) <= 0:
         return replace(row, status=ZERO_VARIANCE)
-    size = detectable if row.estimator == "noncentral_t" else provable
-    value, of = max((error.se * size(error.df), error) for error in errors)
+    bound = row.estimator == "tost_power"
+    of = max(errors, key=lambda error: error.sees(bound=bound))
+    value = of.sees(bound=bound)
     low, high = (value * float(np.sqrt(of.df / stats.chi2.ppf(q, of.df))) for q in (0.975, 0.025))
     said = (
         f"80 % power; by {of.unit}, {of.df:.3g} degrees of freedom; interval: 95 % of its variance"
@@ -282,13 +309,6 @@ def _note(components: VarianceComponents, changing: bool = False) -> str:
     if changing:
         said += "; models change groups between folds, so the numbers of weak and strong are means"
     return f"{said}; {components.note}" if components.note else said
-
-
-def _reach(variance: float, related: int, control: int) -> Reach:
-    return Reach(
-        minimal_detectable_effect(variance, related, control, alpha=FAMILYWISE_ALPHA),
-        smallest_provable_bound(variance, related, control),
-    )
 
 
 @lru_cache(maxsize=4096)

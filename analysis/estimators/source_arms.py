@@ -14,7 +14,14 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.estimates import OK, ZERO_VARIANCE, Estimate
-from analysis.estimators.contrasts import FAMILIES, TOP_FAMILIES, WELCH, family_row, language_row
+from analysis.estimators.contrasts import (
+    FAMILIES,
+    ONE_RELATED,
+    TOP_FAMILIES,
+    WELCH,
+    family_row,
+    language_row,
+)
 from analysis.estimators.primary import with_status
 from analysis.estimators.rows import interaction_row, with_difference
 from analysis.estimators.two_groups import fieller
@@ -34,7 +41,7 @@ WITHOUT_KIN = "without kin of the control source"
 _LISTED = 8
 _ROUNDING = 1e-9
 _ROUNDING_OF_MEANS = 2e-7  # as in two_groups: accuracies may have single precision
-_ARMS = "finetuned - control-source"
+ARMS = "finetuned - control-source"
 
 
 def source_arm_rows(
@@ -73,12 +80,12 @@ def source_arm_rows(
         notes = _arm_notes(tuned, other, gone)
         for scale in (POINTS, LOGIT):
             note = "; ".join(filter(None, [*notes, kin_note(tuned, akin)]))
-            found = _difference_rows(arms, groups, scale, _ARMS, note)
+            found = _difference_rows(arms, groups, scale, ARMS, note)
             rows += with_status(found, arms[0].subset)
         for scale in (POINTS, LOGIT) if akin & control else ():
             note = "; ".join([*notes, f"{WITHOUT_KIN}: {_listed(akin & control)}"])
             others = _alike(tuned, other, gone | akin & control)
-            found = _difference_rows(others, groups, scale, f"{_ARMS}, {WITHOUT_KIN}", note)
+            found = _difference_rows(others, groups, scale, f"{ARMS}, {WITHOUT_KIN}", note)
             rows += with_status(found, others[0].subset)
     if shuffled is not None and shuffled.models:
         unshared = other.left_out if other is not None and other.models else ()
@@ -112,12 +119,12 @@ def _alike(
         for code in dict.fromkeys((*tuned.languages, *other.languages))
         if code not in languages and code not in left_out and code not in other.left_out
     ]
-    if not gone:
-        return first, second
-    if not models:
+    if gone and not models:
         return replace(first, status=DIFFERENT_CELLS), second
-    said = f"complete subset: without {_listed(set(gone))}"
-    return replace(first, subset=said), replace(second, subset=said)
+    # What both lack already counts, too: each table is a complete subset of its own arm.
+    own = [name for name in (*first.without, *second.without) if name not in left_out]
+    without = tuple(dict.fromkeys((*own, *gone)))
+    return replace(first, without=without), replace(second, without=without)
 
 
 def kin_note(table: GainTable, kin: Collection[str]) -> str:
@@ -186,7 +193,10 @@ def _difference_rows(
             group_gains(tuned, groups, scale), group_gains(other, groups, scale), strict=True
         )
     )
-    return [d, families, interaction_row(i, tuned.split(weak), tuned.split(strong))]
+    i = interaction_row(i, tuned.split(weak), tuned.split(strong))
+    if tuned.related.sum() < 2:
+        i = replace(i, estimator=WELCH, note="; ".join(filter(None, [ONE_RELATED, i.note])))
+    return [d, families, i]
 
 
 def _format_share_row(tuned: GainTable, shuffled: GainTable, unshared: Collection[str]) -> Estimate:

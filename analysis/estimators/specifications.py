@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.arrays import Bits, Floats
 from analysis.estimates import OK, Estimate
+from analysis.estimators.primary import with_status
 from analysis.estimators.two_groups import (
     Difference,
     has_no_variance,
@@ -54,9 +55,10 @@ def specifications(
 
     Crossed are scale (points; logits clipped at 0.01, 0.02, 0.05, where logits mean something),
     test (Welch, pooled), branch level (each branch of the sources that leaves a related language
-    and two controls) and, for B and I, baseline (weak and strong, or continuous: the regression on
-    the baseline, over the distance between the groups' means). Each language and each model is
-    left out on both scales, everything else as in the headline.
+    and two controls; not for B, which has no family in it) and, for B and I, baseline (weak and
+    strong, or continuous: the regression on the baseline, over the distance between the groups'
+    means). Each language and each model is left out on both scales, everything else as in the
+    headline.
 
     Args:
         table: Gains by unit, complete.
@@ -81,6 +83,8 @@ def specifications(
             cells = _cells(table, groups, gain, related)
             for test in _TESTS:
                 for name, baseline, result in _contrasts(cells, test):
+                    if name == "B" and branch != own:
+                        continue  # B has no family in it: the same number once more
                     found.append((name, *_numbers(result), scale, clip, test, branch, baseline, ""))
         if scale == LOGIT and clip != CLIP:
             continue
@@ -119,7 +123,7 @@ def specification_rows(
                 rows.append(replace(row, estimate=float(share.mean())))
             else:
                 rows.append(replace(row, status=NO_NUMBER if table.status == OK else table.status))
-    return rows
+    return with_status(rows, table.subset)
 
 
 def _gain(table: GainTable, scale: str, clip: float) -> Floats:

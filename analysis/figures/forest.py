@@ -54,6 +54,7 @@ HEADINGS = {
     "I": "I: D of weak \N{MINUS SIGN} D of strong models",
 }
 _VARIANTS = ("at mean baseline", "beyond headroom", "(published regression)")
+_ONE_SAMPLE = (("ttest", "models"), ("ttest", "developers"))
 _SIZE = 7.5
 
 
@@ -94,7 +95,9 @@ def forest_lines(estimates: Sequence[Estimate]) -> list[ForestLine]:
         if row.estimand != contrast and row.estimand not in _variants(contrast):
             continue
         key = (row.estimand, row.estimator, row.unit)
-        words = ESTIMATORS.get(row.estimator, row.estimator.replace("_", " "))
+        # Over models D is one value each, tested against 0: there are no two variances.
+        kind = "one_sample_ttest" if key[1:] in _ONE_SAMPLE else row.estimator
+        words = ESTIMATORS.get(kind, row.estimator.replace("_", " "))
         label = f"{words} \N{MIDDLE DOT} {row.unit}"
         if variant and variant not in _VARIANTS[::2]:  # these two are named by their estimator
             label = f"{variant}: {label}"

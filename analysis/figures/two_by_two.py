@@ -202,7 +202,8 @@ def _limits(means: Sequence[GroupMean]) -> tuple[float, float]:
     first, last, width = float(cells.min()), float(cells.max()), float(np.ptp(cells)) or 1.0
     low = max(min([first, *ends]), first - width)
     high = min(max([last, *ends]), last + width)
-    return low - 0.04 * (high - low), high + 0.04 * (high - low)
+    edge = 0.04 * (high - low) or width  # no gain at all leaves no height
+    return low - edge, high + edge
 
 
 def _draw_cells(axes: Axes, mean: GroupMean, place: float, table: GainTable, tips: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
@@ -10,7 +12,7 @@ from analysis.arrays import Bits
 _LISTED = 6
 
 
-def complete_subset(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def complete_subset(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Drop the models and languages without which no cell of a comparison is missing.
 
     Args:
@@ -18,23 +20,37 @@ def complete_subset(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
             missing.
 
     Returns:
-        The cells that stay, and what they are without, such as `complete subset: without m3`;
-        empty if no cell is missing. Families keep a related language and two controls if any
+        The cells that stay, and the models and languages that they are without; none if no cell is
+        missing. Families keep a related language and two controls if any
         choice allows it, and as many cells as possible then.
     """
     present = rows.assign(there=rows["gain"].notna()).pivot_table(
         index="model", columns="language", values="there", aggfunc="min"
     )
     if present.empty or bool(present.to_numpy(np.bool_).all()):
-        return rows, ""
+        return rows, ()
     family = rows.drop_duplicates("language").set_index("language")["family"]
     related = (family.reindex(present.columns) == "related").to_numpy(np.bool_)
     models, languages = largest_complete(present.to_numpy(np.bool_), related)
     stays = rows["model"].isin(present.index[models])
     kept = rows[stays & rows["language"].isin(present.columns[languages])]
-    gone = [*present.index[~models], *present.columns[~languages]]
-    more = f" and {len(gone) - _LISTED} more" if len(gone) > _LISTED else ""
-    return kept, f"complete subset: without {', '.join(map(str, gone[:_LISTED]))}{more}"
+    return kept, (*map(str, present.index[~models]), *map(str, present.columns[~languages]))
+
+
+def subset_status(without: Collection[str]) -> str:
+    """Say what a complete subset is without, such as `complete subset: without m3`.
+
+    Args:
+        without: Models and languages; one that is there twice is named once.
+
+    Returns:
+        The status; empty if nothing is lacking.
+    """
+    names = list(dict.fromkeys(without))
+    if not names:
+        return ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"complete subset: without {', '.join(names[:_LISTED])}{more}"
 
 
 def largest_complete(present: Bits, related: Bits) -> tuple[Bits, Bits]:

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.arrays import Bits, Floats, Places
 from analysis.estimates import OK
 from analysis.gains.cells import ACCURACIES_ONLY, CONDITION
-from analysis.gains.complete import complete_subset
+from analysis.gains.complete import complete_subset, subset_status
 from analysis.gains.folds import FoldAccuracies, fold_accuracies
 from analysis.gains.items import ItemGains, item_gains
 from analysis.gains.paired import wilson_interval
@@ -41,16 +41,16 @@ _MOST_CLIPPED = 0.10
 class GainTable:
     """Gains of one arm by model (rows) and target language (columns), averaged over seeds.
 
-    `condition` is arm, reasoning and scoring. `before` and `after` are accuracies of shape
-    (models M, languages L), all of them finite where `status` is `ok`; `gain` maps a scale to an
-    array of that shape; `after_by_seed` has shape (seeds S, M, L). `related` has shape (L,).
-    `status` is `ok` or says what is missing. `items` holds the same by item, or is None and
-    `item_status` says why. `shared` are the columns of an estimate row that describe the data.
-    `left_out` are target languages that the arm was tuned on, which the table is therefore without.
-    Where cells are missing the table is the largest complete one, and `subset` says what it is
-    without; else `subset` is empty. `chance` is that of a right guess, None if it is not known
-    (then gains on the logit scale are NaN). `n_items` (M, L) counts the items behind an accuracy,
-    NaN where that is not known; `top_family` (L,) are Glottolog's outermost families.
+    `condition` is arm, reasoning and scoring. `before` and `after` are accuracies of shape (models
+    M, languages L), all of them finite where `status` is `ok`; `gain` maps a scale to an array of
+    that shape; `after_by_seed` has shape (seeds S, M, L). `related` has shape (L,). `status` is
+    `ok` or says what is missing. `items` holds the same by item, or is None and `item_status` says
+    why. `shared` are the columns of an estimate row that describe the data. `left_out` are target
+    languages that the arm was tuned on, which the table is therefore without. Where cells are
+    missing the table is the largest complete one, `without` names the models and languages that it
+    lacks, and `subset` says so; else both are empty. `chance` is that of a right guess, None if it
+    is not known (then gains on the logit scale are NaN). `n_items` (M, L) counts the items behind
+    an accuracy, NaN where that is not known; `top_family` (L,) are Glottolog's outermost families.
     `has_floor` is False where answers that could not be read count as wrong.
     """
 
@@ -67,11 +67,16 @@ class GainTable:
     items: ItemGains | None
     item_status: str
     left_out: tuple[str, ...] = ()
-    subset: str = ""
+    without: tuple[str, ...] = ()
     chance: float | None = OF_FOUR
     n_items: Floats | None = None
     top_family: tuple[str, ...] = ()
     has_floor: bool = True
+
+    @property
+    def subset(self) -> str:
+        """The status that says what the table is without; empty where no cell is missing."""
+        return subset_status(self.without)
 
     @cached_property
     def folds(self) -> FoldAccuracies | None:
@@ -225,7 +230,7 @@ def gain_table(
     """
     rows, gone = _target_cells(cells, condition, left_out)
     missing = rows.loc[rows["gain"].isna(), "status"].tolist()
-    rows, subset = complete_subset(rows)
+    rows, without = complete_subset(rows)
     models, languages, seeds = (
         sorted(rows[name].unique().tolist()) for name in ("model", "language", "seed")
     )
@@ -256,7 +261,7 @@ def gain_table(
         items=items,
         item_status=item_status,
         left_out=gone,
-        subset=subset,
+        without=without,
         chance=chance,
         n_items=n_items,
         top_family=tuple(top_family(str(code)) for code in languages),

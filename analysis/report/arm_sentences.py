@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.estimates import FAMILYWISE, Estimate
+from analysis.estimators.contrasts import FAMILIES, TOP_FAMILIES
+from analysis.estimators.primary import find_row
 from analysis.estimators.source_arms import LOST, WITHOUT_KIN
 from analysis.tables.numbers import fixed, interval, p_words, points
 
@@ -17,7 +19,8 @@ def arm_sentences(estimates: Sequence[Estimate]) -> list[str]:
     """Write a sentence on relatedness against receptivity, and one on format.
 
     The sentence on relatedness rests on the languages that are no kin of the control source,
-    where these give a number. That the groups differ does not say that related languages gain:
+    where these give a number, and calls it relatedness only where families bear it out, as the
+    family claim does. That the groups differ does not say that related languages gain:
     controls may gain less from the related source than from the control source. So that they
     gain is said only where their own part of the gain is above 0 with its interval.
 
@@ -49,7 +52,7 @@ def _relatedness(estimates: Sequence[Estimate]) -> str:
     measured = (
         "what the source language adds to the same tuning in an unrelated language differs "
         f"between related and control languages by {points(row.estimate)} points ({shown}, "
-        f"{p_words(row.p)}){_about_kin(whole, others)}"
+        f"{p_words(row.p)}){_about_kin(whole, others)}{_about_subset(row)}"
     )
     part = _find(estimates, _PART)
     if limits is None or limits[0] <= 0 <= limits[1]:
@@ -57,8 +60,20 @@ def _relatedness(estimates: Sequence[Estimate]) -> str:
             f"{start}: the data cannot tell whether related languages gain from the source being "
             f"related or would gain as much from tuning in any language; {measured}."
         )
-    say = _more if row.estimate > 0 else _less
-    return f"{start}: {say(part)}; {measured}."
+    more = row.estimate > 0
+    said = _more(part, _not_by_families(estimates, row)) if more else _less(part)
+    return f"{start}: {said}; {measured}."
+
+
+def _not_by_families(estimates: Sequence[Estimate], row: Estimate) -> str:
+    """Return what families say of a difference above 0 if they do not bear it out; else nothing."""
+    families = find_row(estimates, row.estimand, FAMILIES, TOP_FAMILIES)
+    limits = None if families is None else families.interval_at(FAMILYWISE)
+    if families is None or limits is None:
+        return "no such estimate" if families is None else families.status
+    if limits[0] > 0:
+        return ""
+    return f"98.3 % interval {points(limits[0])} to {points(limits[1])}"
 
 
 def _about_kin(whole: Estimate | None, others: Estimate | None) -> str:
@@ -74,6 +89,11 @@ def _about_kin(whole: Estimate | None, others: Estimate | None) -> str:
     return f", {WITHOUT_KIN} ({n} language{'' if n == 1 else 's'})"
 
 
+def _about_subset(row: Estimate) -> str:
+    """Say what a row is without where cells are missing."""
+    return f" ({row.status})" if row.status.startswith("complete subset") else ""
+
+
 def _sides(part: Estimate) -> int:
     """Return 1 if the whole interval is above 0, -1 if it is below, else 0."""
     if part.ci_low is not None and part.ci_low > 0:
@@ -81,8 +101,11 @@ def _sides(part: Estimate) -> int:
     return -1 if part.ci_high is not None and part.ci_high < 0 else 0
 
 
-def _more(part: Estimate | None) -> str:
-    """Say what it means that a related source adds more in related languages."""
+def _more(part: Estimate | None, not_by_families: str) -> str:
+    """Say what it means that a related source adds more in related languages.
+
+    `not_by_families` is what families say where they do not bear that out.
+    """
     if part is None or part.estimate is None or not interval(part):
         why = "" if part is None else f", because: {part.status}"
         return (
@@ -90,6 +113,12 @@ def _more(part: Estimate | None) -> str:
             f"related, or controls lose by it, cannot be told{why}"
         )
     adds = f"{points(part.estimate)} points (95 % interval {interval(part)})"
+    if _sides(part) > 0 and not_by_families:
+        return (
+            "the source adds more in these related languages than in these controls, but by "
+            f"families it cannot be told whether that is relatedness ({not_by_families}); in these "
+            f"related languages {adds}"
+        )
     if _sides(part) > 0:
         return (
             "related languages gain from the source being related, and not only from tuning in "
@@ -125,7 +154,7 @@ def _format(row: Estimate) -> str:
     if row.estimate is None:
         return f"{start}: what share of the gain it is cannot be told, because: {row.status}."
     said = _percent(row.estimate)
-    about = f", {row.status}"
+    about = "" if _about_subset(row) else f", {row.status}"
     if row.ci_low is not None and row.ci_high is not None:
         about = f", 95 % interval {_percent(row.ci_low)} to {_percent(row.ci_high)} %"
     lost = LOST in row.note
@@ -133,7 +162,8 @@ def _format(row: Estimate) -> str:
     return (
         f"{start}: {'fine-tuning loses accuracy, and ' if lost else ''}tuning on shuffled labels, "
         "from which only the form of the task and the frequencies of positions can be learned, "
-        f"brings {said} % {of}{about}; over all {row.n_related + row.n_control} target languages."
+        f"brings {said} % {of}{about}; over {'' if _about_subset(row) else 'all '}"
+        f"{row.n_related + row.n_control} target languages{_about_subset(row)}."
     )
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.estimates import Estimate
+from analysis.estimators.chain_of_thought import AGREEMENT
 from analysis.report.all_rows import cells_table, estimates_table
 from analysis.report.content import Picture, conditions_of, pictures, sections
 from analysis.report.findings import Findings, StudyContext
@@ -121,6 +122,7 @@ def _page_values(findings: Findings, context: StudyContext) -> dict[str, object]
         "has_slopes": any(
             row.estimand.startswith("slope ") and row.estimate is not None for row in estimates
         ),
+        "has_reasoning": any(row.estimand == AGREEMENT for row in estimates),
         "bound": unsigned_points(context.bound),
         "grouping_source": grouping_source(estimates),
         "estimates": estimates_table(estimates),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.estimates import OK, Estimate
 from analysis.estimators.primary import PRIMARY_ROWS, find_row, primary_row
-from analysis.gains.cells import ACCURACIES_ONLY, CONDITION, NO_DISCORDANT
+from analysis.gains.cells import ACCURACIES_ONLY, CONDITION, NO_DISCORDANT, NOT_AVAILABLE
 from analysis.gains.gain_table import PRIMARY
 from analysis.report.verdict import Claim
 from analysis.runs.pull import PulledRuns
@@ -25,6 +25,7 @@ REACH = {
     "provable bound of I": "provable_bound_I",
 }
 """Estimands of what a study could have seen, and the metrics' names."""
+_IN_WORDS = {NOT_AVAILABLE: "accuracies only: a gain without an interval"}
 SCREEN_WIDTH, SCREEN_MODELS = 100, 4
 _ENDS = ("estimate", "se", "ci_low", "ci_high", "p", "p_holm")
 
@@ -41,7 +42,9 @@ def headline_metrics(estimates: Sequence[Estimate], cells: pd.DataFrame) -> dict
         if row.estimator == "tost" and row.estimand in ("D", "I") and row.p is not None:
             metrics[f"{row.estimand}/points/tost/{row.unit}/p"] = row.p
         if row.estimand in REACH and row.estimate is not None:
-            metrics[f"{REACH[row.estimand]}/{row.scale}"] = row.estimate
+            # D has two units: languages, which the claim starts from, and families beside them.
+            of = "/families" if row.unit == "families" else ""
+            metrics[f"{REACH[row.estimand]}/{row.scale}{of}"] = row.estimate
     for means in _primary_means(cells).to_dict("records"):
         metrics |= {
             f"{column}/{means['model']}/{means['family']}": float(means[column])
@@ -105,7 +108,7 @@ def summary_lines(
         if status not in (OK, NO_DISCORDANT, *ACCURACIES_ONLY)
     ]
     lines += [
-        f"{_cells(counts[status])}: {status}"
+        f"{_cells(counts[status])}: {_IN_WORDS.get(status, status)}"
         for status in (NO_DISCORDANT, *ACCURACIES_ONLY)
         if status in counts
     ]

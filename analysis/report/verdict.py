@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from analysis.estimates import FAMILYWISE, SCALE_DEPENDENT, Estimate
+from analysis.estimators.chain_of_thought import AGREEMENT
+from analysis.estimators.power import WELCH_POWER
 from analysis.estimators.primary import find_row, primary_row
 from analysis.estimators.source_arms import WITHOUT_KIN
 from analysis.estimators.two_groups import check_bound
 from analysis.gains.baselines import BASELINES_ALIKE
 from analysis.report.arm_sentences import arm_sentences
 from analysis.report.findings import StudyContext
+from analysis.report.headroom import headroom_basis, headroom_words
 from analysis.report.primed_sentence import primed_sentence
-from analysis.tables.numbers import on_scale, p_words, points, unsigned_points
+from analysis.tables.numbers import in_points, on_scale, p_words, points, unsigned_points
 
 _ALPHA = 0.05
 _ARMS = "finetuned - control-source"
-_REASONING = "r (fine-tuning gain, chain-of-thought gain)"
 NOT_TOLD, LANGUAGES_DIFFER, FAMILIES_DIFFER, RELATEDNESS = range(4)
 """Levels of the family claim, from `not told apart` to `with relatedness to the source`."""
 
@@ -166,9 +168,19 @@ def _coverage(confidence: float) -> str:
 def _amount(row: Estimate) -> str:
     """Write the size of an estimate without its sign, with its unit."""
     value = abs(row.estimate or 0.0)
-    if row.scale == "points":
-        return f"{unsigned_points(value)} points"
-    return f"{value:.2f} logits"
+    return in_points(value) if row.scale == "points" else f"{value:.2f} logits"
+
+
+def _gained(row: Estimate, than: str = "") -> str:
+    """Write how a gain compares where no difference is claimed: one that rounds to 0 is none."""
+    amount = _amount(row)
+    some = float(amount.split()[0]) > 0
+    much, word = (f"{amount} {_more(row)}", "than") if some else ("as much", "as")
+    return f"gained {much} {word} {than}" if than else f"gained {much}"
+
+
+def _more(row: Estimate) -> str:
+    return "more" if (row.estimate or 0.0) > 0 else "less"
 
 
 def _wider(rows: Sequence[Estimate | None]) -> Estimate:
@@ -184,40 +196,58 @@ def _family_sentence(estimates: Sequence[Estimate], bound: float, scale: str) ->
     if row is None or row.estimate is None or row.interval_at(0.95) is None:
         return f"No verdict on family: {_missing(row)}."
     level, tests = family_level(rows), _tost(estimates, "D", "languages", "families")
-    more = "more" if row.estimate > 0 else "less"
-    within = f"by less than ±{unsigned_points(bound)} points"
-    if level == NOT_TOLD and equivalent(*tests):
-        widest = _wider(tests)
-        return (
-            f"Gains do not follow language family, or {within}: related languages gained "
-            f"{_amount(widest)} {'more' if (widest.estimate or 0) > 0 else 'less'} than controls "
-            f"({_interval(widest, 0.90)}, by {widest.unit})."
-        )
+    more, one = _more(row), row.n_related == 1
     if level == NOT_TOLD:
-        return (
-            "Related and control languages cannot be told apart: related ones gained "
-            f"{_amount(row)} {more} ({_interval(row)}){_could_have_seen(estimates)}."
-        )
+        return _not_told_sentence(estimates, row, tests, bound)
     if level == LANGUAGES_DIFFER:
         return (
-            f"These related languages gained {_amount(row)} {more} than these controls "
-            f"({_interval(row)}), {_short_of_relatedness(rows.families)}"
-            f"{_branches(estimates)}."
+            f"{'This related language' if one else 'These related languages'} gained "
+            f"{_amount(row)} {more} than these controls ({_interval(row)}), "
+            f"{_short_of_relatedness(row, rows.families)}{_branches(estimates)}."
         )
     deciding = rows.arms_families if level == RELATEDNESS else rows.families
     if deciding is None:
         return f"No verdict on family: {_missing(deciding)}."
-    small = f", {within}" if equivalent(*tests) else ""
     if level == FAMILIES_DIFFER:
         return (
-            f"Related languages gained {_amount(deciding)} {more} than unrelated families do, more "
-            f"than these differ among themselves ({_interval(deciding)}){small}."
+            f"{'The related language' if one else 'Related languages'} gained "
+            f"{_amount(deciding)} {more} than unrelated families did, more than these differ among "
+            f"themselves ({_interval(deciding)}){_but_small(tests, bound)}."
         )
     return (
         f"Gains follow relatedness to the source: the source adds {_amount(deciding)} {more} in "
-        f"related languages than in unrelated families, compared with training on an unrelated "
-        f"language ({_interval(deciding)}){small}."
+        f"{'the related language' if one else 'related languages'} than in unrelated families, "
+        f"compared with training on an unrelated language ({_interval(deciding)})."
     )
+
+
+def _not_told_sentence(
+    estimates: Sequence[Estimate], row: Estimate, tests: Sequence[Estimate | None], bound: float
+) -> str:
+    """Say that there is no difference, where both units show that, or that none was found."""
+    one = row.n_related == 1
+    if equivalent(*tests):
+        widest, who = _wider(tests), "the related language" if one else "related languages"
+        return (
+            f"Gains do not follow language family, or by less than {in_points(bound)}: {who} "
+            f"{_gained(widest, 'controls')} ({_interval(widest, 0.90)}, by {widest.unit})."
+        )
+    apart = (
+        "The related language cannot be told apart from the controls: it" if one
+        else "Related and control languages cannot be told apart: related ones"
+    )  # fmt: skip
+    return f"{apart} {_gained(row)} ({_interval(row)}){_could_have_seen(estimates)}."
+
+
+def _but_small(tests: Sequence[Estimate | None], bound: float) -> str:
+    """Say that a difference is below the bound, with the interval that shows it.
+
+    It is the 90 % one of the same estimate: the 98.33 % one may reach over the bound.
+    """
+    if not equivalent(*tests):
+        return ""
+    widest = _wider(tests)
+    return f", but by less than {in_points(bound)} ({_interval(widest, 0.90)}, by {widest.unit})"
 
 
 def _could_have_seen(estimates: Sequence[Estimate]) -> str:
@@ -227,25 +257,32 @@ def _could_have_seen(estimates: Sequence[Estimate]) -> str:
 
 def _detectable(estimates: Sequence[Estimate]) -> str:
     """Write the minimal detectable effect of D by languages with its interval, if there is one."""
-    row = find_row(estimates, "MDE of D", "noncentral_t", "languages")
+    row = find_row(estimates, "MDE of D", WELCH_POWER, "languages")
     if row is None or row.estimate is None or row.ci_low is None or row.ci_high is None:
         return ""
     low, high = unsigned_points(row.ci_low), unsigned_points(row.ci_high)
     return f"{unsigned_points(row.estimate)} points ({low} to {high})"
 
 
-def _short_of_relatedness(families: Estimate | None) -> str:
+def _short_of_relatedness(row: Estimate, families: Estimate | None) -> str:
     """Say why a difference of languages is not yet one of families."""
     limits = None if families is None else families.interval_at(FAMILYWISE)
     if families is None or limits is None or families.df is None:
         why = "" if families is None else f" ({families.status})"
         return f"but whether families differ cannot be told{why}"
     half = (limits[1] - limits[0]) / 2
-    size = f"{unsigned_points(half)} points" if families.scale == "points" else f"{half:.2f} logits"
-    return (
-        f"but with {int(families.df) + 1} control families only a difference above {size} would "
-        "count as relatedness"
-    )
+    size = in_points(half) if families.scale == "points" else f"{half:.2f} logits"
+    count = f"{int(families.df) + 1} control families"
+    needed = f"only a difference above {size} would count as relatedness"
+    if abs(row.estimate or 0.0) < half:
+        return f"but with {count} {needed}"
+    # The languages' difference is that large, but it is not the one that is judged.
+    unit = "points" if families.scale == "points" else "logits"
+    estimate = f"{on_scale(families.estimate or 0.0, families.scale)} {unit}"
+    judged = f"but against the mean of {count} the difference is {estimate}"
+    if excluded_side(families):
+        return f"{judged} ({_interval(families)}), the other way round"
+    return f"{judged}, and {needed}"
 
 
 def _branches(estimates: Sequence[Estimate]) -> str:
@@ -262,26 +299,18 @@ def _strength_sentence(estimates: Sequence[Estimate], scale: str) -> str:
     row = primary_row(estimates, "B", scale)
     if row is None or row.estimate is None or row.interval_at(0.95) is None:
         return f"No verdict on baseline strength: {_missing(row)}."
-    more = "more" if row.estimate > 0 else "less"
     these = ", in these models" if row.unit == "languages" else ""
-    numbers = f"weak models gained {_amount(row)} {more} than strong ones ({_interval(row)}{these})"
+    limits = f"({_interval(row)}{these})"
+    numbers = f"weak models {_gained(row, 'strong ones')} {limits}"
     if _alike(row):
-        return (
-            f"The models' baselines are too much alike to say whether gains follow them: {numbers}."
-        )
+        return f"The models' baselines are too alike to say whether gains follow them: {numbers}."
     side = excluded_side(row)
     if not side:
         return f"These data cannot tell whether gains follow baseline strength: {numbers}."
-    beyond = next((r for r in estimates if r.estimand == "B beyond headroom"), None)
-    end = ""
-    if beyond is not None and beyond.interval_at(0.95) is not None:
-        other = excluded_side(beyond)
-        end = (
-            ", which their larger room to improve may explain by itself" if not other
-            else ", more than their larger room to improve explains" if other == side
-            else ", but less than their larger room to improve would give"
-        )  # fmt: skip
-    return f"{numbers[0].upper()}{numbers[1:]}{end}."
+    return (
+        f"Weak models gained {_amount(row)} {_more(row)} than strong ones {limits}"
+        f"{headroom_words(estimates, side)}."
+    )
 
 
 def _alike(row: Estimate) -> bool:
@@ -296,13 +325,13 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
         return f"No verdict on family and baseline together: {_missing(row)}."
     larger = "larger" if row.estimate > 0 else "smaller"
     these = ", in these models" if row.unit == "languages" else ""
-    numbers = (
-        f"the family difference is {_amount(row)} {larger} in weak than in strong models "
-        f"({_interval(row)}{these})"
-    )
+    size = f"{_amount(row)} {larger} in weak than"
+    if not excluded_side(row) and not float(_amount(row).split()[0]):
+        size = "as large in weak as"
+    numbers = f"the family difference is {size} in strong models ({_interval(row)}{these})"
     if _alike(row):
         return (
-            "The models' baselines are too much alike to say whether family matters more in weak "
+            "The models' baselines are too alike to say whether family matters more in weak "
             f"ones: {numbers}."
         )
     if row.status == SCALE_DEPENDENT:
@@ -310,10 +339,9 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
     tests = _tost(estimates, "I", "models", "languages")
     if row.unit == "languages":
         tests = [tests[1], tests[1]]
-    within = f"±{unsigned_points(bound)} points"
+    within = f"±{in_points(bound)}"
     if excluded_side(row):
-        small = f", by less than {within}" if equivalent(*tests) else ""
-        return f"{numbers[0].upper()}{numbers[1:]}{small}."
+        return f"{numbers[0].upper()}{numbers[1:]}{_but_small(tests, bound)}."
     if equivalent(*tests):
         widest = _wider(tests)
         return (
@@ -326,7 +354,7 @@ def _interaction_sentence(estimates: Sequence[Estimate], bound: float, scale: st
 
 def _reasoning_sentence(estimates: Sequence[Estimate]) -> str:
     """Say whether fine-tuning and reasoning help the same models; empty where none reasoned."""
-    row = next((row for row in estimates if row.estimand == _REASONING), None)
+    row = next((row for row in estimates if row.estimand == AGREEMENT), None)
     if row is None:
         return ""
     if row.estimate is None or row.ci_low is None or row.ci_high is None:
@@ -360,10 +388,14 @@ def _family_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
     if row is None or row.estimate is None:
         return []
     models = f"{row.n_models} model{'' if row.n_models == 1 else 's'}"
+    treated = (
+        "one language stands for its family, and its variance is taken to be that of the controls"
+        if row.n_related == 1
+        else "all related languages are one branch, so one family is treated"
+    )
     said = [
         f"D (family) compares {_languages(row.n_related, 'related')} with "
-        f"{_languages(row.n_control, 'control')} in {models}; all related languages are one branch,"
-        f" so one family is treated{_by_families(families)}."
+        f"{_languages(row.n_control, 'control')} in {models}; {treated}{_by_families(families)}."
     ]
     if row.status.startswith("complete subset"):
         said.append(f"These numbers are of a {row.status}.")
@@ -394,15 +426,7 @@ def _strength_basis(estimates: Sequence[Estimate]) -> list[str]:
     if row is None:
         return []
     said = [f"B (baseline): {row.note}."] if row.note and row.estimate is not None else []
-    beyond = next((r for r in estimates if r.estimand == "B beyond headroom"), None)
-    alone = next((r for r in estimates if r.estimand == "B from headroom alone"), None)
-    if beyond is not None and beyond.estimate is not None and alone is not None:
-        said.append(
-            "Removing the same share of errors in every model would give B = "
-            f"{points(alone.estimate or 0.0)} points; what is beyond that is "
-            f"{points(beyond.estimate)} points ({_interval(beyond)})."
-        )
-    return said
+    return [*said, *headroom_basis(estimates)]
 
 
 def _interaction_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
@@ -417,7 +441,8 @@ def _interaction_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
         if other is not None and other.estimate is not None:
             numbers = f"; in {'logits' if other.scale == 'logit' else 'points'} it is "
             numbers += f"{on_scale(other.estimate, other.scale)} ({_interval(other)})"
-        said.append(f"I (both) is judged by {row.unit}: {p_words(row.p)}{numbers}.")
+        units = row.unit.replace(", ", " and by ")
+        said.append(f"I (both) is judged by {units}: {p_words(row.p)}{numbers}.")
     logit = primary_row(estimates, "D", "logit")
     if logit is not None and logit.estimate is None:
         said.append(f"There is no verdict in logits: {logit.status}.")
@@ -441,8 +466,8 @@ def _equivalence_basis(estimates: Sequence[Estimate], bound: float, given: str) 
         met = "is met" if equivalent(*rows) else "is not met"
         said.append(
             f"The smallest bound for {name} that these data can prove, by {units[0]} and by "
-            f"{units[1]}, is ±{unsigned_points(smallest)} points; that of "
-            f"±{unsigned_points(bound)} points{about} {met}."
+            f"{units[1]}, is ±{in_points(smallest)}; that of "
+            f"±{in_points(bound)}{about} {met}."
         )
     return said
 

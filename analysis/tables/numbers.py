@@ -29,6 +29,12 @@ def unsigned_points(value: float) -> str:
     return fixed(100 * value, 1).removesuffix(".0")
 
 
+def in_points(value: float) -> str:
+    """Write a proportion from 0 up with its unit, such as `9.6 points` or `1 point`."""
+    number = unsigned_points(value)
+    return f"{number} point{'' if number == '1' else 's'}"
+
+
 def on_scale(value: float, scale: str) -> str:
     """Write a number in the units of its scale: a proportion on `points`, else as it is."""
     return points(value) if scale == "points" else signed(value, 2)

@@ -87,6 +87,31 @@ def test_languages_that_the_control_source_was_tuned_on_are_left_out() -> None:
     assert {row.status for row in short.values()} == {"needs 2 control languages"}
 
 
+def test_what_both_arms_lack_stays_in_the_status_beside_what_one_lacks() -> None:
+    rng = np.random.default_rng(6)
+    gain = rng.normal(0.1, 0.05, (4, 6))
+    tuned = replace(arm(gain), without=("m9", "l7"))
+    other = replace(arm(rng.normal(0.1, 0.05, (3, 6)), CONTROL_SOURCE), without=("m3", "m9"))
+    shuffled = replace(arm(rng.normal(0.1, 0.05, (4, 6)), SHUFFLED), without=("m9",))
+    tables = {PRIMARY: tuned, CONTROL_SOURCE: other, SHUFFLED: shuffled}
+    *arms, share = source_arm_rows(tables, GROUPS, left_out=["l7"])
+    assert {row.status for row in arms if row.estimate is not None} == {
+        "complete subset: without m9, m3"  # l7 is left out on purpose, as the note says
+    }
+    assert share.status == "complete subset: without m9, l7"
+
+
+def test_one_related_language_has_the_controls_variance_in_the_arms_interaction_too() -> None:
+    rng = np.random.default_rng(7)
+    kept = [f"l{k}" for k in range(2, 6)]
+    tuned, other = (
+        arm(rng.normal(0.1, 0.05, (4, 6)), condition) for condition in (PRIMARY, CONTROL_SOURCE)
+    )
+    tables = {table.condition: table.restricted(table.models, kept) for table in (tuned, other)}
+    i = by_name(source_arm_rows(tables, GROUPS))["I (finetuned - control-source)/points"]
+    assert (i.estimator, i.df, i.n_related) == ("welch", 2, 1) and "one related language" in i.note
+
+
 def test_absent_arms_give_no_rows_and_bad_ones_a_status() -> None:
     gain = np.random.default_rng(3).normal(0.1, 0.05, (4, 6))
     tuned = arm(gain)

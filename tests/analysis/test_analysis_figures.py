@@ -29,6 +29,7 @@ from analysis.figures.inline import inline_svg
 from analysis.figures.language_names import language_names, top_family_names
 from analysis.figures.specifications import specification_plot
 from analysis.figures.style import ACCENT, new_figure, robust_limits, save_figure, tip_id
+from analysis.figures.two_by_two import _limits as two_by_two_limits
 from analysis.figures.two_by_two import two_by_two_means, two_by_two_plot
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.gain_table import GainTable
@@ -234,6 +235,8 @@ def test_forest_has_the_primary_arms_rows_in_order() -> None:
     ]
     assert set(lines[0].rows) == {"points", "logit"} and lines[4].estimate is None
     assert lines[9].label.startswith("beyond headroom")
+    over_models = Estimate("D", "points", "ttest", "models", estimate=0.1)
+    assert forest_lines([over_models])[0].label == "t-test \N{MIDDLE DOT} models"
     figure = forest_plot(estimates(), title="", bound=0.05)
     words = [text.get_text() for text in figure.axes[0].texts]
     assert any("needs training-split" in word for word in words)
@@ -314,6 +317,12 @@ def test_the_two_by_two_picture_shows_means_with_t_intervals() -> None:
     assert [name[0] for name in names] == ["weak: m0, m1", "strong: m2, m3"]
     gap = 100 * (means[0].mean - means[1].mean)
     assert names[0][1] == f"related − control: {gap:+.1f}".replace("-", "−")
+
+
+def test_the_two_by_two_picture_has_a_height_where_nothing_was_gained() -> None:
+    mean = two_by_two_means(table(), groups(4))[0]
+    low, high = two_by_two_limits([replace(mean, values=0 * mean.values, low=None, high=None)])
+    assert low < 0 < high
 
 
 def test_the_two_by_two_picture_with_one_model_a_group_and_without_groups() -> None:

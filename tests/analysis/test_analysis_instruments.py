@@ -255,6 +255,19 @@ def test_the_control_sources_own_languages_enter_no_part() -> None:
     ].n_control == 3  # fmt: skip
 
 
+def test_parts_say_which_cells_they_are_without() -> None:
+    tables = planted(np.random.default_rng(9))
+    assert {row.status for row in gain_part_rows(tables)} == {"ok"}
+    # One arm has a complete subset of its own; another lacks a language.
+    tuned = replace(tables[PRIMARY], without=("m9",))
+    short = tables[SHUFFLED].restricted(tuned.models, tuned.languages[:5])
+    rows = gain_part_rows({**tables, PRIMARY: tuned, SHUFFLED: short})
+    assert {row.status for row in rows} == {"complete subset: without m9, l5"}
+    # What the control source was tuned on is left out on purpose, and the note says so.
+    rows = gain_part_rows({**tables, PRIMARY: tuned, SHUFFLED: short}, left_out=["l5"])
+    assert {row.status for row in rows} == {"complete subset: without m9"}
+
+
 def test_parts_of_unlike_arms_have_a_status() -> None:
     tables = planted(np.random.default_rng(8))
     lost = tables | {PRIMARY: replace(tables[PRIMARY], status="missing cell a/b")}

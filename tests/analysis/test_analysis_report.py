@@ -12,6 +12,7 @@ import pytest
 from simulated_records import FAMILY, accuracies_of, frame_of, study
 
 from analysis.estimates import Estimate
+from analysis.estimators.chain_of_thought import AGREEMENT
 from analysis.gains.comparisons import Comparisons, StudyDesign, compare_runs
 from analysis.report.findings import Findings, RunSource, StudyContext
 from analysis.report.heat import heat_table
@@ -173,6 +174,17 @@ def assert_says_what_is_missing(path: Path, compared: Comparisons) -> None:
     said = Page(text).text
     assert "no such estimate" in said and "Not run: chain-of-thought" in said
     assert "There are no warnings." in said and "<svg" not in text
+
+
+def test_reasoning_without_item_records_is_not_called_not_run(tmp_path: Path) -> None:
+    frame = check_records(study(np.random.default_rng(1), base={"a": 0.4}, n_items=20))
+    compared = compare_runs(frame, accuracies_of(frame), StudyDesign(FAMILY))
+    row = Estimate(AGREEMENT, "correlation", "pearson_split_half", "models", status="no records")
+    path = tmp_path / "report.html"
+    write_report(path, Findings("s", compared, [row]), StudyContext(FAMILY, 0.05, names={}))
+    said = Page(path.read_text(encoding="utf-8")).text
+    assert "No verdict on reasoning: no records" in said and "Not run" not in said
+    assert "Not available: no model has item records of base, base with reasoning" in said
 
 
 def test_missing_cells_are_hatched_with_their_status(tmp_path: Path) -> None:

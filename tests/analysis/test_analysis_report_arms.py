@@ -72,9 +72,13 @@ def test_a_related_source_that_is_worse_everywhere_is_not_said_to_help(
     assert "they gain more from the control source" in sentence
 
 
-def rows(d: Row, part: Row | None = None) -> list[Estimate]:
+def rows(d: Row, part: Row | None = None, families: Row | None = None) -> list[Estimate]:
+    """Rows of D by languages and by families (as the languages unless given), and of the part."""
     name = "D (finetuned - control-source)"
-    made = [Estimate(name, "points", "welch", "languages", **d)]
+    made = [
+        Estimate(name, "points", "welch", "languages", **d),
+        Estimate(name, "points", "random_effects", "families", **(families or d)),
+    ]
     if part is not None:
         named = "part of the gain: relatedness (related)"
         made.append(Estimate(named, "points", "one_sample_ttest", "languages", **part))
@@ -92,6 +96,11 @@ BETWEEN = {"estimate": 0.08, "se": 0.036, "df": 30.0, "ci_low": 0.006, "ci_high"
     ("made", "words"),
     [
         (rows(UP, UP), [CLAIM, "+8.0"]),
+        (rows(UP, UP, NULL), ["by families it cannot be told", "interval \N{MINUS SIGN}4.3 to +8.3",
+                              "in these related languages +8.0 points"]),
+        (rows(UP, UP, DOWN), ["by families it cannot be told"]),
+        (rows(UP, UP, {"status": "needs 3 control families, has 2"}),
+         ["by families it cannot be told", "(needs 3 control families, has 2)"]),
         (rows(BETWEEN, UP), ["cannot tell", "98.3 % interval \N{MINUS SIGN}1.1 to +17.1"]),
         (rows(UP), ["cannot be told"]),
         (rows(UP, {"status": "needs 2 related languages"}), ["needs 2 related languages"]),
@@ -196,6 +205,18 @@ def test_a_share_within_noise_of_none_keeps_its_number(records: pd.DataFrame) ->
     change = EVEN | {"shuffled-labels": -0.001}
     row = row_of(planted(records, by_arm(change, change)), "format share of the gain", "ratio")
     assert row.estimate is not None and row.ci_high is not None and row.ci_high > 0
+
+
+def test_sentences_on_arms_say_which_cells_they_are_without(records: pd.DataFrame) -> None:
+    found = planted(
+        records, by_arm(EVEN, EVEN),
+        without=lambda row: row["model"] == "b" and row["arm"] not in ("base", "finetuned"),
+    )  # fmt: skip
+    assert found.compared.primary.table.subset == ""
+    relatedness, share = said(found)
+    assert "(complete subset: without b)" in relatedness
+    assert share.endswith("over 6 target languages (complete subset: without b).")
+    assert "complete subset" not in " ".join(said(planted(records, by_arm(EVEN, EVEN))))
 
 
 def test_the_share_says_which_languages_it_counts(records: pd.DataFrame) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from analysis.estimates import Estimate
+from analysis.gains.cells import CONDITION
 from analysis.report.all_rows import estimates_table
 from analysis.report.heat import readable_ink
+from analysis.report.summary import headline_metrics
 from analysis.tables.numbers import p_value, p_words, points, signed, unsigned_points
 
 
@@ -30,6 +33,20 @@ def test_numbers() -> None:
         "",
         "Holm's p = 0.034",
     )
+
+
+def test_what_families_could_have_seen_is_a_metric_of_its_own() -> None:
+    rows = [
+        Estimate("MDE of D", "points", estimator, unit, estimate=value)
+        for estimator, unit, value in (
+            ("welch_power", "languages", 0.13), ("noncentral_t", "families", 0.03),
+        )
+    ]  # fmt: skip
+    cells = pd.DataFrame(
+        columns=[*CONDITION, "model", "family", "accuracy_base", "accuracy", "gain"]
+    )
+    found = headline_metrics(rows, cells)
+    assert found == {"mde_D/points": 0.13, "mde_D/points/families": 0.03}
 
 
 @pytest.mark.parametrize("colour", ["#000000", "#ffffff", "#767676", "#053061", "#f4a582"])

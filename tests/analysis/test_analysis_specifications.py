@@ -77,6 +77,9 @@ def test_each_specification_is_the_test_that_it_names() -> None:
     (row,) = chosen(found, estimand="B", scale="points", test="welch", branch="as in the study",
                     baseline="weak and strong", left_out="").to_dict("records")  # fmt: skip
     assert row["estimate"] == pytest.approx(gain[:3].mean() - gain[3:].mean())
+    # No family is in B: at another branch level it would be the same number, counted twice.
+    assert set(found.loc[found["estimand"] == "B", "branch"]) == {"as in the study"}
+    assert len(set(found.loc[found["estimand"] == "I", "branch"])) > 1
     assert set(found["left_out"]) == {
         "", *(f"language: {code}" for code in LANGUAGES), *(f"model: {m}" for m in table.models)
     }  # fmt: skip

@@ -29,6 +29,7 @@ from analysis.estimators.baseline_strength import (
 )
 from analysis.estimators.contrasts import by_group, contrast_rows
 from analysis.estimators.primary import find_row
+from analysis.estimators.source_arms import source_arm_rows
 from analysis.estimators.two_groups import welch_difference
 from analysis.gains.baselines import (
     BASELINES_ALIKE,
@@ -264,11 +265,17 @@ def study_of(base: dict[str, float], **more: Any) -> Comparisons:
 def test_alike_baselines_are_a_status_of_b_and_i_and_numbers_stay() -> None:
     base = {"a1": 0.5, "a2": 0.5, "b1": 0.5, "b2": 0.5, "c": 0.5, "d": 0.5}
     for levels, alike in ((base, True), (base | {"a1": 0.3, "b1": 0.32, "c": 0.34}, False)):
-        primary = study_of(levels).primary
+        found = study_of(levels, arms=("finetuned", "control-source"))
+        primary = found.primary
         rows = contrast_rows(primary.table, primary.groups, 0.05)
-        rows = all_estimates._alike(rows + strength_rows(primary.table, primary.groups))
-        for name in ("B", "I"):
-            row = find_row(rows, name, "welch", "models")
+        rows += strength_rows(primary.table, primary.groups)
+        rows += source_arm_rows(found.tables, primary.groups)
+        rows = all_estimates._alike(rows)
+        for name, estimator, unit in (
+            ("B", "welch", "models"), ("I", "welch", "models"),
+            ("I (finetuned - control-source)", "mixed_anova", "languages"),
+        ):  # fmt: skip
+            row = find_row(rows, name, estimator, unit)
             assert row is not None and row.estimate is not None
             assert row.status == (BASELINES_ALIKE if alike else OK)
         assert next(r for r in rows if r.estimand == "D").status == OK

@@ -14,9 +14,11 @@ from simulated_records import CONTROL, FAMILY, RELATED, accuracies_of, study
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.proportion import confint_proportions_2indep
 
+from analysis.estimators.all_estimates import study_estimates
 from analysis.estimators.contrasts import contrast_rows
 from analysis.estimators.families import families_difference
 from analysis.estimators.primary import find_row, with_status
+from analysis.estimators.specifications import specification_rows, specifications
 from analysis.gains.baselines import BaselineGroups
 from analysis.gains.cells import NOT_AVAILABLE, UNPAIRED, gain_cells
 from analysis.gains.comparisons import Comparison, StudyDesign, compare_runs
@@ -31,6 +33,7 @@ from analysis.gains.gain_table import (
     top_family,
 )
 from analysis.gains.units import language_units, model_units
+from analysis.measures.formats import format_measures, trained_shares
 from xling.languages import belebele_codes, get_language
 from xling.records import check_records
 
@@ -117,6 +120,34 @@ def test_a_contrast_is_worth_more_than_cells() -> None:
     # With another related language the most cells are kept.
     models, languages = largest_complete(present, np.arange(6) < 2)
     assert models.all() and languages.sum() == 5
+
+
+def test_every_row_says_that_it_is_of_a_complete_subset() -> None:
+    rng = np.random.default_rng(3)
+    base, arms = dict.fromkeys("abcd", 0.5), ("finetuned", "control-source", "shuffled-labels")
+    frame, *others = (
+        study(rng, base=base, n_items=24, n_training=n, arms=arms) for n in (24, 0, 0, 0)
+    )
+    others[0] = others[0][others[0]["arm"] == "base"].assign(reasoning="cot")
+    for k, scoring in ((1, "cloze"), (2, "permuted")):
+        others[k]["scoring"] = scoring
+    frame = pd.concat([frame, *others], ignore_index=True)
+    gone = (frame["model"] == "b") & (frame["language"] == "mlt_Latn") & (frame["arm"] != "base")
+    frame = check_records(frame[~gone])
+    compared = compare_runs(frame, accuracies_of(frame), StudyDesign(FAMILY))
+    rows = study_estimates(
+        compared, format_measures(frame), trained_shares(frame), bound=0.05, seed=0
+    )
+    curve = specifications(compared.primary.table, compared.primary.groups, ())
+    rows += specification_rows(curve, compared.primary.table, {"D": 0.1, "B": 0.1, "I": 0.1})
+    assert {row.estimand for row in rows if row.estimate is not None} >= {
+        "D", "gain answer-token - cloze", "gain answer-token - permuted",
+        "r (fine-tuning gain, chain-of-thought gain)", "specifications of D with p below 0.05",
+        "part of the gain: relatedness (related)", "change in squared calibration error",
+    }  # fmt: skip
+    for row in rows:
+        said = row.status if row.status.startswith("complete subset") else row.note
+        assert row.estimate is None or "complete subset: without mlt_Latn" in said, row
 
 
 # Units.

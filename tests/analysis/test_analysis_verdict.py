@@ -97,10 +97,13 @@ def without_number(rows: list[Estimate], name: str, kind: str, status: str) -> l
 @pytest.mark.parametrize(
     ("rows", "level", "words"),
     [
-        (study(0.01, se=0.03), NOT_TOLD, ["cannot be told apart", "1 points more", "to +8.6)"]),
+        (study(0.01, se=0.03), NOT_TOLD, ["cannot be told apart", "1 point more", "to +8.6)"]),
         (study(0.10, families=0.02), LANGUAGES_DIFFER,
-         ["These related languages gained 10 points more", "31 control families", "2.5 points"]),
-        (study(0.10, families=-0.10), LANGUAGES_DIFFER, ["would count as relatedness"]),
+         ["These related languages gained 10 points more",
+          "against the mean of 31 control families the difference is +2.0 points", "2.5 points"]),
+        (changed(study(0.10), "D", "families", se=0.05), LANGUAGES_DIFFER,
+         ["but with 31 control families only a difference above 12.7 points would count"]),
+        (study(0.10, families=-0.10), LANGUAGES_DIFFER, ["the other way round"]),
         (study(0.10), FAMILIES_DIFFER, ["more than these differ among themselves"]),
         (study(-0.10), FAMILIES_DIFFER, ["10 points less than unrelated families"]),
         (study(0.10, arms=(0.08, 0.01)), FAMILIES_DIFFER, ["among themselves"]),
@@ -134,7 +137,7 @@ def test_what_the_arms_say_without_kin_comes_first() -> None:
 def test_a_null_of_d_needs_both_units(lacking: str) -> None:
     small = study(0.002, se=0.004)
     assert claims(small)[0].startswith("Gains do not follow language family")
-    assert "±5 points" in claims(small)[0] and "90 % interval" in claims(small)[0]
+    assert "less than 5 points" in claims(small)[0] and "90 % interval" in claims(small)[0]
     wide = [
         equivalence_row(row("D", lacking, 0.002, 0.03), BOUND)
         if (r.estimand, r.estimator, r.unit) == ("D", "tost", KINDS[lacking][1])
@@ -160,14 +163,47 @@ def test_a_null_of_i_needs_both_units(unit: str) -> None:
 
 
 def test_a_difference_may_be_small() -> None:
-    assert "by less than ±5 points" in claims(study(0.02, se=0.003))[0]
-    assert claims(study(i=0.02, se=0.003))[2].endswith("by less than ±5 points.")
-    assert "less than ±" not in claims(study(0.10))[0]
+    assert "but by less than 5 points" in claims(study(0.02, se=0.003))[0]
+    assert "but by less than 5 points" in claims(study(i=0.02, se=0.003))[2]
+    assert "less than 5" not in claims(study(0.10))[0]
 
 
-def beyond(estimate: float) -> list[Estimate]:
+def test_a_difference_over_the_bound_by_its_own_interval_shows_the_one_below_it() -> None:
+    """98.33 % limits reach over the bound of 5 points, the 90 % ones of the test do not."""
+    for rows, claim in ((study(0.035, se=0.0085), 0), (study(i=0.035, se=0.0085), 2)):
+        sentence = claims(rows)[claim]
+        assert "98.3 % interval +1.3 to +5.7" in sentence
+        assert "but by less than 5 points (90 % interval +2.1 to +4.9, by " in sentence
+
+
+def test_the_gains_equivalence_says_nothing_of_the_arms_difference() -> None:
+    sentence = claims(study(0.02, arms=(0.08, 0.08), se=0.003))[0]
+    assert "the source adds 8 points more" in sentence and "less than 5" not in sentence
+
+
+def beyond(estimate: float, alone: float = 0.05) -> list[Estimate]:
     made = Estimate("B beyond headroom", "points", "delta_method", "models")
-    return [with_t_interval(made, estimate, 0.01, 30.0)]
+    share = Estimate("B from headroom alone", "points", "ratio_of_sums", "models", estimate=alone)
+    return [share, with_t_interval(made, estimate, 0.01, 30.0)]
+
+
+def test_room_to_improve_explains_no_loss_and_no_smaller_gain() -> None:
+    for rows in (beyond(0.0), beyond(-0.30), beyond(0.10)):
+        sentence = claims(study(b=-0.25) + rows)[1]
+        assert sentence.endswith(", although they have more room to improve.")
+    for b in (0.25, -0.25):
+        found = verdict(study(b=b) + beyond(0.0, alone=-0.04), BOUND)
+        assert "fine-tuning adds errors on the whole" in found.claims[1].sentence
+        assert "may explain" not in found.claims[1].sentence
+        assert "Adding the same share of errors" in " ".join(found.basis)
+
+
+def test_headroom_without_an_interval_is_said() -> None:
+    none = Estimate("B beyond headroom", "points", "delta_method", "models", status="needs 2 weak")
+    assert (
+        "their larger room to improve is not known (needs 2 weak)"
+        in claims([*study(b=0.25), none])[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,7 +215,7 @@ def beyond(estimate: float) -> list[Estimate]:
         (study(b=0.25) + beyond(0.10), "more than their larger room to improve explains"),
         (study(b=0.25) + beyond(-0.10), "less than their larger room to improve would give"),
         (study(b=0.01), "cannot tell whether gains follow baseline strength"),
-        (changed(study(b=0.25), "B", "models", status=BASELINES_ALIKE), "too much alike"),
+        (changed(study(b=0.25), "B", "models", status=BASELINES_ALIKE), "too alike"),
     ],
 )
 def test_what_is_said_of_baseline_strength(rows: list[Estimate], words: str) -> None:
@@ -200,6 +236,43 @@ def test_one_model_in_a_group_speaks_of_these_models() -> None:
     assert (
         claims(rows)[2].startswith("Family matters alike") and "in these models" in claims(rows)[2]
     )
+
+
+def test_room_to_improve_is_named_where_it_may_be_all() -> None:
+    unknown = "how much of that is their larger room to improve is not known"
+    assert unknown in claims(study(b=0.25))[1]
+    assert "room to improve" not in claims(study(b=0.01))[1]
+    assert "room" not in claims(study(b=-0.25))[1]  # more room cannot explain a smaller gain
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (study(0.02, se=0.03), "The related language cannot be told apart from the controls: it"),
+        (study(0.002, se=0.004), "points: the related language gained 0.2 points more"),
+        (study(0.10, families=0.02), "This related language gained 10 points more than these"),
+        (study(0.10), "The related language gained 10 points more than unrelated families"),
+        (study(0.10, arms=(0.08, 0.07)), "7 points more in the related language than"),
+    ],
+)
+def test_one_related_language_is_spoken_of_as_one(rows: list[Estimate], words: str) -> None:
+    one = [replace(r, n_related=1) for r in rows]
+    found = verdict(one, BOUND)
+    assert words in found.claims[0].sentence
+    assert "its variance is taken to be that of the controls" in found.basis[0]
+    assert "all related languages" not in found.basis[0]
+
+
+def test_a_difference_that_rounds_to_nothing_is_not_more_and_not_less() -> None:
+    sentences = claims(study(0.0, b=0.0, i=0.0, se=0.2))
+    for sentence, words in zip(
+        sentences,
+        ("related ones gained as much (", "weak models gained as much as strong ones (",
+         "the family difference is as large in weak as in strong models ("),
+        strict=True,
+    ):  # fmt: skip
+        assert words in sentence
+    assert "gained as much as controls (90 %" in claims(study(0.0, se=0.004))[0]
 
 
 def test_an_interaction_on_one_scale_is_no_finding() -> None:
@@ -275,7 +348,7 @@ def check_family(sentence: str, rows: FamilyRows) -> None:
     assert ("cannot be told apart" in sentence or "do not follow" in sentence) == (level == 0)
     if level:
         side = excluded_side(rows.languages)
-        assert ("points more" if side > 0 else "points less") in sentence
+        assert re.search(rf"points? {'more' if side > 0 else 'less'}", sentence), sentence
 
 
 def test_no_word_contradicts_its_interval() -> None:

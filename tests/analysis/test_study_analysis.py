@@ -128,7 +128,7 @@ def test_degenerate_studies_still_say_what_they_can(tmp_path: Path, undrawn) -> 
     bare = analyse(
         frame.iloc[:0], tmp_path / "bare", accuracies_of(frame).assign(has_records=False)
     )
-    assert "7 cells: not available" in bare.summary
+    assert "7 cells: accuracies only: a gain without an interval" in bare.summary
     assert (tmp_path / "bare/figures/gains.png").exists()
     nothing = frame[~(frame["arm"] == "base")]
     assert analyse(nothing, tmp_path / "none").cells["gain"].isna().all()
