@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -64,7 +65,11 @@ def main(
         "execution": execution,
     }
     _run(study_data, parameters, execution, force)
-    click.echo(f"Runs      in experiment {experiment!r} at {tracking.tracking_uri()}")
+    store = tracking.tracking_uri()
+    click.echo(f"Runs      in experiment {experiment!r} at {store}")
+    if not store.startswith("http"):
+        click.echo(f"Next      look at them: mlflow ui --backend-store-uri {shlex.quote(store)}")
+    click.echo('          or run a study of your own: README.md, "Your models, your data"')
 
 
 def _run(

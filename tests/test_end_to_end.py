@@ -23,6 +23,7 @@ from tests.place import HELD_OUT, SOURCE, TARGET, Place, estimates_of
 from xling.records import read_records
 
 pytestmark = pytest.mark.slow
+SCREEN = 24
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,10 @@ def study(place: Place) -> subprocess.CompletedProcess:
 
 def test_study_ends_well_and_says_where_to_look(study):
     assert study.returncode == 0, study.stderr[-3000:]
-    assert "Runs are in experiment 'tiny'" in study.stdout
+    assert "Runs      in experiment 'tiny' at sqlite:" in study.stdout
     assert "mini set: for trying the software" in study.stdout
+    assert "\nReport    " in study.stdout and "\nNext      " in study.stdout
+    assert len(study.stdout.rstrip().split("\n")) <= SCREEN
     assert "models:/tiny-tiny-llama@champion is version 1" in study.stdout
 
 
@@ -240,7 +243,7 @@ def test_single_entry_points_reuse_and_force(zygote, place, study):
     assert registered.returncode == 0, registered.stderr[-3000:]
     analyzed = place.run(zygote, "analyze", study=place.study, bound="0.1")
     assert analyzed.returncode == 0, analyzed.stderr[-3000:]
-    assert "Note:" in analyzed.stdout  # the cell that was scored twice
+    assert "1 note on these runs" in analyzed.stdout  # the cell that was scored twice
 
 
 def test_adapter_of_another_base_is_refused(zygote, place, study):

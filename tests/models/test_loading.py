@@ -59,7 +59,7 @@ def test_fused_experts_of_an_unknown_architecture_are_refused_by_name(tiny_model
 
 
 def test_architecture_in_no_table_gets_all_linear_layers_of_its_blocks(tiny_model, caplog):
-    caplog.set_level(logging.INFO, logger="xling")
+    caplog.set_level(logging.DEBUG, logger="xling")
     folder = tiny_model("phi3")
     check_derivable(folder, name="owner/model")
     model = load_base(folder)

@@ -129,7 +129,7 @@ def study(accounts: Accounts) -> subprocess.CompletedProcess[str]:
 
 def test_a_user_who_may_edit_one_experiment_runs_a_whole_study(accounts, study):
     assert study.returncode == 0, study.stderr[-3000:]
-    assert f"Runs are in experiment '{EXPERIMENT}'" in study.stdout
+    assert f"Runs      in experiment '{EXPERIMENT}'" in study.stdout
     assert accounts.names() == [
         "analyze tiny",
         "evaluate tiny-llama/base/seed-0",

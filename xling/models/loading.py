@@ -157,7 +157,7 @@ def load_base(
     if four_bit:
         keep_layout(model)
         share = four_bit_share(model)
-        logger.info(
+        logger.debug(
             "%s: %.1f%% of the block parameters are in four bits", folder, 100 * share.of_blocks
         )
         check_four_bit_share(share, name=str(folder))
