@@ -6,12 +6,18 @@ import functools
 import json
 import os
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import requests
 import yaml
 
 from analysis.estimates import Estimate
@@ -141,3 +147,35 @@ class Place:
         client = self.client()
         experiment = client.get_experiment_by_name("tiny")
         return list(client.search_runs([experiment.experiment_id], f"tags.`xling.kind` = '{kind}'"))
+
+
+@contextmanager
+def served(place: Place, uri: str) -> Iterator[str]:
+    """Serve a registered model over HTTP as a user would; gives the address that answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "-m", uri,
+        "--port", str(port),
+    ]  # fmt: skip
+    log = place.folder / "serve.log"
+    # From elsewhere, so that the model's own copy of the code is what runs.
+    with log.open("wb") as sink:
+        server = subprocess.Popen(
+            command, env=place.environment, cwd="/", stdout=sink, stderr=sink,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 600
+        while True:
+            try:
+                requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).raise_for_status()
+                break
+            except requests.RequestException:
+                assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

@@ -5,13 +5,10 @@ The study itself goes through `mlflow run`; the others run the commands that it 
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,7 @@ import requests
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tests.place import HELD_OUT, SOURCE, TARGET, Place, estimates_of
+from tests.place import HELD_OUT, SOURCE, TARGET, Place, estimates_of, served
 from xling.records import read_records
 
 pytestmark = pytest.mark.slow
@@ -162,30 +159,8 @@ def test_adapters_are_registered_and_load_in_a_new_process(place, study):
 
 
 def test_registered_adapter_answers_over_http(place, study):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local",
-        "-m", "models:/tiny-tiny-llama@champion", "--port", str(port),
-    ]  # fmt: skip
-    log = place.folder / "serve.log"
-    with log.open("wb") as sink:
-        server = subprocess.Popen(
-            command, env=place.environment, cwd="/", stdout=sink, stderr=sink,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 600
-        while True:
-            try:
-                requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).raise_for_status()
-                break
-            except requests.RequestException:
-                assert server.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.5)
+    with served(place, "models:/tiny-tiny-llama@champion") as url:
         row = {"flores_passage": "p", "question": "q"} | {f"mc_answer{n}": "a" for n in range(1, 5)}
-        url = f"http://127.0.0.1:{port}/invocations"
         answer = requests.post(url, json={"dataframe_records": [row]}, timeout=300)
         assert answer.status_code == 200, answer.text
         (scores,) = answer.json()["predictions"]
@@ -195,9 +170,6 @@ def test_registered_adapter_answers_over_http(place, study):
         refused = requests.post(url, json={"dataframe_records": [row]}, timeout=300)
         assert refused.status_code >= 400
         assert "missing or empty: question" in refused.text
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 def test_the_same_study_again_repeats_nothing(zygote, place, study):

@@ -1,4 +1,4 @@
-"""The published study, its arms, languages and recipe as shipped, with tiny models and few items."""
+"""The published study as shipped, its models tiny and its items few."""
 
 from __future__ import annotations
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import torch
 from safetensors.torch import load_file
 
-from tests.place import SOURCE, Place, estimates_of
+from tests.place import SOURCE, Place, estimates_of, served
 from xling.data.leakage import TRAINING_ITEMS
 from xling.records import LOGPROB_COLUMNS, read_records
 
@@ -122,7 +123,7 @@ def test_a_tuned_adapter_holds_the_primer_unchanged_and_says_what_both_saw(prime
     assert run.data.metrics["reload_difference"] < 1e-4
 
 
-def test_a_registered_primed_adapter_answers_alike_in_a_new_process(primed, tmp_path):
+def test_a_registered_primed_adapter_answers_alike_in_a_new_process_and_over_http(primed, tmp_path):
     run = run_of(primed, "evaluate", "tiny-primed", "finetuned")
     path = primed.client().download_artifacts(run.info.run_id, "records.parquet", str(tmp_path))
     records = read_records(Path(path)).query("language == 'heb_Hebr'").head(4)
@@ -158,6 +159,10 @@ def test_a_registered_primed_adapter_answers_alike_in_a_new_process(primed, tmp_
     answers = pd.read_json(tmp_path / "answers.json")
     columns = list(LOGPROB_COLUMNS)
     np.testing.assert_allclose(answers[columns], records[columns], atol=1e-4)
+    with served(primed, "models:/tiny-tiny-primed@champion") as url:
+        reply = requests.post(url, json={"dataframe_records": rows}, timeout=300)
+    over_http = pd.DataFrame(reply.json()["predictions"])
+    np.testing.assert_allclose(over_http[columns], records[columns], atol=1e-4)
 
 
 def test_primed_models_are_in_a_section_of_their_own(primed, tmp_path):

@@ -177,6 +177,29 @@ def adapter_tensors(place: Place) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
+def test_a_primer_that_two_workers_need_at_once_is_trained_once(
+    cluster, models, tmp_path, monkeypatch
+):
+    place = make_place(tmp_path / "primed", {"good": models["good"]})
+    primed = {"languages": ["eng_Latn"], "steps": 4, "labels": True}
+    (model,) = place.settings["models"]
+    place.settings["models"] = [model, {**model, "name": "good-primed", "primed": primed}]
+    place.write()
+    enter(place, monkeypatch)
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    outcome = run_study(place, "ray")
+    assert not outcome.failures
+    assert len(outcome.evaluated) == 4
+    trained = [(run.data.params["cfg.model"], run.data.params["cfg.arm"], run.info.status)
+               for run in place.runs("finetune")]  # fmt: skip
+    assert sorted(trained) == [
+        ("good", "finetuned", "FINISHED"),
+        ("good-primed", "finetuned", "FINISHED"),
+        ("good-primed", "primer", "FINISHED"),
+    ]
+
+
+@pytest.mark.slow
 def test_the_cell_of_a_killed_worker_is_tried_again(cluster, models, tmp_path, monkeypatch, capfd):
     place = make_place(tmp_path / "killed", {"good": models["good"]})
     place.write(epochs=120, checkpoints=60)

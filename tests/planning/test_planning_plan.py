@@ -65,6 +65,22 @@ def test_the_paper_is_planned_without_data_or_weights(paper: Plan) -> None:
     assert 4800 * 200 < tokens < 4800 * 350
 
 
+def test_a_reasoning_base_costs_more_than_the_same_without() -> None:
+    study = load_study("paper").only_models(["qwen3-4b-instruct-2507"])
+    direct = study.model_copy(update={"reasoning": ("direct",)})
+    hours = [planned(each).models[0].scoring.hours for each in (study, direct)]
+    assert hours[0] > 2 * hours[1]  # 700 reasonings of 512 tokens
+
+
+def test_what_primes_a_model_is_in_its_training() -> None:
+    study = load_study("primed")
+    plain, primed = (row.training for row in planned(study).models)
+    assert plain is not None and primed is not None
+    assert primed.tokens > 1.2 * plain.tokens
+    (row,) = planned(study, "H100-80GB").models[1:]
+    assert row.commands == ("mlflow run . -e main -P study=primed -P models=gemma3-270m-primed",)
+
+
 def test_a_smaller_gpu_takes_more_of_them_and_more_time() -> None:
     study = load_study("paper").only_models(["qwen3-32b"])
     large, small = (planned(study, name).models[0].training for name in ("H100-80GB", "L4-24GB"))
