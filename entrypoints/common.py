@@ -270,6 +270,8 @@ def _prepare_process() -> None:
     # That a monitor starts and stops, that there is no GPU to watch, that an example is valid.
     for room in ("mlflow.system_metrics", "mlflow.pyfunc"):
         logging.getLogger(room).setLevel(logging.WARNING)
+    # That a CPU kernel which the package does not use is not installed.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # Bars of a few small files, and one library's warnings about another, hide what matters.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")

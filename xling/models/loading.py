@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ NO_FOREIGN_CODE = (
 )
 # Share of a GPU's memory for weights; the rest is activations, adapter and optimiser.
 WEIGHTS_SHARE = 0.8
+# Bytes of weights that take long enough to load for a bar of their own.
+LONG_LOAD = 8 * 2**30
 
 
 def compute_dtype() -> torch.dtype:
@@ -89,10 +92,28 @@ def default_device_map(folder: Path, *, four_bit: bool) -> DeviceMap:
     rank = os.environ.get("LOCAL_RANK")
     if rank is not None:
         return {"": int(rank) % torch.cuda.device_count()}
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    needed = size * (FOUR_BIT_BYTES if four_bit else 1)
+    needed = _weight_bytes(folder) * (FOUR_BIT_BYTES if four_bit else 1)
     free = torch.cuda.get_device_properties(0).total_memory * WEIGHTS_SHARE
     return "auto" if torch.cuda.device_count() > 1 and needed > free else {"": "cuda"}
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+@contextmanager
+def _bar_of_long_loads(folder: Path) -> Iterator[None]:
+    """Hide transformers' bar where a load takes seconds: a cell has its own."""
+    from transformers.utils import logging as bars
+
+    hidden = bars.is_progress_bar_enabled() and _weight_bytes(folder) < LONG_LOAD
+    if hidden:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            bars.enable_progress_bar()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -141,16 +162,17 @@ def load_base(
     model_class, config, settings = _loading_plan(config, architecture)
     if four_bit:
         settings["quantization_config"] = _quantisation(model_class, config, architecture)
-    model, report = model_class.from_pretrained(
-        folder,
-        config=config,
-        dtype=compute_dtype(),
-        device_map=device_map or default_device_map(folder, four_bit=four_bit),
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **settings,
-    )
+    with _bar_of_long_loads(folder):
+        model, report = model_class.from_pretrained(
+            folder,
+            config=config,
+            dtype=compute_dtype(),
+            device_map=device_map or default_device_map(folder, four_bit=four_bit),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **settings,
+        )
     _check_complete(report, folder)
     model.requires_grad_(False)
     model.eval()
