@@ -186,7 +186,9 @@ def _do_steps(
     set_seed(seed)
     group, start, steps = step.group, len(curve), len(order)
     save_every = max(1, -(-steps // settings.checkpoints))
-    with tqdm(total=steps, initial=start, unit="step", disable=not group.is_main) as bar:
+    with tqdm(
+        total=steps, initial=start, desc="training", unit="step", disable=not group.is_main
+    ) as bar:
         for number in range(start, steps):
             # Dropout goes by step and process, so that a resumed training draws the same.
             drawn = (seed * steps + number) * group.size + group.rank
