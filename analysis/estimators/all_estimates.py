@@ -17,7 +17,13 @@ from analysis.estimators.baseline_strength import (
 from analysis.estimators.branches import branch_rows
 from analysis.estimators.calibration import calibration_rows
 from analysis.estimators.chain_of_thought import chain_of_thought_arrays, chain_of_thought_rows
-from analysis.estimators.contrasts import DEVELOPERS, WELCH, contrast_rows, models_row
+from analysis.estimators.contrasts import (
+    DEVELOPERS,
+    WELCH,
+    contrast_rows,
+    headroom_rows,
+    models_row,
+)
 from analysis.estimators.format_alignment import format_rows
 from analysis.estimators.gain_parts import gain_part_rows
 from analysis.estimators.hierarchical import hierarchical_rows
@@ -65,6 +71,7 @@ def study_estimates(
     # A stream for each estimator: adding one leaves the others' draws as they were.
     streams = iter(np.random.default_rng(seed).spawn(5))
     rows = contrast_rows(table, groups, bound)
+    rows += headroom_rows(table, groups)
     rows += strength_rows(table, groups)
     rows += developer_rows(primary)
     rows += power_rows(table, groups, rows)

@@ -37,7 +37,9 @@ from analysis.gains.folds import ADAPTERS_NOTE
 from analysis.gains.gain_table import CLIP, LOGIT, POINTS, GainTable
 from analysis.gains.grouped import group_gains
 
-WELCH, FAMILIES, BOTH_UNITS = "welch", "random_effects", "intersection_union"
+BASE_D, FROM_HEADROOM = "D of base accuracy", ("D from headroom alone", "I from headroom alone")
+WELCH, FAMILIES, RATIO = "welch", "random_effects", "ratio_of_sums"
+BOTH_UNITS = "intersection_union"
 LANGUAGES, MODELS, BOTH = "languages", "models", "models, languages"
 TOP_FAMILIES, DEVELOPERS = "families", "developers"
 ONE_RELATED = "one related language: its variance is taken to be that of the controls"
@@ -194,6 +196,53 @@ def models_row(row: Estimate, table: GainTable, groups: BaselineGroups, scale: s
     if has_no_variance(weak, strong):
         return replace(row, estimate=float(weak.mean() - strong.mean()), status=ZERO_VARIANCE)
     return with_difference(row, welch_difference(weak, strong))
+
+
+def headroom_rows(table: GainTable, groups: BaselineGroups) -> list[Estimate]:
+    """Return what different room to improve would give by itself, were errors all that counted.
+
+    A model that loses the same share h = sum of gains / sum of base errors of its errors in every
+    language gains more where it began lower: by h times the difference of the errors.
+
+    Args:
+        table: Gains of an arm by unit.
+        groups: Weak and strong models.
+
+    Returns:
+        On points, without intervals: `D of base accuracy` (related - control, mean over models),
+        `D from headroom alone` (mean over models of each one's h times its difference of errors)
+        and `I from headroom alone` (that of weak - that of strong models). A row without a number
+        has a status; so has I where a model changes its group between folds.
+    """
+    names = (BASE_D, *FROM_HEADROOM)
+    rows = [
+        Estimate(f"{name}{table.label}", POINTS, RATIO, status=table.status, **table.shared)
+        for name in names
+    ]
+    if table.status != OK:
+        return rows
+    errors = 1 - table.before
+    total = errors.sum(axis=1)
+    if not (total > 0).all():
+        full = "a base model makes no errors"
+        return [_base_row(rows[0], table), *(replace(row, status=full) for row in rows[1:])]
+    share = table.gain[POINTS].sum(axis=1) / total
+    difference = errors[:, table.related].mean(axis=1) - errors[:, ~table.related].mean(axis=1)
+    alone = share * difference
+    d = replace(rows[1], estimate=float(alone.mean()))
+    i = replace(rows[2], note=groups.note, baseline_source=groups.source)
+    if groups.status != OK or groups.changing:
+        changing = f"models change baseline group between folds: {', '.join(groups.changing)}"
+        i = replace(i, status=groups.status if groups.status != OK else changing)
+    else:
+        weak, strong = by_group(alone, table, groups)
+        i = replace(i, estimate=float(weak.mean() - strong.mean()))
+    return [_base_row(rows[0], table), d, i]
+
+
+def _base_row(row: Estimate, table: GainTable) -> Estimate:
+    related, control = table.split(table.before.mean(axis=0))
+    return replace(row, estimator="mean", estimate=float(related.mean() - control.mean()))
 
 
 def by_group(values: Floats, table: GainTable, groups: BaselineGroups) -> tuple[Floats, Floats]:

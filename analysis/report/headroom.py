@@ -1,4 +1,4 @@
-"""What the smaller room of strong models explains of B, in the words of the verdict."""
+"""What different room to improve explains of B, D and I, in the words of the verdict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from analysis.estimates import FAMILYWISE, OK, Estimate
 from analysis.estimators.baseline_strength import BEYOND_HEADROOM, FROM_HEADROOM
-from analysis.tables.numbers import points
+from analysis.estimators.contrasts import BASE_D
+from analysis.estimators.contrasts import FROM_HEADROOM as OF_FAMILIES
+from analysis.tables.numbers import points, unsigned_points
 
 
 def headroom_words(estimates: Sequence[Estimate], side: int) -> str:
@@ -48,6 +50,25 @@ def headroom_basis(estimates: Sequence[Estimate]) -> list[str]:
     return [
         f"{does} the same share of errors in every model would give B = {points(alone.estimate)} "
         f"points; what is beyond that is {points(beyond.estimate)} points ({shown})."
+    ]
+
+
+def family_headroom(estimates: Sequence[Estimate]) -> list[str]:
+    """Write how far families began apart, and what that alone would give of D and I."""
+    base, d, i = (_row(estimates, name) for name in (BASE_D, *OF_FAMILIES))
+    if base is None or base.estimate is None or d is None or d.estimate is None:
+        return []
+    found = f"D = {points(d.estimate)}"
+    if i is not None and i.estimate is not None:
+        found += f" and I = {points(i.estimate)}"
+    apart = unsigned_points(abs(base.estimate))
+    began = (
+        f"{apart} points {'higher' if base.estimate > 0 else 'lower'} in related than in control "
+        "languages" if float(apart) else "alike in related and control languages"
+    )  # fmt: skip
+    return [
+        f"Base accuracy was {began}. If each model had lost the same share of its errors in every "
+        f"language, that alone would give {found} points."
     ]
 
 

@@ -15,7 +15,7 @@ from analysis.estimators.two_groups import check_bound
 from analysis.gains.baselines import BASELINES_ALIKE
 from analysis.report.arm_sentences import arm_sentences
 from analysis.report.findings import StudyContext
-from analysis.report.headroom import headroom_basis, headroom_words
+from analysis.report.headroom import family_headroom, headroom_basis, headroom_words
 from analysis.report.primed_sentence import primed_sentence
 from analysis.tables.numbers import in_points, on_scale, p_words, points, unsigned_points
 
@@ -404,6 +404,7 @@ def _family_basis(estimates: Sequence[Estimate], scale: str) -> list[str]:
             "There is no control-source arm, so D cannot tell relatedness from whatever else the "
             "related languages share."
         )
+    said += family_headroom(estimates)
     found = _detectable(estimates)
     if found and family_level(rows) > NOT_TOLD:
         said.append(f"By languages a true D of {found} would be found 4 times in 5.")

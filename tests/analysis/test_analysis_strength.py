@@ -27,7 +27,7 @@ from analysis.estimators.baseline_strength import (
     beyond_headroom,
     strength_rows,
 )
-from analysis.estimators.contrasts import by_group, contrast_rows
+from analysis.estimators.contrasts import by_group, contrast_rows, headroom_rows
 from analysis.estimators.primary import find_row
 from analysis.estimators.source_arms import source_arm_rows
 from analysis.estimators.two_groups import welch_difference
@@ -40,6 +40,7 @@ from analysis.gains.baselines import (
 from analysis.gains.bootstrap import passage_bootstrap
 from analysis.gains.comparisons import Comparisons, StudyDesign, compare_runs
 from analysis.gains.gain_table import GainTable
+from analysis.report.headroom import family_headroom
 from xling.records import check_records
 
 # `make soak` simulates ten times as many studies.
@@ -361,3 +362,34 @@ def test_few_errors_no_gap_and_no_groups_have_a_status() -> None:
     rows = strength_rows(table, none)
     assert {row.status for row in rows} == {"needs training-split baseline"}
     assert all(row.estimate is None for row in rows)
+
+
+def test_families_that_began_apart_have_their_headroom_told_from_their_gains() -> None:
+    """Where every language of a model loses one share of its errors, D and I are headroom alone."""
+    rng = np.random.default_rng(5)
+    before = rng.uniform(0.3, 0.9, (WEAK + STRONG, 6))
+    removed = rng.uniform(0.2, 0.9, (WEAK + STRONG, 1))
+    table = table_of(before, before + removed * (1 - before), RELATED)
+    groups = groups_of(table)
+    base, d, i = headroom_rows(table, groups)
+    truth = {
+        row.estimand: row for row in contrast_rows(table, groups, 0.05) if row.scale == "points"
+    }
+    assert d.estimate == pytest.approx(truth["D"].estimate, abs=1e-12)
+    assert i.estimate == pytest.approx(truth["I"].estimate, abs=1e-12)
+    apart = before[:, RELATED].mean() - before[:, ~RELATED].mean()
+    assert base.estimate == pytest.approx(apart, abs=1e-12)
+    (sentence,) = family_headroom([base, d, i])
+    assert f"{100 * abs(apart):.1f} points {'higher' if apart > 0 else 'lower'}" in sentence
+
+
+def test_headroom_of_families_has_a_status_without_errors_or_groups() -> None:
+    full = table_of(np.ones((3, 6)), np.ones((3, 6)), RELATED)
+    base, d, i = headroom_rows(full, groups_of(full, 1))
+    assert base.estimate == 0 and d.estimate is None and i.estimate is None
+    assert d.status == i.status == "a base model makes no errors"
+    half = table_of(np.full((3, 6), 0.5), np.full((3, 6), 0.8), RELATED)
+    base, d, i = headroom_rows(half, BaselineGroups({}, {}, "none", "no groups", ""))
+    assert d.estimate == 0 and i.estimate is None and i.status == "no groups"
+    (sentence,) = family_headroom([base, d, i])
+    assert "Base accuracy was alike" in sentence and " I " not in sentence
