@@ -20,7 +20,7 @@ from tests.place import HELD_OUT, SOURCE, TARGET, Place, estimates_of, served
 from xling.records import read_records
 
 pytestmark = pytest.mark.slow
-SCREEN = 24
+SCREEN = 20  # lines
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,9 @@ REACH = {
 """Estimands of what a study could have seen, and the metrics' names."""
 _IN_WORDS = {NOT_AVAILABLE: "accuracies only: a gain without an interval"}
 SCREEN_WIDTH, SCREEN_MODELS = 100, 4
+SCREEN_FAMILIES = ("source", "related", "control")
+_LEGEND = "base → tuned, points"
+_NAME = 31  # characters of a model's name beside the three families
 _ENDS = ("estimate", "se", "ci_low", "ci_high", "p", "p_holm")
 
 
@@ -124,26 +127,39 @@ def screen_lines(
     """
     count = f"{len(pulled.run_ids)} evaluate runs"
     lines = [f"Study {pulled.study}: {count}{f'; {note}' if note else ''}", ""]
-    means = _primary_means(cells)
-    models = means["model"].drop_duplicates().tolist()
-    shown = means[means["model"].isin(models[:SCREEN_MODELS])]
-    width = max([len("model"), *map(len, shown["model"])])
-    if len(shown):
-        lines.append(f"{'model':<{width}}  {'languages':<9}   base  tuned   gain (points)")
-    for row in shown.to_dict("records"):
-        lines.append(
-            f"{row['model']:<{width}}  {row['family']:<9}  {row['accuracy_base']:.3f}  "
-            f"{row['accuracy']:.3f}  {points(row['gain']):>6}"
-        )
-    if len(models) > SCREEN_MODELS:
-        lines.append(f"and {len(models) - SCREEN_MODELS} more models")
-    if len(shown):
-        lines.append("")
+    table = _table_lines(_primary_means(cells))
+    lines += [*table, ""] if table else []
     for claim in claims:
         lines += textwrap.wrap(claim.sentence, SCREEN_WIDTH, break_long_words=False)
     notes = len(pulled.notes)
     if notes:
         lines.append(f"{notes} note{'s' if notes > 1 else ''} on these runs: see the report.")
+    return lines
+
+
+def _table_lines(means: pd.DataFrame) -> list[str]:
+    """Write a line for each model, its families side by side; none where there are no means."""
+    models = means["model"].drop_duplicates().tolist()
+    if not models:
+        return []
+    families = [family for family in SCREEN_FAMILIES if family in set(means["family"])]
+    shown = models[:SCREEN_MODELS]
+    names = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in shown]
+    width = max(map(len, (*names, _LEGEND)))
+    lines = [f"{_LEGEND:<{width}}" + "".join(f"  {family:<21}" for family in families)]
+    for model, name in zip(shown, names, strict=True):
+        line = f"{name:<{width}}"
+        for family in families:
+            rows = means[(means["model"] == model) & (means["family"] == family)]
+            cell = "".join(
+                f"{row['accuracy_base']:.3f} → {row['accuracy']:.3f} {points(row['gain']):>6}"
+                for row in rows.to_dict("records")
+            )
+            line += f"  {cell:<21}"
+        lines.append(line.rstrip())
+    lines[0] = lines[0].rstrip()
+    if len(models) > SCREEN_MODELS:
+        lines.append(f"and {len(models) - SCREEN_MODELS} more models")
     return lines
 
 
