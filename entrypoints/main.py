@@ -67,9 +67,8 @@ def main(
     _run(study_data, parameters, execution, force)
     store = tracking.tracking_uri()
     click.echo(f"Runs      in experiment {experiment!r} at {store}")
-    if not store.startswith("http"):
-        click.echo(f"Next      look at them: mlflow ui --backend-store-uri {shlex.quote(store)}")
-    click.echo('          or run a study of your own: README.md, "Your models, your data"')
+    look = "" if store.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(store)}"
+    click.echo(f"Next      {look or 'look at them there'}; then a study of your own (README.md)")
 
 
 def _run(
