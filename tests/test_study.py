@@ -121,6 +121,9 @@ def with_primed(**changes: object) -> dict[str, Any]:
     return SMALL | {"models": [model, {**twin, "name": "other", "primed": primed}]}
 
 
+PRIMED = with_primed()["models"]
+
+
 def test_a_primed_model_has_its_own_name_and_finds_its_twin() -> None:
     content = with_primed(labels=True)
     del content["models"][1]["name"]
@@ -153,6 +156,21 @@ def test_a_primed_model_has_its_own_name_and_finds_its_twin() -> None:
         (
             with_primed() | {"models": with_primed()["models"][1:]},
             "the study lacks the same model without it",
+        ),
+        (
+            with_primed()
+            | {"models": [{"id": PRIMED[0], "chat": True, "quantise": "none"}, PRIMED[1]]},
+            f"model {PRIMED[0]} has another chat, quantise; give both the same",
+        ),
+        (with_primed(steps=10**9), "primed.steps: Input should be less than or equal to 100000"),
+        (with_primed(step=9), "primed.step: unknown key; valid: languages, steps, items, labels"),
+        (
+            SMALL | {"models": [{**PRIMED[1], "primed": {}}]},
+            "models.0.primed.languages: missing\n  models.0.primed.steps: missing",
+        ),
+        (
+            SMALL | {"models": [{**PRIMED[1], "primed": [1]}]},
+            "models.0.primed: must hold keys of languages, steps, items, labels",
         ),
     ],
 )

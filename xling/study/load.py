@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -12,19 +13,7 @@ from pydantic import ValidationError
 from xling.files.strict_yaml import MAX_CHARS, read_settings
 from xling.messages.secrets import without_secrets
 from xling.messages.values import format_name, format_value
-from xling.study.analysis_settings import AnalysisSettings
-from xling.study.settings import (
-    DataSettings,
-    LanguageSettings,
-    LoraSettings,
-    ModelSettings,
-    PromptSettings,
-    ReasoningSettings,
-    ScoringSettings,
-    ServerSettings,
-    Strict,
-    TrainingSettings,
-)
+from xling.study.settings import Strict
 from xling.study.study import Study
 
 # Problems of one file in a message, and characters of each: more are not read.
@@ -183,20 +172,19 @@ def _cut(line: str) -> str:
 
 
 def _section(location: tuple[int | str, ...]) -> type[Strict]:
-    sections: dict[str, type[Strict]] = {
-        "models": ModelSettings,
-        "data": DataSettings,
-        "languages": LanguageSettings,
-        "lora": LoraSettings,
-        "training": TrainingSettings,
-        "prompt": PromptSettings,
-        "chain_of_thought": ReasoningSettings,
-        "scoring": ScoringSettings,
-        "analysis": AnalysisSettings,
-    }
-    if SERVER in location:
-        return ServerSettings
-    return sections.get(str(location[0]), Study) if location else Study
+    """Find the section of a study file that a problem is in; the innermost one that is known."""
+    section: type[Strict] = Study
+    for part in location:
+        field = section.model_fields.get(str(part))
+        section = next(_sections_of(field.annotation), section) if field else section
+    return section
+
+
+def _sections_of(annotation: Any) -> Iterator[type[Strict]]:
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections_of(inner)
 
 
 def _keys(section: type[Strict]) -> list[str]:

@@ -144,6 +144,10 @@ class ServerSettings(Strict):
         return adapter
 
 
+MOST_PRIMER_STEPS = 100_000
+"""Their examples are listed before the first is trained on."""
+
+
 class PrimerSettings(Strict):
     """What raises a model's baseline before anything else is done with it.
 
@@ -155,7 +159,7 @@ class PrimerSettings(Strict):
     """
 
     languages: tuple[str, ...] = Field(min_length=1)
-    steps: Count
+    steps: int = Field(ge=1, le=MOST_PRIMER_STEPS)
     items: Whole = 0
     labels: Literal["true", "shuffled"] = "true"
 

@@ -176,7 +176,7 @@ class Study(Strict):
             if self.unprimed(model) is None:
                 raise ValueError(
                     f"{key}, but the study lacks the same model without it, from which its rise is "
-                    f"measured: add {model.id} to models, with the same settings but `primed`"
+                    f"measured: {self._how_to_pair(model)}"
                 )
         return self
 
@@ -286,6 +286,16 @@ class Study(Strict):
             (m for m in self.models if not m.primed and m.model_dump(exclude=named) == before),
             None,
         )
+
+    def _how_to_pair(self, primed: ModelSettings) -> str:
+        """Say what a primed model's pair lacks, which the study has or has not."""
+        settings = primed.model_dump(exclude={"primed", "name"})
+        for model in self.models:
+            if model.id == primed.id and not model.primed:
+                other = model.model_dump(include=set(settings))
+                keys = [key for key, value in settings.items() if other[key] != value]
+                return f"model {model.label} has another {', '.join(keys)}; give both the same"
+        return f"add {primed.id} to models, with the same settings but `primed`"
 
     def find_primer(self, model: ModelSettings) -> PrimerSettings:
         """Return what primes a model.
