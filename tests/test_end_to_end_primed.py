@@ -179,6 +179,21 @@ def test_primed_models_are_in_a_section_of_their_own(primed, tmp_path):
     assert "What does the source add once the task is known?" in report
 
 
+@pytest.mark.parametrize(
+    ("model", "adapter", "words"),
+    [
+        ("tiny", "tiny-primed", ("on a base primed with", "languages eng_Latn", "is not primed")),
+        ("tiny-primed", "tiny", ("on a base not primed", "is primed with", "languages eng_Latn")),
+    ],
+)
+def test_an_adapter_of_the_other_base_is_refused(primed, zygote, model, adapter, words):
+    uri = f"models:/tiny-{adapter}@champion"
+    wrong = primed.run(zygote, "evaluate", study=primed.study, model=model, arm="finetuned",
+                       adapter=uri)  # fmt: skip
+    assert wrong.returncode != 0
+    assert all(each in wrong.stderr for each in (uri, *words)), wrong.stderr[-2000:]
+
+
 def test_another_primer_makes_other_adapters_and_leaves_the_twin_alone(primed, zygote):
     before = {run.info.run_id for run in primed.runs("finetune")}
     primed.settings["models"][1]["primed"] = PRIMED | {"labels": "shuffled"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from xling import tracking
 from xling.execution.cell_run import CellJob
@@ -68,6 +70,12 @@ def _fetch_adapter(
     return fetched
 
 
+def _how_primed(settings: Mapping[str, Any] | None) -> str:
+    if settings is None:
+        return "not primed"
+    return "primed with " + ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
 def _check_origin(job: CellJob, fetched: tracking.FetchedAdapter) -> None:
     """Refuse an adapter of another arm, seed or splitting: its answers would be another cell's."""
     cell, settings = job.cell, fetched.settings
@@ -76,6 +84,12 @@ def _check_origin(job: CellJob, fetched: tracking.FetchedAdapter) -> None:
         raise ValueError(
             f"adapter {fetched.uri!r} is of arm {arm} and seed {seed}, not of {cell.arm} and "
             f"{cell.seed}; use arm={arm} and seed={seed}"
+        )
+    primed = None if cell.model.primed is None else cell.model.primed.as_params()
+    if settings.get("primed") != primed:
+        raise ValueError(
+            f"adapter {fetched.uri!r} lies on a base {_how_primed(settings.get('primed'))}, but "
+            f"model {cell.model.label} is {_how_primed(primed)}; name a model that is primed alike"
         )
     folds = len(job.data.splits)
     if settings.get("folds", 1) != folds:
