@@ -117,11 +117,10 @@ def primed_models(study: Study) -> dict[str, PrimedModel]:
     """Return how a study's primed models were primed, and from which others, by label."""
     found = {}
     for model in study.models:
-        if model.primed is not None and (twin := study.unprimed(model)) is not None:
-            how = model.primed
-            found[model.label] = PrimedModel(
-                twin.label, how.languages, how.steps, how.items, how.labels
-            )
+        if model.primed is not None:
+            twin, how = study.unprimed(model), model.primed
+            label = "" if twin is None else twin.label  # a run of some models may be without it
+            found[model.label] = PrimedModel(label, how.languages, how.steps, how.items, how.labels)
     return found
 
 

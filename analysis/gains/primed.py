@@ -115,7 +115,7 @@ def _answers(
                 margin[arm] = odds.loc[list(languages), items].to_numpy(np.float64)
     passage = own.drop_duplicates("item_id").set_index("item_id")["passage_id"].loc[items]
     missing = [
-        f"{name}/{arm}"
+        f"{name or 'the unprimed model'}/{arm}"
         for name, arm in ((model, BASE), (model, TUNED), (how.unprimed, BASE))
         if (name == model, arm) not in correct
     ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.analyze_run import primed_models
 from analysis.estimators.primed import (
     ADDED,
     BEYOND,
@@ -19,6 +22,7 @@ from analysis.estimators.primed import (
 from analysis.gains.primed import BASE, OTHER, TUNED, PrimedAnswers, PrimedModel, primed_answers
 from analysis.report.primed_sentence import primed_sentence
 from xling.records import LOGPROB_COLUMNS
+from xling.study.load import load_study
 
 HOW = PrimedModel("m", ("eng_Latn",), steps=48, items=0, labels="true")
 LANGUAGES = ("amh_Ethi", "heb_Hebr", "mlt_Latn", "fra_Latn", "jpn_Jpan", "kor_Hang")
@@ -181,3 +185,15 @@ def test_a_missing_arm_or_item_is_named() -> None:
     (got,) = primed_answers(frame.drop(lost), {"m-primed": HOW}, FAMILY, [])
     assert got.status == "not available: no item records of m/base"
     assert {row.status for row in primed_rows([got])} == {got.status}
+
+
+def test_a_primed_model_without_its_twin_is_no_model_like_others() -> None:
+    """As when some models of a study are run alone."""
+    frame = records(answers(np.random.default_rng(8)))
+    frame = frame[frame["model"] == "m-primed"].assign(fold=0, answer_mass=0.9)
+    alone = replace(HOW, unprimed="")
+    (got,) = primed_answers(frame, {"m-primed": alone}, FAMILY, [])
+    assert got.status == "not available: no item records of the unprimed model/base"
+    assert primed_models(load_study("primed").only_models(["gemma3-270m-primed"])) == {
+        "gemma3-270m-primed": PrimedModel("", ("eng_Latn",), 28, 0, "true")
+    }
