@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from analysis.estimates import Estimate
 from analysis.estimators.primed import ADDED, BEYOND, GROUPS, RISE, estimand
-from analysis.tables.numbers import interval, points
+from analysis.tables.numbers import in_points, interval, points
 
 _ALL = GROUPS[0]
 
@@ -50,7 +50,11 @@ def _beyond(estimates: Sequence[Estimate], model: str) -> str:
         why = row.status if row else "the analysis has no such estimate"
         return f"; how much of that an unrelated language adds is not known ({why})"
     than = "more" if row.estimate >= 0 else "less"
-    return f"; that is {_numbers(row)} {than} than an unrelated language adds at equal amounts"
+    much = in_points(abs(row.estimate))
+    return (
+        f"; that is {much} {than} than an unrelated language adds at equal amounts "
+        f"({_interval(row)})"
+    )
 
 
 def _wider(estimates: Sequence[Estimate], name: str, model: str) -> Estimate | None:
@@ -66,5 +70,8 @@ def _width(row: Estimate) -> float:
 def _numbers(row: Estimate | None) -> str:
     if row is None or row.estimate is None:
         return "an unknown amount"
-    shown = f"95 % interval {interval(row)}, by {row.unit}" if interval(row) else row.status
-    return f"{points(row.estimate)} points ({shown})"
+    return f"{points(row.estimate)} points ({_interval(row)})"
+
+
+def _interval(row: Estimate) -> str:
+    return f"95 % interval {interval(row)}, by {row.unit}" if interval(row) else row.status

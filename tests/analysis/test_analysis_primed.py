@@ -197,3 +197,11 @@ def test_a_primed_model_without_its_twin_is_no_model_like_others() -> None:
     assert primed_models(load_study("primed").only_models(["gemma3-270m-primed"])) == {
         "gemma3-270m-primed": PrimedModel("", ("eng_Latn",), 28, 0, "true")
     }
+
+
+@pytest.mark.parametrize(("beyond", "words"), [(-0.05, "5 points less"), (0.05, "5 points more")])
+def test_what_lies_beyond_an_unrelated_language_has_no_second_sign(beyond: float, words: str):
+    rows = primed_rows([answers(np.random.default_rng(9))])
+    shifted = [replace(r, estimate=beyond) if r.estimand.startswith(BEYOND) else r for r in rows]
+    sentence = primed_sentence(shifted)
+    assert f"; that is {words} than an unrelated language adds at equal amounts (95 %" in sentence
