@@ -215,7 +215,7 @@ def test_single_entry_points_reuse_and_force(zygote, place, study):
     assert registered.returncode == 0, registered.stderr[-3000:]
     analyzed = place.run(zygote, "analyze", study=place.study, bound="0.1")
     assert analyzed.returncode == 0, analyzed.stderr[-3000:]
-    assert "1 note on these runs" in analyzed.stdout  # the cell that was scored twice
+    assert " on these runs: see the report" in analyzed.stdout  # the cell that was scored twice
 
 
 def test_adapter_of_another_base_is_refused(zygote, place, study):

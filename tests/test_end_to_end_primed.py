@@ -222,3 +222,4 @@ def test_no_question_is_left_to_prime_on(primed, zygote):
     wrong = primed.run(zygote, "main", study=primed.study)
     assert wrong.returncode != 0
     assert "no question is left to prime it on" in wrong.stderr
+    assert "cell 1 of" not in wrong.stderr  # before anything is computed

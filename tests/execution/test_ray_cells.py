@@ -184,6 +184,7 @@ def test_a_primer_that_two_workers_need_at_once_is_trained_once(
     primed = {"languages": ["eng_Latn"], "steps": 4, "labels": True}
     (model,) = place.settings["models"]
     place.settings["models"] = [model, {**model, "name": "good-primed", "primed": primed}]
+    place.settings["data"]["baseline_items"] = 1  # of the few that LIMIT leaves
     place.write()
     enter(place, monkeypatch)
     monkeypatch.setenv("RAY_ADDRESS", cluster)

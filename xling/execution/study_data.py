@@ -241,8 +241,9 @@ def prepare_study(study: Study, *, data: str = "", limit: int = 0) -> StudyData:
             all); 0: all.
 
     Raises:
-        ValueError: the data is missing, malformed or not parallel, or a model is neither in the
-            catalog, nor a folder with the needed files, nor a Hugging Face id.
+        ValueError: the data is missing, malformed or not parallel, a model is neither in the
+            catalog, nor a folder with the needed files, nor a Hugging Face id, or no question is
+            left to prime one on.
     """
     resolved = resolve_study(study, data=data, limit=limit)
     for model in resolved.models:
@@ -257,12 +258,16 @@ def prepare_study(study: Study, *, data: str = "", limit: int = 0) -> StudyData:
         difficulties=settings.difficulties,
         seed=settings.seed,
     )
-    return StudyData(
+    prepared = StudyData(
         study=resolved,
         questions=loaded,
         splits=_splits(resolved, loaded, limit),
         parameters={"study": study.origin, "data": data, "limit": limit or ""},
     )
+    for model in resolved.models:
+        if model.primed is not None:
+            prepared.training_rows(resolved.primer_cell(model))  # before anything is computed
+    return prepared
 
 
 def _splits(study: Study, data: DataSet, limit: int) -> tuple[Split, ...]:
