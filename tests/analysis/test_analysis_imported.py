@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import analyze_run
@@ -15,6 +16,7 @@ from analysis.runs.pull import PulledRuns, pull_records
 from analysis.runs.registration import find_registration
 from analysis.simulation import log_run
 from analysis.simulation.design import Design
+from analysis.study_analysis import Analysis
 from entrypoints import main
 from tests.place import make_store
 from xling import tracking
@@ -123,7 +125,8 @@ def test_a_simulated_study_is_registered_and_its_analysis_says_so(
     assert run.tags["xling.analysis_hash"] == study.analysis_sha256
     # What is said of the bound is settled before anything is computed.
     monkeypatch.setattr(analyze_run, "_log", lambda *arguments: None)
-    monkeypatch.setattr(analyze_run, "analyze_records", lambda pulled, context, folder: None)
+    nothing = Analysis((), pd.DataFrame(), {}, (), (), ())
+    monkeypatch.setattr(analyze_run, "analyze_records", lambda pulled, context, folder: nothing)
     said = []
     for bound in (None, 0.3):
         run_analysis(study, bound=bound, parameters={"study": "planned"})
