@@ -93,8 +93,9 @@ def test_only_the_base_model_that_answers_directly_is_asked_training_questions()
     assert set(prepared.evaluated_items(cell_of(DEMO, "finetuned"))) == {"heldout"}
 
 
-def test_baseline_items_are_training_items_and_none_by_default():
-    assert prepare_study(DEMO).baseline_items("heb_Hebr") == ()
+def test_baseline_items_are_training_items_and_may_be_none():
+    none = DEMO.data.model_copy(update={"baseline_items": 0})
+    assert prepare_study(DEMO.model_copy(update={"data": none})).baseline_items("heb_Hebr") == ()
     data = DEMO.data.model_copy(update={"baseline_items": 7})
     prepared = prepare_study(DEMO.model_copy(update={"data": data}))
     baseline = prepared.baseline_items("heb_Hebr")
