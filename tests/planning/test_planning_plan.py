@@ -111,6 +111,7 @@ def test_the_demo_is_counted_with_its_own_questions() -> None:
 
 def test_estimates_grow_linearly_in_items_and_steps() -> None:
     study = load_study("paper").only_models(["qwen3-4b-instruct-2507"])
+    study = study.model_copy(update={"reasoning": ("direct",)})
 
     def plan(**changed: object) -> tuple[float, float, float]:
         row = planned(study.model_copy(update=changed)).models[0]
@@ -130,7 +131,7 @@ def test_estimates_grow_linearly_in_items_and_steps() -> None:
 
 def test_every_cell_of_a_study_is_counted() -> None:
     study = load_study("paper").only_models(["qwen3-4b-instruct-2507"])
-    direct = planned(study).models[0].scoring
+    direct = planned(study.model_copy(update={"reasoning": ("direct",)})).models[0].scoring
     more = study.model_copy(
         update={"scoring_modes": ("answer-token", "permuted"), "reasoning": ("direct", "cot")}
     )

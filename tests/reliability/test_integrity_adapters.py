@@ -146,7 +146,8 @@ def test_a_changed_adapter_is_not_loaded_to_serve_it_either(place):
 
 
 def fetched_for(place, located, folder: Path, *, arm: str = "finetuned", seed: int = 0):
-    cell = SimpleNamespace(model=SimpleNamespace(id=str(located.recipe.repository)), arm=arm)
+    model = SimpleNamespace(id=str(located.recipe.repository), primed=None, label="m")
+    cell = SimpleNamespace(model=model, arm=arm)
     cell.seed = seed
     prepared = SimpleNamespace(splits=(None,))
     return _fetch_adapter(CellJob(prepared, cell, located), place.uri, folder)
