@@ -79,6 +79,10 @@ def run_analysis(
             folder / "analysis",
         )
         _log(analysis, folder / "analysis", pulled.run_ids)
+    return _with_address(analysis, run_id)
+
+
+def _with_address(analysis: Analysis, run_id: str) -> Analysis:
     where = f"Report    {tracking.artifact_address(run_id, 'report.html')}"
     return replace(analysis, screen=(*analysis.screen, "", where))
 
