@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from xling.data import BELEBELE
 from xling.languages import belebele_codes, family_of, get_language
 from xling.messages.values import format_name, format_value
 from xling.prompts import (
@@ -49,7 +48,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # What may be known of an accuracy that has no item records: its least and most. Options are
 # labelled by letters; a mean of zeros and ones has no larger error.
 ACCURACY_LIMITS = {"n_items": (1, 2**63), "stderr": (0, 0.5), "n_options": (2, 26)}
-_OPTIONS = ACCURACY_LIMITS["n_options"]
 
 
 class Strict(BaseModel):
@@ -404,53 +402,6 @@ def per_process(batch_size: int, micro_batch_size: int, processes: int) -> int:
         f"it; with these sizes {', '.join(map(str, fitting))} processes would, or take a "
         f"batch_size that is a multiple of {(micro or 1) * processes}"
     )
-
-
-class DataSettings(Strict):
-    """The questions, and how they are split.
-
-    Attributes:
-        source: ``hub`` (a Hugging Face data set), ``folder`` (of ``<code>.jsonl``) or ``mini``.
-        path: the folder.
-        repository: the hub's data set.
-        revision: commit of the repository; empty: the pinned one of Belebele.
-        difficulties: of the mini set.
-        split: by ``question`` (as published), by ``passage``, as ``given`` in the rows, or
-            ``cross-fit``: every question is held out once, by passage, with an adapter a fold.
-        held_out: questions held out in each language; not used by ``cross-fit``.
-        folds: of ``cross-fit``.
-        seed: of the split, and of the mini set.
-        baseline_items: training-split questions that the base model also answers in each
-            language, for a baseline that shares no item with the gains.
-        n_options: answer options of each question, where results have no item records and do not
-            say, such as imported ones; chance is one of them. None: not known. Item records
-            always have four.
-    """
-
-    source: Literal["hub", "folder", "mini"]
-    path: str = ""
-    repository: str = BELEBELE
-    revision: str = ""
-    difficulties: tuple[Annotated[int, Field(ge=1, le=3)], ...] = Field(
-        default=(1, 2, 3), min_length=1
-    )
-    split: Literal["question", "passage", "given", "cross-fit"] = "question"
-    held_out: Count = 100
-    folds: int = Field(default=5, ge=2, le=LARGEST)
-    seed: Seed = 0
-    baseline_items: Whole = 0
-    n_options: int | None = Field(default=None, ge=_OPTIONS[0], le=_OPTIONS[1])
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.source == "folder" and not self.path:
-            raise ValueError("data.path is needed when data.source is 'folder'")
-        if self.split == "cross-fit" and self.baseline_items:
-            raise ValueError(
-                "baseline_items must be 0 with split cross-fit: the base model's answers to the "
-                "other folds are the baseline"
-            )
-        return self
 
 
 class LanguageSettings(Strict):

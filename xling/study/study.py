@@ -13,13 +13,13 @@ from xling.languages import family_of
 from xling.messages.values import format_value
 from xling.models.catalog import catalog
 from xling.study.analysis_settings import AnalysisSettings
+from xling.study.data_settings import DataSettings
 from xling.study.settings import (
     ARMS,
     PRIMER,
     REASONING,
     SCORING,
     Arm,
-    DataSettings,
     LanguageSettings,
     LoraSettings,
     ModelSettings,
